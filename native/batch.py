@@ -1,0 +1,97 @@
+"""One llama.cpp batch in memory that numpy writes directly, and the rows that go into it.
+
+A *row* is one input token: its position, the sequences it belongs to, and whether its logits are
+wanted. What it is (a token id or an embedding) is given beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .library import llama
+
+Int32s = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where n input tokens stand.
+
+    ``positions``: (n,) int32. Row i belongs to the sequences
+    ``sequence_ids[sequence_offsets[i]:sequence_offsets[i + 1]]``; offsets are (n + 1,) int32.
+    ``outputs``: (n,) bool, whose logits are wanted.
+    """
+
+    positions: Int32s
+    sequence_offsets: Int32s
+    sequence_ids: Int32s
+    outputs: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def rows_of_sequence(start: int, count: int, *, sequence: int = 0, last_output: bool = False) -> Rows:
+    """``count`` rows of one sequence from position ``start``; logits for none, or for the last."""
+    outputs = np.zeros(count, np.bool_)
+    outputs[-1:] = last_output
+    return Rows(
+        positions=np.arange(start, start + count, dtype=np.int32),
+        sequence_offsets=np.arange(count + 1, dtype=np.int32),
+        sequence_ids=np.full(count, sequence, np.int32),
+        outputs=outputs,
+    )
+
+
+class Batch:
+    """The arrays behind a ``llama_batch``, allocated once and refilled for each decode."""
+
+    def __init__(self, capacity: int, n_embd: int, n_sequences: int) -> None:
+        """Room for ``capacity`` rows of width ``n_embd``, each in up to ``n_sequences`` sequences."""
+        self._tokens = np.zeros(capacity, np.int32)
+        self._embeddings = np.zeros((0, n_embd), np.float32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._counts = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._sequence_ids = np.zeros(capacity * n_sequences, np.int32)
+        # llama.cpp wants a pointer per row into the ids; as addresses they are one vector addition
+        self._id_addresses = np.zeros(capacity, np.uint64)
+        self._first_id_address = np.uint64(self._sequence_ids.ctypes.data)
+        self._struct = llama.llama_batch(
+            n_tokens=0,
+            pos=_pointer(self._positions, ctypes.c_int32),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=_pointer(self._id_addresses, ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(self._outputs, ctypes.c_int8),
+        )
+        self._token_pointer = _pointer(self._tokens, ctypes.c_int32)
+
+    def fill_tokens(self, rows: Rows, tokens: Int32s) -> llama.llama_batch:
+        """The batch of ``tokens`` (n,) int32 at ``rows``."""
+        self._tokens[: len(rows)] = tokens
+        self._struct.token, self._struct.embd = self._token_pointer, None
+        return self._fill(rows)
+
+    def fill_embeddings(self, rows: Rows, embeddings: npt.NDArray[np.float32]) -> llama.llama_batch:
+        """The batch of ``embeddings`` (n, n_embd) float32 at ``rows``; the array is used in place."""
+        self._embeddings = np.ascontiguousarray(embeddings)
+        self._struct.token, self._struct.embd = None, _pointer(self._embeddings, ctypes.c_float)
+        return self._fill(rows)
+
+    def _fill(self, rows: Rows) -> llama.llama_batch:
+        n, offsets = len(rows), rows.sequence_offsets
+        self._positions[:n] = rows.positions
+        self._outputs[:n] = rows.outputs
+        self._counts[:n] = offsets[1:] - offsets[:-1]
+        self._sequence_ids[: len(rows.sequence_ids)] = rows.sequence_ids
+        self._id_addresses[:n] = offsets[:-1].astype(np.uint64) * np.uint64(4) + self._first_id_address
+        self._struct.n_tokens = n
+        return self._struct
+
+
+def _pointer(array: npt.NDArray[np.generic], kind: type) -> ctypes._Pointer:  # type: ignore[type-arg]
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

@@ -1,0 +1,300 @@
+"""How to build llama.cpp on this machine: a *plan* of CMake arguments, and the reasons for them.
+
+Standard library only, because `make setup` runs it before anything is installed:
+`python3 native/build.py [--backend cpu|cuda|metal|vulkan] [--explain | --json | --wheel DIR]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Amx = Literal["absent", "works", "traps"]
+
+BACKENDS = ("cpu", "cuda", "metal", "vulkan")
+
+LIBRARY_ONLY = (
+    "-DLLAVA_BUILD=OFF",
+    "-DLLAMA_BUILD_TOOLS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+)
+"""Nothing of llama.cpp is used but its library."""
+
+NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
+
+AMX_PROBE = r"""
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* One palette-1 tile of 16 rows of 64 bytes; instructions as bytes, for assemblers older than AMX. */
+int main(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    static uint8_t config[64] __attribute__((aligned(64)));
+    config[0] = 1;
+    config[16] = 64;
+    config[48] = 16;
+    if (syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) != 0) return 1;
+    __asm__ volatile(".byte 0xc4,0xe2,0x78,0x49,0x00" : : "a"(config) : "memory"); /* ldtilecfg [rax] */
+    __asm__ volatile(".byte 0xc4,0xe2,0x7b,0x49,0xc0");                            /* tilezero tmm0 */
+    __asm__ volatile(".byte 0xc4,0xe2,0x78,0x49,0xc0");                            /* tilerelease */
+    return 0;
+}
+"""
+"""Exits with 0 only where the operating system grants AMX and the processor really executes it."""
+
+# llama-cpp-python forces llama.cpp's `common` library on, in CMake's cache, where no -D reaches it; a plain
+# variable of the same name comes before the cache. It would be a third of the build, and nothing uses it.
+_WITHOUT_COMMON = "set(LLAMA_BUILD_COMMON OFF)\n"
+
+_NO_COMPILER = """no working C and C++ compiler was found. Install one and try again:
+  Debian, Ubuntu   sudo apt install build-essential
+  Fedora           sudo dnf install gcc gcc-c++
+  Arch             sudo pacman -S base-devel
+  macOS            xcode-select --install"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the plan depends on, as found (see `inspect_machine`).
+
+    `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "".
+    """
+
+    system: str
+    cpu: str
+    cpu_flags: frozenset[str] = frozenset()
+    gpus: tuple[str, ...] = ()
+    nvcc: str = ""
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """How llama.cpp is built here: the backend, CMake's arguments, and why."""
+
+    backend: str
+    cmake_args: tuple[str, ...]
+    amx: Amx
+    reasons: tuple[str, ...]
+
+
+def plan(backend: str | None = None) -> BuildPlan:
+    """The build plan for this machine; `backend` overrides the one it would choose."""
+    return decide(inspect_machine(), backend, amx_works, flags_accepted)
+
+
+def decide(
+    machine: Machine,
+    backend: str | None,
+    probe: Callable[[], bool],
+    accepted: Callable[[Sequence[str]], list[str]],
+) -> BuildPlan:
+    """The plan for a given machine. `probe` says whether AMX executes, `accepted` which of some compiler
+    flags the compiler knows; each is called only where AMX is advertised."""
+    chosen, why_backend = _backend(machine, backend)
+    amx, amx_args, why_amx = _amx(machine, probe, accepted)
+    digest = hashlib.sha256(" ".join(sorted(machine.cpu_flags)).encode()).hexdigest()[:8]
+    why_native = f"GGML_NATIVE=ON: compiled for this CPU ({machine.cpu}; features {digest})"
+    return BuildPlan(
+        backend=chosen,
+        cmake_args=(*LIBRARY_ONLY, "-DGGML_NATIVE=ON", *_backend_args(chosen, machine), *amx_args),
+        amx=amx,
+        reasons=(why_backend, why_native, why_amx),
+    )
+
+
+def _backend(machine: Machine, wanted: str | None) -> tuple[str, str]:
+    if wanted:
+        return _checked(wanted, machine), f"backend {wanted}: as asked for"
+    if machine.system == "Darwin":
+        return "metal", "backend metal: this is macOS"
+    if machine.gpus and machine.nvcc:
+        return "cuda", f"backend cuda: an NVIDIA GPU and {machine.nvcc} are here"
+    if machine.gpus:
+        return "cpu", "backend cpu: an NVIDIA GPU is here, but no nvcc; install the CUDA toolkit to use it"
+    return "cpu", "backend cpu: no GPU that llama.cpp would be built for was found"
+
+
+def _checked(wanted: str, machine: Machine) -> str:
+    if wanted not in BACKENDS:
+        raise ValueError(f"unknown backend {wanted!r}; choose one of {', '.join(BACKENDS)}")
+    if wanted == "metal" and machine.system != "Darwin":
+        raise ValueError("the metal backend needs macOS; leave BACKEND out, or choose another")
+    if wanted == "cuda" and not machine.nvcc:
+        raise ValueError("the cuda backend needs nvcc, which was not found; install the CUDA toolkit")
+    return wanted
+
+
+def _backend_args(backend: str, machine: Machine) -> tuple[str, ...]:
+    if backend == "cpu":
+        return ()  # what llama.cpp builds anyway (on macOS with Metal beside it, which cannot be left out)
+    if backend != "cuda":
+        return (f"-DGGML_{backend.upper()}=ON",)
+    return (
+        "-DGGML_CUDA=ON",
+        f"-DCMAKE_CUDA_COMPILER={machine.nvcc}",
+        f"-DCMAKE_CUDA_ARCHITECTURES={_cuda_architectures(machine.gpus)}",
+    )
+
+
+def _cuda_architectures(gpus: tuple[str, ...]) -> str:
+    # By number where the driver tells: CMake before 3.24, which some systems still ship, knows no "native".
+    if not gpus or not all(gpus):
+        return "native"
+    return ";".join(f"{gpu.replace('.', '')}-real" for gpu in sorted(set(gpus)))
+
+
+def _amx(
+    machine: Machine, probe: Callable[[], bool], accepted: Callable[[Sequence[str]], list[str]]
+) -> tuple[Amx, tuple[str, ...], str]:
+    """Some virtual machines advertise AMX and then fault on its first instruction; llama.cpp, which believes
+    the compiler, would die there in the middle of decoding. So AMX must prove itself to be compiled in."""
+    if "amx_tile" not in machine.cpu_flags:
+        return "absent", (), "AMX: this CPU does not advertise it"
+    if probe():
+        return "works", (), "AMX: advertised, and its instructions execute"
+    flags = " ".join(accepted(NO_AMX))
+    # A compiler that knows none of the flags cannot emit AMX either.
+    args = (f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}") if flags else ()
+    return "traps", args, "AMX: advertised, but its instructions do not execute here; left out"
+
+
+def inspect_machine() -> Machine:
+    """Look at this machine's CPU, GPU and CUDA compiler."""
+    cpuinfo = Path("/proc/cpuinfo")
+    cpu, flags = parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
+    return Machine(
+        system=platform.system(),
+        cpu=cpu or platform.processor() or platform.machine(),
+        cpu_flags=flags,
+        gpus=_nvidia_gpus(),
+        nvcc=shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or "",
+    )
+
+
+def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """The model name and feature flags in Linux's /proc/cpuinfo (x86 says "flags", Arm "Features")."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    flags = fields.get("flags") or fields.get("Features") or ""
+    return fields.get("model name", ""), frozenset(flags.split())
+
+
+def _nvidia_gpus() -> tuple[str, ...]:
+    listed = _output(["nvidia-smi", "-L"])
+    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    found = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
+    return tuple(found) if len(found) == count else ("",) * count
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def compiler(language: Literal["c", "c++"] = "c") -> str | None:
+    """The compiler that CMake will pick, if it runs (macOS has a stand-in that does not)."""
+    named, names = ("CC", ("cc", "gcc", "clang")) if language == "c" else ("CXX", ("c++", "g++", "clang++"))
+    candidates = [os.environ[named]] if os.environ.get(named) else names
+    return next((name for name in candidates if _output([*shlex.split(name), "--version"])), None)
+
+
+def amx_works() -> bool:
+    """Compile and run `AMX_PROBE` in a child process, which may well be killed by a signal."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "amx")
+        return _compiles(AMX_PROBE, "-o", str(program)) and _exit_status([str(program)]) == 0
+
+
+def flags_accepted(flags: Sequence[str]) -> list[str]:
+    """Those of `flags` that the C compiler knows."""
+    return [flag for flag in flags if _compiles("int main(void) { return 0; }", flag, "-o", os.devnull, "-c")]
+
+
+def _compiles(source: str, *options: str) -> bool:
+    name = compiler()
+    return name is not None and _exit_status([*shlex.split(name), "-xc", "-", *options], source) == 0
+
+
+def _exit_status(command: Sequence[str], stdin: str = "") -> int | None:
+    """The exit status, negative for a signal; None if the program cannot run or does not end."""
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
+    """Build the wheel of `requirement` (llama-cpp-python==…) into `folder`; pip's exit status.
+
+    Without pip's cache: it knows wheels by version only, and would hand out one built with other flags.
+    """
+    if not (compiler("c") and compiler("c++")):
+        print(_NO_COMPILER, file=sys.stderr)
+        return 1
+    command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
+    command += ["--no-binary", "llama-cpp-python", "--wheel-dir", str(folder), requirement]
+    with tempfile.TemporaryDirectory() as scratch:
+        without_common = Path(scratch, "without_common.cmake")
+        without_common.write_text(_WITHOUT_COMMON)
+        arguments = shlex.join([*build.cmake_args, f"-DCMAKE_PROJECT_INCLUDE={without_common}"])
+        environment = {
+            "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+            **os.environ,
+            "CMAKE_ARGS": f"{os.environ.get('CMAKE_ARGS', '')} {arguments}",
+            # A second copy of every library and header, which would land at the top of site-packages.
+            "SKBUILD_WHEEL_EXCLUDE": "lib/**;include/**;bin/**",
+        }
+        return subprocess.run(command, env=environment).returncode
+
+
+def explain(build: BuildPlan) -> str:
+    """The plan in words, one line each."""
+    return "\n".join([*build.reasons, f"CMake arguments: {shlex.join(build.cmake_args)}"])
+
+
+def main() -> int:
+    """Print the plan (CMake arguments, quoted for a shell), or carry it out."""
+    parser = argparse.ArgumentParser(description="How to build llama.cpp on this machine.")
+    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="override the choice")
+    as_what = parser.add_mutually_exclusive_group()
+    as_what.add_argument("--explain", action="store_true", help="print the plan in words")
+    as_what.add_argument("--json", action="store_true", help="print the plan as JSON")
+    as_what.add_argument("--wheel", type=Path, metavar="DIR", help="build REQUIREMENT's wheel into DIR")
+    parser.add_argument("requirement", nargs="?", default="llama-cpp-python", help="what --wheel builds")
+    options = parser.parse_args()
+    try:
+        build = plan(None if options.backend == "auto" else options.backend)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.wheel:
+        return build_wheel(options.requirement, options.wheel, build)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(build), indent=1))
+    else:
+        print(explain(build) if options.explain else shlex.join(build.cmake_args))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

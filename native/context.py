@@ -1,0 +1,196 @@
+"""A llama.cpp context: decoding batches, reading logits, and the KV cache's sequences."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .batch import Batch, Int32s, Rows
+from .devices import available_memory, can_offload, default_threads
+from .errors import ContextError, ContextFullError, SettingsError
+from .library import GGML_TYPES, llama, take_errors
+from .model import Model
+
+Floats = npt.NDArray[np.float32]
+MAX_SEQUENCES = 256
+TO_THE_END = -1
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """How a context is made. ``cells``: KV cells (positions it can hold); ``batch_size``: most rows
+    in one decode; ``sequences``: most sequence ids; ``outputs``: most rows with logits in a decode;
+    ``cache_type_k``/``_v``: ggml type names; ``hidden``: keep hidden states too (then every row
+    gives logits)."""
+
+    cells: int
+    batch_size: int = 512
+    sequences: int = 32
+    outputs: int = 64
+    threads: int | None = None
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attention: bool = True
+    hidden: bool = False
+
+
+class Context:
+    """One KV cache over a model and the calls that fill, read and cut it. Not thread-safe."""
+
+    def __init__(self, model: Model, settings: ContextSettings) -> None:
+        """Raises ContextError if the memory for it is not there."""
+        _check_memory(model, settings)
+        self.model = model
+        self.settings = settings
+        take_errors()
+        self._handle = llama.llama_init_from_model(model.handle, _parameters(settings))
+        if not self._handle:
+            raise ContextError(
+                f"llama.cpp cannot make a context of {settings.cells} tokens: "
+                f"{take_errors() or 'no reason given'}; try a smaller --ctx-size"
+            )
+        self._memory = llama.llama_get_memory(self._handle)
+        self._batch = Batch(settings.batch_size, model.n_embd, settings.sequences)
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def decode_tokens(self, rows: Rows, tokens: Int32s) -> None:
+        """Decode ``tokens`` (n,) int32 at ``rows``. Raises ContextFullError, ContextError."""
+        self._decode(self._batch.fill_tokens(rows, tokens))
+
+    def decode_embeddings(self, rows: Rows, embeddings: Floats) -> None:
+        """Decode ``embeddings`` (n, n_embd) float32 at ``rows``. Raises ContextFullError, ContextError."""
+        self._decode(self._batch.fill_embeddings(rows, embeddings))
+
+    def _decode(self, batch: llama.llama_batch) -> None:
+        status = llama.llama_decode(self._handle, batch)
+        if status == 0:
+            return
+        if status == 1:
+            raise ContextFullError(f"no room for {batch.n_tokens} more tokens in the KV cache")
+        raise ContextError(f"llama.cpp refused a batch (status {status}): {take_errors()}")
+
+    def logits(self, count: int) -> Floats:
+        """Logits of the last decode's first ``count`` outputs, in row order: a (count, n_vocab)
+        float32 view of llama.cpp's buffer, valid until the next decode."""
+        return _view(llama.llama_get_logits(self._handle), (count, self.model.n_vocab))
+
+    def hidden(self, count: int) -> Floats:
+        """Hidden states of the last decode's first ``count`` rows, (count, n_embd) float32 view;
+        needs ``ContextSettings.hidden``."""
+        return _view(llama.llama_get_embeddings(self._handle), (count, self.model.n_embd))
+
+    # -- KV sequences -----------------------------------------------------------------------------
+
+    def remove(self, sequence: int, start: int, end: int = TO_THE_END) -> None:
+        """Forget positions [start, end) of one sequence. Raises ContextError if this kind of memory
+        cannot forget only a part."""
+        if not llama.llama_memory_seq_rm(self._memory, sequence, start, end):
+            raise ContextError(
+                f"the memory of a {self.model.architecture} model cannot be rolled back in part"
+            )
+
+    def copy(self, source: int, target: int, start: int, end: int = TO_THE_END) -> None:
+        """Let ``target`` share the cells of ``source`` at positions [start, end)."""
+        llama.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def keep(self, sequence: int) -> None:
+        """Forget every other sequence."""
+        llama.llama_memory_seq_keep(self._memory, sequence)
+
+    def last_position(self, sequence: int) -> int:
+        """The highest position a sequence holds; -1 if it is empty."""
+        return int(llama.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        llama.llama_memory_clear(self._memory, False)
+
+    def save_sequence(self, sequence: int) -> bytes:
+        """A sequence's cells as bytes, in cell order, bit for bit."""
+        size = llama.llama_state_seq_get_size(self._handle, sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = llama.llama_state_seq_get_data(self._handle, buffer, size, sequence)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore_sequence(self, sequence: int, state: bytes) -> None:
+        """Put saved cells back at the first free place. Raises ContextError if they do not fit."""
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if not llama.llama_state_seq_set_data(self._handle, buffer, len(state), sequence):
+            raise ContextError(f"a saved sequence cannot be restored: {take_errors()}")
+
+    # -- the rest ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free the cache; safe to call twice. The model stays."""
+        if self._handle:
+            llama.llama_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _parameters(settings: ContextSettings) -> llama.llama_context_params:
+    params = llama.llama_context_default_params()
+    params.n_ctx = settings.cells
+    params.n_batch = params.n_ubatch = settings.batch_size
+    params.n_seq_max = settings.sequences
+    params.n_outputs_max = settings.outputs if not settings.hidden else settings.batch_size
+    params.n_threads = params.n_threads_batch = settings.threads or default_threads()
+    params.type_k = _cache_type(settings.cache_type_k)
+    params.type_v = _cache_type(settings.cache_type_v)
+    params.flash_attn_type = 1 if settings.flash_attention else 0
+    params.embeddings = settings.hidden
+    params.no_perf = True
+    # A node of the draft tree lives in several sequences at once: that needs one cache for all, and
+    # a sliding-window cache that keeps what a rollback may come back to.
+    params.kv_unified = True
+    params.swa_full = True
+    return params
+
+
+def _cache_type(name: str) -> int:
+    try:
+        return GGML_TYPES[name.lower()]
+    except KeyError:
+        raise SettingsError(
+            f"unknown KV cache type {name!r}; llama.cpp knows {', '.join(sorted(GGML_TYPES))}"
+        ) from None
+
+
+_BYTES_PER_VALUE = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32}
+
+
+def cache_bytes(model: Model, settings: ContextSettings) -> int:
+    """About how many bytes the KV cache takes."""
+    width = {
+        which: model.head_size(which) * model.n_head_kv * _BYTES_PER_VALUE.get(cache_type.lower(), 0.6)
+        for which, cache_type in (("key", settings.cache_type_k), ("value", settings.cache_type_v))
+    }
+    return int(settings.cells * model.n_layer * sum(width.values()))
+
+
+def _check_memory(model: Model, settings: ContextSettings) -> None:
+    # llama.cpp fills the cache with zeros; on a machine that overcommits, the kernel would then
+    # kill the process instead of refusing the memory
+    needed, free = cache_bytes(model, settings), available_memory()
+    if needed > free and not can_offload():
+        raise ContextError(
+            f"a context of {settings.cells} tokens needs about {needed / 2**30:.1f} GiB for its KV cache and "
+            f"{free / 2**30:.1f} GiB of memory are free; try a smaller --ctx-size"
+        )
+
+
+def _view(pointer: ctypes._Pointer, shape: tuple[int, int]) -> Floats:  # type: ignore[type-arg]
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    if not address:
+        raise ContextError("llama.cpp has no outputs for the last decode")
+    buffer = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
+    return np.frombuffer(memoryview(buffer), np.float32).reshape(shape)

@@ -1,0 +1,63 @@
+"""What this machine offers llama.cpp: its devices, cores and free memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .library import ggml, llama
+
+_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One ggml backend device; memory in bytes, as the backend reports it."""
+
+    name: str
+    description: str
+    kind: str
+    free_memory: int
+    total_memory: int
+
+
+def devices() -> list[Device]:
+    """The devices llama.cpp was built for and found here."""
+    return [_device(ggml("ggml_backend_dev_get")(i)) for i in range(ggml("ggml_backend_dev_count")())]
+
+
+def _device(handle: int) -> Device:
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ggml("ggml_backend_dev_memory")(handle, ctypes.byref(free), ctypes.byref(total))
+    return Device(
+        name=ggml("ggml_backend_dev_name")(handle).decode(),
+        description=ggml("ggml_backend_dev_description")(handle).decode(),
+        kind=_KINDS.get(ggml("ggml_backend_dev_type")(handle), "other"),
+        free_memory=free.value,
+        total_memory=total.value,
+    )
+
+
+def can_offload() -> bool:
+    """Whether this build of llama.cpp can place layers on a GPU."""
+    return bool(llama.llama_supports_gpu_offload())
+
+
+def default_threads() -> int:
+    """Threads for decoding: the cores this process may run on (hyper-threads rarely help, but the
+    operating system does not say which they are everywhere)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes of RAM that can be used without swapping."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,69 @@
+"""Rows of a model's token embedding matrix, exactly as llama.cpp's graph would look them up.
+
+An embedding batch bypasses the lookup, so its rows must be dequantized with ggml's own function and
+scaled as the architecture does for token ids, or the bits differ.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ModelError
+from .library import ggml, gguf_params
+from .model import Model
+
+# llama.cpp multiplies by sqrt(n_embd) for token ids but not for raw embeddings in these graphs
+# (src/models/gemma3.cpp and its relatives); every other graph treats both inputs alike.
+_SCALED_FOR_TOKEN_IDS_ONLY = {"gemma3", "gemma3n", "gemma4", "gemma-embedding"}
+_HASHED_BYTES = 1 << 20
+
+
+class TokenEmbeddings:
+    """``token_embd.weight`` of a model's file, mapped, not loaded: memory is that of the rows asked for."""
+
+    def __init__(self, model: Model) -> None:
+        """Raises ModelError if the file holds no token embeddings (a later part of a split model)."""
+        contents = ggml("gguf_init_from_file")(str(model.path).encode(), gguf_params())
+        if not contents:
+            raise ModelError(f"{model.path} cannot be read as GGUF")
+        try:
+            index = ggml("gguf_find_tensor")(contents, b"token_embd.weight")
+            if index < 0:
+                raise ModelError(f"{model.path} holds no token_embd.weight; is it part of a split model?")
+            start = ggml("gguf_get_data_offset")(contents) + ggml("gguf_get_tensor_offset")(contents, index)
+            size = ggml("gguf_get_tensor_size")(contents, index)
+            traits = ggml("ggml_get_type_traits")(ggml("gguf_get_tensor_type")(contents, index)).contents
+        finally:
+            ggml("gguf_free")(contents)
+        self.type_name: str = traits.name.decode()
+        self.width = model.n_embd
+        self._is_f32 = self.type_name == "f32"
+        self._to_float = traits.to_float
+        self._bytes_a_row = self.width // traits.block_size * traits.type_size
+        self._rows = np.memmap(
+            model.path, np.uint8, "r", start, (size // self._bytes_a_row, self._bytes_a_row)
+        )
+        self._first_row = self._rows.ctypes.data
+        scaled = model.architecture in _SCALED_FOR_TOKEN_IDS_ONLY
+        self.scale = np.float32(math.sqrt(self.width)) if scaled else np.float32(1)
+
+    def rows(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """The input embeddings of ``tokens`` (n,), as (n, n_embd) float32."""
+        if self._is_f32:
+            out = self._rows[tokens].view(np.float32)
+        else:
+            out = np.empty((len(tokens), self.width), np.float32)
+            for i, token in enumerate(tokens.tolist()):
+                source = ctypes.c_void_p(self._first_row + token * self._bytes_a_row)
+                self._to_float(source, ctypes.c_void_p(out.ctypes.data + 4 * i * self.width), self.width)
+        return out if self.scale == 1 else out * self.scale
+
+    def fingerprint(self) -> str:
+        """SHA-256 over type, shape and the first MiB of the matrix: tells quantizations and models apart."""
+        start = self._rows.reshape(-1)[:_HASHED_BYTES].tobytes()
+        return hashlib.sha256(f"{self.type_name} {self._rows.shape}\n".encode() + start).hexdigest()

@@ -1,0 +1,29 @@
+"""The errors a user of PaSS Edge can meet: one small family, worded for the person who must act."""
+
+
+class PassEdgeError(Exception):
+    """Base of every error raised on purpose; its text says what was wrong and what to do."""
+
+
+class LibraryError(PassEdgeError):
+    """The llama.cpp library is missing, broken on this machine, or failed inside a call."""
+
+
+class ModelError(PassEdgeError):
+    """A model file is missing, damaged, or of a kind that cannot be decoded."""
+
+
+class ContextError(PassEdgeError):
+    """A context cannot be made or used: too little memory, or wrong settings."""
+
+
+class ContextFullError(ContextError):
+    """The tokens do not fit in the context; nothing was dropped."""
+
+
+class LookaheadError(PassEdgeError):
+    """A lookahead file is damaged or was made for another model."""
+
+
+class SettingsError(PassEdgeError):
+    """A setting (sampling value, schedule, chat file …) is out of its range or unreadable."""

@@ -1,0 +1,118 @@
+"""The loaded llama.cpp library: its logging, its type names, and the ggml functions beside it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections import deque
+from functools import cache
+from pathlib import Path
+
+from .errors import LibraryError
+
+try:
+    from llama_cpp import llama_cpp as llama
+except (ImportError, OSError, RuntimeError) as error:  # a missing or unloadable shared library
+    raise LibraryError(
+        f"llama-cpp-python cannot be loaded ({error}). Run `make setup`, or reinstall it with "
+        "`pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python==0.3.36`."
+    ) from error
+
+log = logging.getLogger("pass_edge.llama_cpp")
+log.addHandler(logging.NullHandler())
+
+# `ggml.h`, `enum ggml_log_level`; 5 continues the line before
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR, 5: logging.DEBUG}
+_ERROR = 4
+_recent_errors: deque[str] = deque(maxlen=4)
+
+GGML_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
+    "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14, "bf16": 30,
+}  # fmt: skip
+"""ggml's tensor types by the names llama.cpp users type (`ggml.h`, `enum ggml_type`)."""
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
+def _to_logging(level: int, text: bytes | None, _: object) -> None:
+    line = (text or b"").decode("utf-8", "replace").rstrip("\n")
+    if not line:
+        return
+    if level == _ERROR:
+        _recent_errors.append(line)
+    log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+
+
+llama.llama_log_set(_to_logging, ctypes.c_void_p(0))
+llama.llama_backend_init()
+
+
+def take_errors() -> str:
+    """What llama.cpp logged as errors since the last call, as one line; empty if nothing."""
+    text = "; ".join(_recent_errors)
+    _recent_errors.clear()
+    return text
+
+
+def library_path() -> Path:
+    """The shared library in use (its size and date tell builds apart)."""
+    return Path(llama._lib._name)
+
+
+def system_info() -> str:
+    """llama.cpp's own line about the CPU features and backends compiled in."""
+    return llama.llama_print_system_info().decode()
+
+
+class _GgufParams(ctypes.Structure):
+    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+
+class TypeTraits(ctypes.Structure):
+    """ggml's description of one tensor type (`ggml.h`, `struct ggml_type_traits`)."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("block_size", ctypes.c_int64),
+        ("block_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    ]
+
+
+_P, _S, _I64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
+_GGML_FUNCTIONS = {
+    "ggml_get_type_traits": ([ctypes.c_int], ctypes.POINTER(TypeTraits)),
+    "ggml_backend_dev_count": ([], ctypes.c_size_t),
+    "ggml_backend_dev_get": ([ctypes.c_size_t], _P),
+    "ggml_backend_dev_name": ([_P], _S),
+    "ggml_backend_dev_description": ([_P], _S),
+    "ggml_backend_dev_type": ([_P], ctypes.c_int),
+    "ggml_backend_dev_memory": (
+        [_P, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)],
+        None,
+    ),
+    "gguf_init_from_file": ([_S, _GgufParams], _P),
+    "gguf_free": ([_P], None),
+    "gguf_get_data_offset": ([_P], ctypes.c_size_t),
+    "gguf_find_tensor": ([_P, _S], _I64),
+    "gguf_get_tensor_offset": ([_P, _I64], ctypes.c_size_t),
+    "gguf_get_tensor_type": ([_P, _I64], ctypes.c_int),
+    "gguf_get_tensor_size": ([_P, _I64], ctypes.c_size_t),
+}
+
+
+@cache
+def ggml(name: str) -> ctypes._CFuncPtr:  # type: ignore[name-defined]
+    """A ggml function, typed. libllama is linked to ggml, so its handle finds them on every platform
+    without loading a second copy of the library under another file name."""
+    function = getattr(llama._lib, name)
+    function.argtypes, function.restype = _GGML_FUNCTIONS[name]
+    return function
+
+
+def gguf_params() -> _GgufParams:
+    """Open a GGUF file for its table of contents only."""
+    return _GgufParams(no_alloc=True, ctx=None)

@@ -1,0 +1,42 @@
+"""llama.cpp's own quantizer: one GGUF file to another, by the type names its users know."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from .errors import LibraryError, SettingsError
+from .library import llama, take_errors
+from .model import check_is_gguf
+
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
+    "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15,
+    "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
+}  # fmt: skip
+"""`llama.h`, `enum llama_ftype`."""
+
+
+def quantize(source: str | Path, target: str | Path, file_type: str, *, threads: int = 0) -> None:
+    """Write ``source`` to ``target`` as ``file_type`` (``"Q4_K_M"`` …); quantized sources are allowed,
+    at a loss. ``target`` appears only once it is whole. Raises ModelError, SettingsError, LibraryError.
+    """
+    check_is_gguf(Path(source))
+    if file_type.upper() not in FILE_TYPES:
+        raise SettingsError(f"unknown type {file_type!r}; known are {', '.join(FILE_TYPES)}")
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = FILE_TYPES[file_type.upper()]
+    params.nthread = threads
+    params.allow_requantize = True
+    unfinished = Path(f"{target}.unfinished")
+    take_errors()
+    try:
+        status = llama.llama_model_quantize(
+            str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
+        )
+        if status != 0:
+            raise LibraryError(f"{source} cannot be quantized to {file_type}: {take_errors()}")
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""A random llama-style model of a few hundred kilobytes, written in milliseconds.
+
+The library probe decodes it before a user's own model is trusted to an untried build; it has no
+tokenizer, only token ids.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from gguf import GGUFWriter
+
+
+def write_tiny_model(
+    path: str | Path,
+    *,
+    n_vocab: int = 256,
+    n_embd: int = 256,
+    n_layer: int = 2,
+    n_head: int = 4,
+    n_ff: int = 512,
+    n_ctx: int = 4096,
+    seed: int = 0,
+) -> Path:
+    """Write an F32 model to ``path``. Widths that are multiples of 256 can be quantized to every type."""
+    rng = np.random.default_rng(seed)
+
+    def weights(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_name("tiny random model")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(n_layer)
+    writer.add_feed_forward_length(n_ff)
+    writer.add_head_count(n_head)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(n_embd // n_head)
+    writer.add_vocab_size(n_vocab)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_tensor("token_embd.weight", weights(n_vocab, n_embd) * np.float32(n_embd**0.5))
+    writer.add_tensor("output_norm.weight", np.ones(n_embd, np.float32))
+    writer.add_tensor("output.weight", weights(n_vocab, n_embd) * np.float32(2))
+    for block in range(n_layer):
+        name = f"blk.{block}."
+        for norm in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"{name}{norm}.weight", np.ones(n_embd, np.float32))
+        for square in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            writer.add_tensor(f"{name}{square}.weight", weights(n_embd, n_embd))
+        for up in ("ffn_gate", "ffn_up"):
+            writer.add_tensor(f"{name}{up}.weight", weights(n_ff, n_embd))
+        writer.add_tensor(f"{name}ffn_down.weight", weights(n_embd, n_ff))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Path(path)

@@ -1,0 +1,85 @@
+"""A model's vocabulary: text to token ids and back, and which tokens end an answer."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ModelError
+from .library import llama
+
+Tokens = npt.NDArray[np.int32]
+
+
+class Vocabulary:
+    """The tokenizer of a loaded model; valid as long as the model is."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self.size: int = llama.llama_vocab_n_tokens(handle)
+        self.has_text: bool = llama.llama_vocab_type(handle) != 0
+        self.bos: int = llama.llama_vocab_bos(handle)
+        self.eos: int = llama.llama_vocab_eos(handle)
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
+        """Token ids of ``text``, (n,) int32.
+
+        ``add_special`` adds the BOS/EOS that the model asks for; ``parse_special`` reads control
+        tokens written out in the text (as chat templates do). Raises ModelError if the model
+        carries no tokenizer.
+        """
+        if not self.has_text:
+            raise ModelError("this model carries no tokenizer; give it token ids instead of text")
+        raw = text.encode("utf-8", "surrogatepass")
+        ids = np.empty(len(raw) + 8, np.int32)
+        count = self._tokenize(raw, ids, add_special, parse_special)
+        if count < 0:
+            ids = np.empty(-count, np.int32)
+            count = self._tokenize(raw, ids, add_special, parse_special)
+        return ids[:count]
+
+    def _tokenize(self, raw: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
+        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        return int(
+            llama.llama_tokenize(self._handle, raw, len(raw), pointer, len(ids), add_special, parse_special)
+        )
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes a token stands for; control tokens are empty unless ``special``."""
+        buffer = ctypes.create_string_buffer(64)
+        count = llama.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = llama.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)
+        return buffer.raw[:count]
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends a generation (EOS, end of turn …)."""
+        return bool(llama.llama_vocab_is_eog(self._handle, token))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every token's text in order: equal for equal tokenizers, whatever the weights."""
+        text = llama.llama_vocab_get_text
+        joined = b"\n".join(text(self._handle, token) or b"" for token in range(self.size))
+        return hashlib.sha256(joined).hexdigest()
+
+
+class Detokenizer:
+    """Token ids to text as they come, holding back bytes that are not yet whole UTF-8 characters."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, tokens: Iterable[int]) -> str:
+        """The text that became certain with these tokens."""
+        return self._decoder.decode(b"".join(self._vocabulary.piece(token) for token in tokens))
+
+    def finish(self) -> str:
+        """What was held back, with U+FFFD for bytes that never became a character."""
+        return self._decoder.decode(b"", final=True)

@@ -1,0 +1,40 @@
+"""PaSS Edge: Parallel Speculative Sampling (Monea, Joulin, Grave, arXiv 2311.13581) over llama.cpp.
+
+A model decodes faster by drafting its own next tokens with a few trained lookahead embeddings and
+verifying them in the next forward pass. The text stays what plain decoding gives.
+"""
+
+from pass_edge.native.errors import (
+    ContextError,
+    ContextFullError,
+    LibraryError,
+    LookaheadError,
+    ModelError,
+    PassEdgeError,
+    SettingsError,
+)
+
+from .engine import Engine
+from .generation import Generation
+from .lookahead import Lookahead, read_sidecar, write_sidecar
+from .sampling import Sampling
+from .settings import Settings
+from .stats import Stats
+
+__all__ = [
+    "ContextError",
+    "ContextFullError",
+    "Engine",
+    "Generation",
+    "LibraryError",
+    "Lookahead",
+    "LookaheadError",
+    "ModelError",
+    "PassEdgeError",
+    "Sampling",
+    "Settings",
+    "SettingsError",
+    "Stats",
+    "read_sidecar",
+    "write_sidecar",
+]

@@ -1,0 +1,126 @@
+"""How many tokens may share a forward pass on this machine without changing each other's bits.
+
+ggml picks other kernels for other batch sizes, and some round differently (K-quants on AVX2: from 4
+tokens on when repacked, from 8 on otherwise). What holds is measured once per library, model and
+settings, and remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context
+from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.errors import ModelError
+from pass_edge.native.model import Model
+from pass_edge.native.probe import check_verdict, probe
+
+from .memory import library_key, model_key, recall, remember
+from .settings import Settings, context_settings
+
+WIDTHS = (2, 3, 4, 7, 8, 16, 32)
+"""Batch sizes tried, from narrow to wide: ggml's kernels change at 2, 4 and 8, or never."""
+_ENOUGH = 16
+_DEPTH = 24
+# A difference in the last bits often vanishes when activations are rounded to int8 again, so a few
+# tokens may agree by luck; of these many, some will not.
+_TRIED = 48
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``repack``: whether weights are laid out for the CPU backend's fastest kernels. ``width``: most
+    tokens that one pass may hold so that each gets the bits it would get alone (1: the backend is
+    not batch-invariant). ``embeddings_exact``: whether embedding batches give the bits of token
+    batches (without it there are no lookahead tokens). ``difference``: the largest logit difference
+    seen between batch sizes beyond ``width``."""
+
+    repack: bool
+    width: int
+    embeddings_exact: bool
+    difference: float
+
+    @property
+    def widest_step(self) -> int:
+        """Most rows a step may decode: where nothing is invariant, there is nothing to protect."""
+        return self.width if self.width > 1 else max(WIDTHS)
+
+
+def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Calibration:
+    """The calibration of a model file, measured if it is not remembered. ``note`` is told of long work."""
+    key = f"{library_key()} {model_key(path)} {settings.threads} {settings.gpu_layers} "
+    key += f"{settings.cache_type_k} {settings.cache_type_v}"
+    known = recall("calibration", key)
+    if known is not None:
+        return Calibration(**known)
+    may_repack = check_verdict(library_verdict(note))
+    note("measuring this model on this machine (once)")
+    best = _measure(path, settings, repack=may_repack)
+    if may_repack and best.width < _ENOUGH:
+        other = _measure(path, settings, repack=False)
+        best = max(best, other, key=lambda calibration: calibration.width)
+    remember("calibration", key, asdict(best))
+    return best
+
+
+def library_verdict(note: Callable[[str], None]) -> str:
+    """The probe's verdict on the llama.cpp library in use, taken once for each build."""
+    verdict = recall("library", library_key())
+    if verdict is None:
+        note("testing the llama.cpp library on this machine (once)")
+        verdict = probe()
+        remember("library", library_key(), verdict)
+    return str(verdict)
+
+
+def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
+    with (
+        Model(path, gpu_layers=settings.gpu_layers, repack=repack) as model,
+        Context(model, context_settings(model, settings, cells=256)) as context,
+    ):
+        tokens = np.random.default_rng(0).integers(0, model.n_vocab, _DEPTH + _TRIED).astype(np.int32)
+        context.decode_tokens(rows_of_sequence(0, _DEPTH), tokens[:_DEPTH])
+        alone = _one_by_one(context, tokens[_DEPTH:])
+        if not model.can_roll_back:
+            return Calibration(repack, 1, False, 0.0)
+        width, difference = _invariant_width(context, tokens[_DEPTH:], alone)
+        exact = _embeddings_are_exact(model, context, tokens[_DEPTH:], alone)
+        return Calibration(repack, width, exact, difference)
+
+
+def _one_by_one(context: Context, tokens: np.ndarray) -> np.ndarray:
+    return np.concatenate([_logits(context, tokens, i, i + 1) for i in range(len(tokens))])
+
+
+def _invariant_width(context: Context, tokens: np.ndarray, alone: np.ndarray) -> tuple[int, float]:
+    invariant = 1
+    for width in WIDTHS:
+        context.remove(0, _DEPTH)
+        for start in range(0, len(tokens) - width + 1, width):
+            together = _logits(context, tokens, start, start + width)
+            difference = float(np.abs(together - alone[start : start + width]).max())
+            if difference > 0:
+                return invariant, difference
+        invariant = width
+    return invariant, 0.0
+
+
+def _logits(context: Context, tokens: np.ndarray, start: int, end: int) -> np.ndarray:
+    rows = rows_of_sequence(_DEPTH + start, end - start)
+    context.decode_tokens(replace(rows, outputs=np.ones(len(rows), np.bool_)), tokens[start:end])
+    return context.logits(len(rows)).copy()
+
+
+def _embeddings_are_exact(model: Model, context: Context, tokens: np.ndarray, alone: np.ndarray) -> bool:
+    try:
+        rows = TokenEmbeddings(model).rows(tokens[:1])
+    except ModelError:
+        return False
+    context.remove(0, _DEPTH)
+    context.decode_embeddings(rows_of_sequence(_DEPTH, 1, last_output=True), rows)
+    return bool((context.logits(1)[0] == alone[0]).all())

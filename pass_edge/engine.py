@@ -1,0 +1,176 @@
+"""The engine: a model, its lookahead and a context, and text streamed out of them.
+
+>>> engine = Engine("model.gguf")
+>>> for text in engine.stream("Once upon a time"):
+...     print(text, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pass_edge.native import chat_template
+from pass_edge.native.context import Context
+from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.errors import ContextFullError, SettingsError
+from pass_edge.native.model import Model, check_is_gguf
+
+from .calibration import calibrate
+from .generation import Generation
+from .lookahead import Base, Lookahead, find_lookahead, read_sidecar
+from .sampling import Sampler, Sampling
+from .schedules import SCHEDULES, rows_needed
+from .session import SPARE_CELLS, Inputs, Session
+from .settings import Settings, context_settings
+
+AUTO = "auto"
+DEFAULT_CONTEXT = 4096
+
+
+class Engine:
+    """A model ready to generate. Close it, or use it as a context manager. Not thread-safe.
+
+    Attributes: ``model``; ``settings``; ``lookahead`` (None: nothing is drafted); ``schedule``, the one
+    in force; ``calibration``; ``notes``: what a user should know, such as why nothing is drafted;
+    ``session``; ``context_size`` in tokens.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        lookahead: str | Path | Lookahead | None = AUTO,
+        settings: Settings | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Load ``model`` (a GGUF file). ``lookahead``: a sidecar file, "auto" (beside the model, or
+        shipped), or None. ``note`` is told of work that takes time. Raises PassEdgeError's children.
+        """
+        self.settings = settings or Settings()
+        self.notes: list[str] = []
+        path = check_is_gguf(Path(model))
+        self.calibration = calibrate(path, self.settings, note)
+        self.model = Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
+        try:
+            self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
+            self.lookahead = self._find_lookahead(lookahead)
+            self.schedule, self._group = self._choose_schedule()
+            self._context = Context(
+                self.model, context_settings(self.model, self.settings, self.context_size + SPARE_CELLS)
+            )
+        except BaseException:
+            self.model.close()
+            raise
+        self.session = Session(
+            self._context,
+            SCHEDULES[self.schedule],
+            Inputs(TokenEmbeddings(self.model), self.lookahead.embeddings) if self.lookahead else None,
+            group=self._group,
+            rule=self.settings.verify,
+        )
+
+    # -- generating -------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        sampling: Sampling | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
+
+        Text is tokenized with the model's own special tokens. What this prompt shares with the last
+        conversation is not decoded again. Raises ContextFullError if the prompt does not fit.
+        """
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        self._check_fits(ids)
+        if max_tokens is not None and max_tokens < 1:
+            raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
+        room = self.context_size - len(ids)
+        return Generation(
+            self.session,
+            self.model.vocabulary,
+            ids,
+            Sampler(sampling or Sampling()),
+            max_tokens=min(room, max_tokens or room),
+            at_limit="length" if max_tokens and max_tokens <= room else "context",
+            stop=stop,
+        )
+
+    def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:
+        """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
+        model's own chat template; ``options`` as for ``stream``."""
+        return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """``messages`` as token ids, up to where the assistant speaks."""
+        return self.tokenize(chat_template.render(self.model, messages))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of ``text``, control tokens read, the model's BOS in front if it wants one."""
+        vocabulary = self.model.vocabulary
+        has_bos = vocabulary.bos >= 0 and text.startswith(
+            vocabulary.piece(vocabulary.bos, special=True).decode()
+        )
+        return vocabulary.tokenize(text, add_special=not has_bos, parse_special=True).tolist()
+
+    def _check_fits(self, ids: list[int]) -> None:
+        if not ids:
+            raise SettingsError("the prompt is empty; the model needs at least one token to start from")
+        if len(ids) >= self.context_size:
+            raise ContextFullError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.context_size}; "
+                "shorten it or raise --ctx-size"
+            )
+        if not all(0 <= token < self.model.n_vocab for token in ids):
+            raise SettingsError(f"a token id is outside the vocabulary of {self.model.n_vocab}")
+
+    # -- setting up -------------------------------------------------------------------------------
+
+    def _find_lookahead(self, wanted: str | Path | Lookahead | None) -> Lookahead | None:
+        if wanted is None or self.settings.schedule == "plain":
+            return None
+        base = Base.of(self.model, TokenEmbeddings(self.model))
+        if wanted == AUTO:
+            wanted = find_lookahead(self.model.path, base)
+            if wanted is None:
+                self.notes.append(
+                    "no lookahead file fits this model, so it decodes plainly; give one with --lookahead"
+                )
+                return None
+        lookahead = wanted if isinstance(wanted, Lookahead) else read_sidecar(wanted)
+        self.notes += lookahead.matches(base)
+        return lookahead
+
+    def _choose_schedule(self) -> tuple[str, int]:
+        wanted, reason = self.settings.schedule, None
+        if wanted == "plain" or self.lookahead is None:
+            return "plain", 0
+        if not self.model.can_roll_back:
+            reason = f"the memory of a {self.model.architecture} model cannot be rolled back"
+        elif not self.calibration.embeddings_exact:
+            reason = f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
+        group = min(self.settings.draft_max, len(self.lookahead))
+        widest = self.calibration.widest_step
+        while group and rows_needed(SCHEDULES[wanted], group) > widest:
+            group -= 1
+        if not group:
+            reason = reason or f"only {widest} tokens may share a pass here without changing the logits"
+        if reason:
+            self.notes.append(f"{reason}, so it decodes plainly")
+            return "plain", 0
+        return wanted, group
+
+    def close(self) -> None:
+        """Free the context and the model; safe to call twice."""
+        self._context.close()
+        self.model.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,83 @@
+"""One answer: steps of a session turned into text, until something ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from pass_edge.native.vocabulary import Vocabulary
+
+from .sampling import Sampler
+from .session import Session
+from .stats import Stats
+from .text import TextStream
+
+
+class Generation:
+    """Iterate for pieces of text as they become certain; stop iterating at any time.
+
+    Attributes, complete once iteration ends: ``ids`` (the generated tokens, without the one that
+    ended it), ``text``, ``stats``, ``finish_reason``: "stop" (end token or stop string), "length",
+    "context" (the context is full), or None while running.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        vocabulary: Vocabulary,
+        prompt: Sequence[int],
+        sampler: Sampler,
+        *,
+        max_tokens: int,
+        at_limit: str,
+        stop: Sequence[str],
+    ) -> None:
+        """``at_limit``: the finish reason when ``max_tokens`` are out."""
+        self._session = session
+        self._vocabulary = vocabulary
+        self._prompt = prompt
+        self._sampler = sampler
+        self._max_tokens = max_tokens
+        self._at_limit = at_limit
+        self._output = TextStream(vocabulary, stop)
+        self.ids: list[int] = []
+        self.text = ""
+        self.finish_reason: str | None = None
+        self.stats = Stats(prompt_tokens=len(prompt))
+
+    def __iter__(self) -> Iterator[str]:
+        began = time.perf_counter()
+        self.stats.reused_tokens = self._session.prefill(self._prompt)
+        self.stats.prompt_seconds = time.perf_counter() - began
+        while self.finish_reason is None:
+            began = time.perf_counter()
+            step = self._session.step(self._sampler)
+            self.stats.count(step)
+            piece = "".join(map(self._take, step.tokens))
+            if self.finish_reason:
+                piece += self._output.finish()
+            self.text += piece
+            self.stats.seconds += time.perf_counter() - began
+            if piece:
+                yield piece
+
+    def run(self) -> Generation:
+        """Generate to the end without looking at the pieces."""
+        for _ in self:
+            pass
+        return self
+
+    def _take(self, token: int) -> str:
+        if self.finish_reason:
+            return ""
+        self.stats.tokens += 1
+        if self._vocabulary.is_end(token):
+            self.finish_reason = "stop"
+            return ""
+        self.ids.append(token)
+        piece = self._output.feed(token) if self._vocabulary.has_text else ""
+        if self._output.stopped:
+            self.finish_reason = "stop"
+        elif len(self.ids) >= self._max_tokens:
+            self.finish_reason = self._at_limit
+        return piece

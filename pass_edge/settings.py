@@ -1,0 +1,68 @@
+"""How an engine runs: what a user sets, and the context that follows from it for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pass_edge.native.context import ContextSettings
+from pass_edge.native.devices import can_offload
+from pass_edge.native.errors import SettingsError
+from pass_edge.native.model import ALL_LAYERS, Model
+
+from .schedules import SCHEDULES
+from .verify import RULES
+
+_Q8_0_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine runs. Raises SettingsError on values that cannot be.
+
+    ``schedule``: "plain", "two-pass" or "fused". ``verify``: "sampling" (same text with and without
+    drafting) or "rejection" (the paper's rule: the same distribution). ``draft_max``: tokens drafted
+    ahead. ``context_size``: tokens a conversation may hold (0: the model's own, at most 4,096).
+    ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that keeps batch
+    sizes from changing the logits. ``gpu_layers`` -1 means all.
+    """
+
+    schedule: str = "fused"
+    verify: str = "sampling"
+    draft_max: int = 1
+    context_size: int = 0
+    threads: int | None = None
+    gpu_layers: int = ALL_LAYERS
+    cache_type_k: str | None = None
+    cache_type_v: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("verification rule", self.verify, RULES)
+        for name, least in (("draft_max", 1), ("context_size", 0), ("threads", 1), ("gpu_layers", -1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {least} or more")
+
+
+def _one_of(what: str, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise SettingsError(f"unknown {what} {name!r}; known are {', '.join(known)}")
+
+
+def context_settings(model: Model, settings: Settings, cells: int) -> ContextSettings:
+    """The context of ``cells`` KV cells that ``settings`` ask for with ``model``.
+
+    On the CPU, ggml decodes one token by another attention kernel than several where K and V have
+    one type (a split over the cache), and rounds differently; unlike types always take the same.
+    Q8_0 beside F16 is as fast for one token as F16 beside F16; heads that its blocks do not divide
+    get BF16. GPUs have no such pair, and like F16 best.
+    """
+    on_gpu = can_offload() and settings.gpu_layers != 0
+    fits_q8_0 = model.head_size("key") % _Q8_0_BLOCK == 0
+    return ContextSettings(
+        cells=cells,
+        threads=settings.threads,
+        cache_type_k=settings.cache_type_k or ("f16" if on_gpu else "q8_0" if fits_q8_0 else "bf16"),
+        cache_type_v=settings.cache_type_v or "f16",
+    )

@@ -1,0 +1,127 @@
+"""The draft tree of one step and how it is laid out as one llama.cpp batch.
+
+Words: the *root* is the last token already chosen but not yet decoded; a *node* is the root or a
+drafted token; a *lookahead group* is a run of lookahead tokens hung on a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from pass_edge.native.batch import Int32s, Rows
+
+from .sampling import Distribution
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """What one step decodes. Node 0 is the root; ``parents[i] < i``, and ``parents[0]`` is -1.
+
+    ``lookahead[i]``: how many lookahead tokens follow node i. ``proposals[i]``: the distribution that
+    the children of node i were drawn from, best child first (only the rejection rule reads it).
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    lookahead: tuple[int, ...]
+    proposals: Mapping[int, Distribution] = field(default_factory=dict)
+
+    def children(self, node: int) -> list[int]:
+        """The nodes right below ``node``, in the order they were drafted."""
+        return [child for child in range(node + 1, len(self.parents)) if self.parents[child] == node]
+
+    def child_with(self, node: int, token: int) -> int | None:
+        """The child of ``node`` that drafts ``token``."""
+        return next((child for child in self.children(node) if self.tokens[child] == token), None)
+
+    def layout(self, start: int) -> Layout:
+        """The batch for this tree with its root at position ``start``."""
+        shape = _shape(self.parents, self.lookahead)
+        return Layout(
+            rows=Rows(
+                shape.depths + np.int32(start), shape.sequence_offsets, shape.sequence_ids, shape.outputs
+            ),
+            inputs=np.concatenate([np.array(self.tokens, np.int32), shape.lookahead_inputs]),
+            shape=shape,
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The part of a layout that depends only on the form of the tree, for n nodes and m rows.
+
+    ``depths``: (m,) int32, 0 at the root. ``sequence_offsets``, ``sequence_ids``: as in Rows.
+    ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: first row
+    of each node's lookahead group. ``a_sequence``: for each node, one sequence that holds the path to
+    it. ``n_sequences``: how many the layout uses, numbered from 0.
+    """
+
+    depths: Int32s
+    sequence_offsets: Int32s
+    sequence_ids: Int32s
+    outputs: np.ndarray
+    lookahead_inputs: Int32s
+    group_starts: tuple[int, ...]
+    a_sequence: tuple[int, ...]
+    n_sequences: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A tree as rows of one batch: first its nodes in order, then its lookahead groups.
+
+    ``inputs``: (m,) int32, token ids, or -1 - k for lookahead token k.
+    """
+
+    rows: Rows
+    inputs: Int32s
+    shape: Shape
+
+
+@lru_cache(maxsize=1024)
+def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...]) -> Shape:
+    # Drawn once, for a root R with drafts a and c below it and b below a, one lookahead token (*) at
+    # every node. A row's sequences decide who sees it; a group's own sequence holds its path too.
+    #
+    #   row        R      a      b    c      R*   a*   b*   c*
+    #   position   n      n+1    n+2  n+1    n+1  n+2  n+3  n+2
+    #   sequences  0123   12     2    3      0    1    2    3
+    #   logits     yes, on every row: nodes are verified, lookahead tokens draft
+    #
+    # A node gets a sequence of its own if a group hangs on it or nothing does (a leaf); all nodes
+    # above it are members. Sequences of one node must be handed to llama.cpp in ascending order.
+    n = len(parents)
+    is_parent = set(parents)
+    members: list[list[int]] = [[] for _ in parents]
+    own: dict[int, int] = {}
+    for node in range(n):
+        if lookahead[node] or node not in is_parent:
+            own[node] = len(own)
+            ancestor = node
+            while ancestor >= 0:
+                members[ancestor].append(own[node])
+                ancestor = parents[ancestor]
+    depths = [0] * n
+    for node in range(1, n):
+        depths[node] = depths[parents[node]] + 1
+    group_starts: list[int] = []
+    inputs: list[int] = []
+    for node in range(n):
+        group_starts.append(n + len(inputs))
+        inputs += [-1 - k for k in range(lookahead[node])]
+        depths += [depths[node] + 1 + k for k in range(lookahead[node])]
+        members += [[own[node]] for _ in range(lookahead[node])]
+    return Shape(
+        depths=np.array(depths, np.int32),
+        sequence_offsets=np.cumsum([0] + [len(m) for m in members], dtype=np.int32),
+        sequence_ids=np.array([s for m in members for s in m], np.int32),
+        outputs=np.ones(len(depths), np.bool_),
+        lookahead_inputs=np.array(inputs, np.int32),
+        group_starts=tuple(group_starts),
+        a_sequence=tuple(members[node][0] for node in range(n)),
+        n_sequences=len(own),
+    )

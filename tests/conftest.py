@@ -1,0 +1,63 @@
+"""Models for the tests: the default model, its quantizations, and a tiny random one made here."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pass_edge.models import default_model
+from pass_edge.native.quantize import quantize
+from pass_edge.native.tiny_model import write_tiny_model
+
+PROMPTS = Path(__file__).parent.parent / "benchmarks" / "prompts" / "spec_bench_dev.jsonl"
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The default model, Q4_1 as shipped."""
+    return default_model()
+
+
+@pytest.fixture(scope="session")
+def quantized(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The default model as another type; made at the first call."""
+    folder = tmp_path_factory.mktemp("quantized")
+
+    def get(file_type: str) -> Path:
+        if file_type == "Q4_1":
+            return model_path
+        target = folder / f"{file_type}.gguf"
+        if not target.exists():
+            quantize(model_path, target, file_type)
+        return target
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of 12 tokens in Q8_0: batch-invariant, and a step takes a fraction of a millisecond."""
+    folder = tmp_path_factory.mktemp("tiny")
+    source = write_tiny_model(folder / "f32.gguf", n_vocab=12, n_embd=64, n_head=2, n_ff=128, seed=3)
+    quantize(source, folder / "tiny.gguf", "Q8_0")
+    return folder / "tiny.gguf"
+
+
+def spread_questions(count: int) -> list[str]:
+    """``count`` first turns of the dev prompts, taken in turn from every category, the longest of
+    each category first, then the shortest, and so on."""
+    by_category = defaultdict(list)
+    for line in PROMPTS.read_text().splitlines():
+        question = json.loads(line)
+        by_category[question["category"]].append(question["turns"][0])
+    for questions in by_category.values():
+        questions.sort(key=len)
+    chosen: list[str] = []
+    while len(chosen) < count:
+        end = -1 if len(chosen) // len(by_category) % 2 == 0 else 0
+        chosen += [questions.pop(end) for questions in by_category.values() if questions]
+    return chosen[:count]

@@ -1,0 +1,154 @@
+"""How llama.cpp is built is decided from what a machine shows; AMX is believed only when it executes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pass_edge.native import build
+from pass_edge.native.build import BuildPlan, Machine
+
+SCRIPT = Path(build.__file__)
+LINUX = Machine(system="Linux", cpu="Some CPU", cpu_flags=frozenset({"avx2"}))
+WITH_AMX = Machine(system="Linux", cpu="Big CPU", cpu_flags=frozenset({"avx2", "amx_tile", "amx_int8"}))
+WITH_GPU = Machine(system="Linux", cpu="Some CPU", gpus=("9.0",), nvcc="/usr/local/cuda/bin/nvcc")
+MAC = Machine(system="Darwin", cpu="Apple M9")
+
+
+def decide(machine: Machine, backend: str | None = None, amx_executes: bool | None = None) -> BuildPlan:
+    """The plan for a machine whose compiler knows every flag. `amx_executes=None`: must not be tried."""
+
+    def probe() -> bool:
+        assert amx_executes is not None, "AMX was tried on a machine that does not advertise it"
+        return amx_executes
+
+    return build.decide(machine, backend, probe, list)
+
+
+def test_amx_absent_is_not_tried_and_changes_nothing() -> None:
+    plan = decide(LINUX)
+    assert plan.amx == "absent"
+    assert not any("FLAGS" in arg for arg in plan.cmake_args)
+
+
+def test_amx_that_executes_is_compiled_in() -> None:
+    plan = decide(WITH_AMX, amx_executes=True)
+    assert plan.amx == "works"
+    assert not any("amx" in arg for arg in plan.cmake_args)
+
+
+def test_amx_that_traps_is_left_out_of_c_and_cxx() -> None:
+    plan = decide(WITH_AMX, amx_executes=False)
+    assert plan.amx == "traps"
+    flags = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    assert plan.cmake_args[-2:] == (f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}")
+
+
+def test_a_compiler_too_old_for_amx_gets_no_flag_it_would_refuse() -> None:
+    def knows_none(flags: Sequence[str]) -> list[str]:
+        return []
+
+    plan = build.decide(WITH_AMX, None, lambda: False, knows_none)
+    assert plan.amx == "traps"
+    assert not any("FLAGS" in arg for arg in plan.cmake_args)
+
+
+def test_cuda_needs_both_a_gpu_and_nvcc() -> None:
+    assert decide(WITH_GPU).backend == "cuda"
+    assert decide(Machine("Linux", "Some CPU", gpus=("9.0",))).backend == "cpu"
+    assert decide(Machine("Linux", "Some CPU", nvcc="/usr/bin/nvcc")).backend == "cpu"
+
+
+def test_a_gpu_without_nvcc_is_mentioned() -> None:
+    assert "CUDA toolkit" in decide(Machine("Linux", "Some CPU", gpus=("9.0",))).reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "architectures"),
+    [(("9.0",), "90-real"), (("8.6", "12.0", "8.6"), "120-real;86-real"), (("",), "native"), ((), "native")],
+)
+def test_cuda_is_compiled_for_the_gpus_that_are_here(gpus: tuple[str, ...], architectures: str) -> None:
+    plan = decide(Machine("Linux", "Some CPU", gpus=gpus, nvcc="nvcc"), "cuda")
+    assert f"-DCMAKE_CUDA_ARCHITECTURES={architectures}" in plan.cmake_args
+
+
+def test_macos_gets_metal() -> None:
+    plan = decide(MAC)
+    assert plan.backend == "metal"
+    assert "-DGGML_METAL=ON" in plan.cmake_args
+
+
+def test_the_backend_can_be_chosen() -> None:
+    assert decide(WITH_GPU, "cpu").backend == "cpu"
+    assert "-DGGML_VULKAN=ON" in decide(LINUX, "vulkan").cmake_args
+
+
+@pytest.mark.parametrize(
+    ("backend", "says"), [("metal", "macOS"), ("cuda", "nvcc"), ("abacus", "choose one of cpu, cuda")]
+)
+def test_a_backend_that_cannot_be_built_is_refused_with_the_reason(backend: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        decide(LINUX, backend)
+
+
+def test_another_cpu_gives_another_plan() -> None:
+    other = Machine("Linux", LINUX.cpu, cpu_flags=frozenset({"avx2", "avx512f"}))
+    assert decide(LINUX) != decide(other)
+
+
+def test_cpuinfo_is_read_on_x86_and_arm() -> None:
+    x86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu amx_tile\n\nflags\t\t: other\n"
+    assert build.parse_cpuinfo(x86) == ("Some CPU", frozenset({"fpu", "amx_tile"}))
+    assert build.parse_cpuinfo("Features\t: fp asimd\n") == ("", frozenset({"fp", "asimd"}))
+    assert build.parse_cpuinfo("") == ("", frozenset())
+
+
+def test_the_real_probe_gives_a_verdict_here() -> None:
+    advertised = "amx_tile" in build.inspect_machine().cpu_flags
+    executes = build.amx_works()
+    assert advertised or not executes
+    assert build.plan().amx == (("works" if executes else "traps") if advertised else "absent")
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no C compiler")
+def test_the_real_compiler_is_asked_which_flags_it_knows() -> None:
+    assert build.flags_accepted(["-O2", "-mno-such-thing"]) == ["-O2"]
+
+
+def test_without_a_compiler_there_is_still_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert build.compiler() is None
+    assert not build.amx_works()
+    assert build.flags_accepted(build.NO_AMX) == []
+
+
+def test_without_a_compiler_the_build_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert build.build_wheel("llama-cpp-python", tmp_path, decide(LINUX)) == 1
+    assert "build-essential" in capsys.readouterr().err
+
+
+def test_the_script_runs_on_its_own_and_prints_the_plan(tmp_path: Path) -> None:
+    def script(*arguments: str) -> str:
+        command = [sys.executable, "-I", str(SCRIPT), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    plan = build.plan()
+    assert json.loads(script("--json"))["cmake_args"] == list(plan.cmake_args)
+    assert script().startswith("-DLLAVA_BUILD=OFF ")
+    assert all(reason in script("--explain") for reason in plan.reasons)
+
+
+def test_the_makefile_finds_the_version_of_llama_cpp_to_build() -> None:
+    root = Path(__file__).resolve().parent.parent
+    (pinned,) = re.findall(r"llama-cpp-python==[\d.]+", (root / "pyproject.toml").read_text())
+    shown = subprocess.run(["make", "-n", "-p"], cwd=root, capture_output=True, text=True).stdout
+    assert f"LLAMA := {pinned}" in shown

@@ -1,0 +1,124 @@
+"""The promise of the product: the same seed gives the same token ids, drafted or not, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from pass_edge import ContextError, Engine, Sampling, Settings, verify
+from pass_edge import session as session_module
+from pass_edge.session import Session
+from pass_edge.tree import DraftTree
+
+from .conftest import spread_questions
+
+TYPES = ("Q4_1", "Q4_0", "Q8_0", "Q4_K_M")
+SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11))
+# drafts of two tokens: the widest fused step, 9 rows, does not fit where only 7 tokens are invariant,
+# and the engine must then narrow it by itself
+DRAFT_MAX = 2
+
+
+def generate(path: Path, schedule: str, questions: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """Token ids for each question, greedy and sampled. Asserts that ``schedule`` was really used."""
+    settings = Settings(schedule=schedule, draft_max=DRAFT_MAX)
+    with Engine(path, settings=settings) as engine:
+        assert engine.schedule == schedule
+        assert engine.calibration.width > 1, "this machine's CPU backend is not batch-invariant"
+        answers = [
+            engine.chat(
+                [{"role": "user", "content": question}], sampling=sampling, max_tokens=max_tokens
+            ).run()
+            for question in questions
+            for sampling in SAMPLINGS
+        ]
+    if schedule != "plain":
+        assert sum(sum(answer.stats.accepted) for answer in answers) > 0, "nothing drafted was ever accepted"
+    return [answer.ids for answer in answers]
+
+
+def assert_same_ids(path: Path, questions: Sequence[str], max_tokens: int) -> None:
+    plain = generate(path, "plain", questions, max_tokens)
+    for schedule in ("two-pass", "fused"):
+        for i, ids in enumerate(generate(path, schedule, questions, max_tokens)):
+            assert ids == plain[i], f"{schedule} differs on question {i // 2}, {SAMPLINGS[i % 2]}"
+
+
+@pytest.mark.parametrize("file_type", TYPES)
+def test_same_seed_same_ids_with_and_without_drafting(
+    file_type: str, quantized: Callable[[str], Path]
+) -> None:
+    questions = spread_questions(13)
+    assert_same_ids(quantized(file_type), [questions[3], questions[10]], 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file_type", TYPES)
+def test_same_seed_same_ids_on_forty_questions(file_type: str, quantized: Callable[[str], Path]) -> None:
+    assert_same_ids(quantized(file_type), spread_questions(40), 128)
+
+
+def test_a_second_turn_reuses_the_first_and_stays_the_same(model_path: Path) -> None:
+    messages = [{"role": "user", "content": "Name three rivers."}]
+    answers = {}
+    for schedule in ("plain", "fused"):
+        with Engine(model_path, settings=Settings(schedule=schedule)) as engine:
+            first = engine.chat(messages, sampling=SAMPLINGS[1], max_tokens=30).run()
+            follow_up = [
+                *messages,
+                {"role": "assistant", "content": first.text},
+                {"role": "user", "content": "Which is the longest?"},
+            ]
+            second = engine.chat(follow_up, sampling=SAMPLINGS[1], max_tokens=30).run()
+            assert second.stats.reused_tokens > first.stats.prompt_tokens
+            answers[schedule] = (first.ids, second.ids)
+    assert answers["plain"] == answers["fused"]
+
+
+# -- what is broken on purpose must be noticed --------------------------------------------------------
+
+
+def keep_the_lookahead_cell(self: Session, layout, verdict) -> None:  # type: ignore[no-untyped-def]
+    """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
+    keeper = (
+        layout.shape.a_sequence[0] if len(verdict.path) > 1 else layout.shape.a_sequence[verdict.path[-1]]
+    )
+    start = len(self.tokens)
+    for sequence in range(self._live):
+        if sequence != keeper:
+            self._context.remove(sequence, start)
+    self._context.remove(keeper, start + len(verdict.path))
+    self._mirror(keeper, start)
+
+
+def test_a_broken_rollback_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = spread_questions(3)
+    plain = generate(model_path, "plain", questions, 60)
+    monkeypatch.setattr(Session, "_commit", keep_the_lookahead_cell)
+    assert generate(model_path, "fused", questions, 60) != plain
+
+
+def test_a_wrong_sampling_position_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def off_by_one(tree, logits, sampler, position, history):  # type: ignore[no-untyped-def]
+        return verify.by_sampling(tree, logits, sampler, position + (len(tree.tokens) > 1), history)
+
+    questions = spread_questions(3)
+    plain = generate(model_path, "plain", questions, 60)
+    monkeypatch.setitem(session_module.RULES, "sampling", off_by_one)
+    assert generate(model_path, "fused", questions, 60) != plain
+
+
+def test_a_wrong_batch_position_is_refused(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = DraftTree.layout
+
+    def one_too_far(self, start):  # type: ignore[no-untyped-def]
+        right = layout(self, start)
+        rows = dataclasses.replace(right.rows, positions=right.rows.positions + 1)
+        return dataclasses.replace(right, rows=rows)
+
+    monkeypatch.setattr(DraftTree, "layout", one_too_far)
+    with pytest.raises(ContextError):
+        generate(model_path, "fused", spread_questions(1), 10)

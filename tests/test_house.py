@@ -1,0 +1,73 @@
+"""The house's promises about names: what an installation may be called, and what an import may pull in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("pass_edge", "native", "convert", "cli.py", "pyproject.toml", "setup.py", "LICENSE", "README.md")
+
+
+def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run code as a stranger would: in another process, away from the checkout."""
+    return subprocess.run([sys.executable, "-I", "-c", code], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built from a copy: a build in place would leave its traces in the checkout."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(built)]
+    done = subprocess.run([*command, str(source)], cwd=built, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(built.glob("*.whl"))
+
+
+def test_the_wheel_holds_one_package_and_nothing_beside_it(wheel: Path) -> None:
+    top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"pass_edge"}
+
+
+def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
+    expected = {"pass_edge/cli.py", "pass_edge/py.typed"}
+    for folder, prefix in {"pass_edge": "", "native": "native/", "convert": "convert/"}.items():
+        expected |= {f"pass_edge/{prefix}{path.name}" for path in (ROOT / folder).glob("*.py")}
+    expected |= {f"pass_edge/data/{path.name}" for path in (ROOT / "pass_edge/data").glob("*.gguf")}
+    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert files == expected
+
+
+def test_an_installed_wheel_imports_its_own_modules(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    site = tmp_path / "site"
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); import pass_edge.native as n; print(n.__file__)"
+    assert python(code, tmp_path).stdout.strip() == str(site / "pass_edge/native/__init__.py")
+
+
+@pytest.mark.parametrize("name", ["cli", "convert", "native"])
+def test_no_room_is_importable_at_top_level(name: str, tmp_path: Path) -> None:
+    done = python(f"import {name}", tmp_path)
+    assert f"No module named '{name}'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["pass_edge", "pass_edge.cli", "pass_edge.convert", "pass_edge.native"])
+def test_every_room_is_importable_under_its_name(name: str, tmp_path: Path) -> None:
+    done = python(f"import {name}", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_pass_edge_brings_no_heavy_or_terminal_library(tmp_path: Path) -> None:
+    unwanted = {"torch", "transformers", "safetensors", "click", "rich", "prompt_toolkit"}
+    done = python(f"import pass_edge, sys; print(sorted({unwanted!r} & set(sys.modules)))", tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr

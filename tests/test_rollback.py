@@ -1,0 +1,180 @@
+"""Rollback leaves no trace: whatever was drafted, accepted, rejected or reused, what follows has the
+bits of a context that never saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context, ContextSettings
+from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.model import Model
+from pass_edge.sampling import Sampler, Sampling
+from pass_edge.schedules import plain
+from pass_edge.session import Inputs, Session
+from pass_edge.tree import DraftTree
+
+GREEDY = Sampler(Sampling(temperature=0))
+N_LOOKAHEAD = 3
+DEPTH = 5
+CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16", "threads": 2}
+
+
+class Recording(Session):
+    """A session that keeps the logits of the last decode, row by row."""
+
+    def _decode(self, layout):  # type: ignore[no-untyped-def]
+        logits = super()._decode(layout)
+        self.seen = logits.copy()
+        return logits
+
+
+class Bench:
+    """A model with two contexts: one that is drafted in, one that only ever decodes what is committed."""
+
+    def __init__(self, path: Path, cells: int) -> None:
+        self.model = Model(path)
+        self.drafting = Context(self.model, ContextSettings(cells=cells, **CACHE))
+        self.reference = Context(self.model, ContextSettings(cells=cells, **CACHE))
+        embeddings = TokenEmbeddings(self.model)
+        lookahead = np.random.default_rng(1).standard_normal((N_LOOKAHEAD, self.model.n_embd))
+        scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
+        self.inputs = Inputs(embeddings, (lookahead * scale).astype(np.float32))
+
+    def session(self) -> Recording:
+        return Recording(self.drafting, plain, self.inputs)
+
+    def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
+        """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
+        an empty context."""
+        self.reference.clear()
+        if len(prompt) > 1:
+            self.reference.decode_tokens(
+                rows_of_sequence(0, len(prompt) - 1), np.array(prompt[:-1], np.int32)
+            )
+        tokens, logits = [prompt[-1]], []
+        for position in range(len(prompt) - 1, len(prompt) - 1 + count):
+            rows = rows_of_sequence(position, 1, last_output=True)
+            self.reference.decode_tokens(rows, np.array(tokens[-1:], np.int32))
+            logits.append(self.reference.logits(1)[0].copy())
+            tokens.append(int(logits[-1].argmax()))
+        return tokens[1:], logits
+
+    def close(self) -> None:
+        self.drafting.close()
+        self.reference.close()
+        self.model.close()
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_path: Path) -> Iterator[Bench]:
+    bench = Bench(tiny_path, cells=96)  # small, so that gaps force compactions
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(scope="module")
+def real(model_path: Path) -> Iterator[Bench]:
+    bench = Bench(model_path, cells=768)
+    yield bench
+    bench.close()
+
+
+@st.composite
+def tree_forms(draw: st.DrawFn) -> tuple[list[int], list[bool], list[int]]:
+    """Parents, whether each node drafts the truth, and lookahead tokens at each node."""
+    n = draw(st.integers(1, 8))
+    parents = [-1] + [draw(st.integers(0, i - 1)) for i in range(1, n)]
+    right = [True] + [draw(st.booleans()) for _ in range(1, n)]
+    groups = [draw(st.integers(0, N_LOOKAHEAD)) for _ in range(n)]
+    return parents, right, groups
+
+
+def build(
+    form: tuple[list[int], list[bool], list[int]], root: int, future: list[int], n_vocab: int
+) -> DraftTree:
+    parents, right, groups = form
+    depths, tokens = [0], [root]
+    for node in range(1, len(parents)):
+        depths.append(depths[parents[node]] + 1)
+        true_token = future[depths[node] - 1]
+        siblings = {tokens[i] for i in range(1, node) if parents[i] == parents[node]}
+        token = true_token if right[node] else (true_token + 1 + node) % n_vocab
+        while token in siblings:
+            token = (token + 1) % n_vocab
+        tokens.append(token)
+    return DraftTree(tuple(tokens), tuple(parents), tuple(groups))
+
+
+def check_turn(bench: Bench, session: Recording, prompt: list[int], forms: list) -> None:
+    # a node is at most 7 deep and a step commits at most 8 tokens
+    future, logits = bench.truth(prompt, min(8 * (len(forms) + 1) + 8, 160))
+    session.prefill(prompt)
+    done = 0
+    for form in [*forms, ([-1], [True], [0])]:
+        assert session.root is not None
+        step = session.decode_tree(build(form, session.root, future[done:], bench.model.n_vocab), GREEDY)
+        np.testing.assert_array_equal(session.seen[0], logits[done])
+        assert list(step.tokens) == future[done : done + len(step.tokens)]
+        done += len(step.tokens)
+    assert session.tokens == (prompt + future)[: len(prompt) + done - 1]
+
+
+turns = st.lists(
+    st.tuples(
+        st.integers(0, 30),  # tokens of the conversation that the next prompt keeps
+        st.lists(st.integers(0, 11), min_size=1, max_size=6),  # and what it adds
+        st.lists(tree_forms(), min_size=0, max_size=DEPTH),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def run_turns(bench: Bench, conversation: list) -> None:
+    session = bench.session()
+    for keep, added, forms in conversation:
+        check_turn(bench, session, session.tokens[:keep] + added, forms)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(conversation=turns)
+def test_rollback_leaves_no_trace(tiny: Bench, conversation: list) -> None:
+    run_turns(tiny, conversation)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(conversation=turns)
+def test_rollback_leaves_no_trace_in_the_default_model(real: Bench, conversation: list) -> None:
+    run_turns(real, conversation)
+
+
+def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
+    # the second child is always the right one: each step leaves the first one's cell as a gap
+    session = tiny.session()
+    form = ([-1, 0, 0], [True, False, True], [1, 1, 1])
+    compactions = []
+    session._compact = lambda: (compactions.append(1), Session._compact(session))  # type: ignore[method-assign]
+    check_turn(tiny, session, [1, 2, 3], [form] * 35)
+    assert compactions, "the cache never filled up; the test shows nothing"
+
+
+def test_a_failed_step_leaves_an_empty_session(tiny: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = tiny.session()
+    session.prefill([1, 2, 3])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.step(GREEDY)
+    monkeypatch.undo()
+    assert session.tokens == []
+    check_turn(tiny, session, [1, 2, 3], [([-1, 0], [True, True], [1, 1])])
