@@ -14,6 +14,7 @@ from .schedules import SCHEDULES
 from .verify import RULES
 
 _Q8_0_BLOCK = 32
+_MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {least} or more")
+        if (self.threads or 0) > _MOST_THREADS:
+            raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MOST_THREADS}")
 
 
 def _one_of(what: str, name: str, known: Mapping[str, object]) -> None:
