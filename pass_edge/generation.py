@@ -16,8 +16,8 @@ from .text import TextStream
 class Generation:
     """Iterate for pieces of text as they become certain; stop iterating at any time.
 
-    Attributes, complete once iteration ends: ``ids`` (the generated tokens, without the one that
-    ended it), ``text``, ``stats``, ``finish_reason``: "stop" (end token or stop string), "length",
+    Attributes: ``seed``; and, complete once iteration ends, ``ids`` (the generated tokens, without the
+    one that ended it), ``text``, ``stats``, ``finish_reason``: "stop" (end token or stop string), "length",
     "context" (the context is full), or None while running.
     """
 
@@ -40,6 +40,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._at_limit = at_limit
         self._output = TextStream(vocabulary, stop)
+        self.seed = sampler.seed
         self.ids: list[int] = []
         self.text = ""
         self.finish_reason: str | None = None

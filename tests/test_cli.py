@@ -1,0 +1,93 @@
+"""The commands as a person uses them: in a pipe, and in a terminal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from pass_edge.models import default_model
+
+COMMAND = [sys.executable, "-m", "pass_edge.cli"]
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=300)
+
+
+def test_generate_prints_one_json_object() -> None:
+    done = run("generate", "Name three rivers.", "--temp", "0", "-n", "24", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["ids"]) == 24
+    assert report["finish_reason"] == "length"
+    assert report["schedule"] == "fused"
+    assert report["tokens_per_pass"] == pytest.approx(24 / report["passes"])
+    assert report["tokens_per_second"] > 0
+    assert 0 <= report["acceptance"][0] <= 1
+    assert report["text"]
+
+
+def test_the_same_seed_gives_the_same_text_on_every_schedule() -> None:
+    def text(schedule: str) -> bytes:
+        return run("generate", "A poem.", "--seed", "5", "-n", "24", "--schedule", schedule).stdout
+
+    assert text("fused") == text("plain") == text("two-pass") != b""
+
+
+def test_a_stop_string_ends_the_text() -> None:
+    full = run("generate", "Count: one, two,", "--raw", "--temp", "0", "-n", "20").stdout.decode()
+    word = full.split()[2]
+    done = run("generate", "--raw", "--temp", "0", "-n", "20", "--stop", word, stdin=b"Count: one, two,")
+    assert done.stdout.decode().rstrip("\n") == full[: full.index(word)].rstrip("\n")
+
+
+def test_doctor_knows_the_default_model() -> None:
+    done = run("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["default_model"]["path"] == str(default_model())
+    assert report["library"]["verdict"] == "works"
+    assert report["machine"]["amx"] in ("absent", "works", "traps")
+
+
+def test_a_chat_through_a_pipe(tmp_path: Path) -> None:
+    saved = tmp_path / "chat.json"
+    lines = f"Say hello.\n/stats\n/save {saved}\n/reset\n/load {saved}\n/nonsense\n/quit\nnever read\n"
+    done = run("chat", "-n", "8", "--temp", "0", stdin=lines.encode())
+    assert done.returncode == 0, done.stderr
+    messages = json.loads(saved.read_text())["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+    assert done.stdout.decode().strip() == messages[1]["content"].strip()
+    errors = done.stderr.decode()
+    assert "tokens/pass" in errors
+    assert "host share" in errors
+    assert "2 messages loaded" in errors
+    assert "there is no /nonsense" in errors
+
+
+def test_a_chat_in_a_terminal_survives_ctrl_c(tmp_path: Path) -> None:
+    child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], "chat", "--temp", "0"], encoding="utf-8", timeout=120)
+    try:
+        child.expect("> ")
+        child.send("Write a very long story about the sea.\r")
+        child.expect("sea")  # echoed
+        child.expect(r"\w+ \w+ \w+ \w+ ")
+        child.sendintr()
+        child.expect("tokens/pass")
+        child.send("/reset\r")
+        child.expect("forgotten")
+        child.send("/help\r")
+        child.expect("/load FILE")
+        child.send("Hi\r")
+        child.expect("tokens/pass")
+        child.send("/quit\r")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0
+    finally:
+        child.close(force=True)
