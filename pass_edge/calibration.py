@@ -26,7 +26,10 @@ from .settings import Settings, context_settings
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
 """Batch sizes tried, from narrow to wide: ggml's kernels change at 2, 4 and 8, or never."""
 _ENOUGH = 16
-_DEPTH = 24
+_SHALLOW = 24
+# From 512 cells on, the CPU backend splits the cache over its threads for a single token where K and V
+# have one type, and then rounds differently: there, what holds must be measured at that depth.
+_DEEP = 512
 # A difference in the last bits often vanishes when activations are rounded to int8 again, so a few
 # tokens may agree by luck; of these many, some will not.
 _TRIED = 48
@@ -79,48 +82,59 @@ def library_verdict(note: Callable[[str], None]) -> str:
 
 
 def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
-    with (
-        Model(path, gpu_layers=settings.gpu_layers, repack=repack) as model,
-        Context(model, context_settings(model, settings, cells=256)) as context,
-    ):
-        tokens = np.random.default_rng(0).integers(0, model.n_vocab, _DEPTH + _TRIED).astype(np.int32)
-        context.decode_tokens(rows_of_sequence(0, _DEPTH), tokens[:_DEPTH])
-        alone = _one_by_one(context, tokens[_DEPTH:])
+    with Model(path, gpu_layers=settings.gpu_layers, repack=repack) as model:
         if not model.can_roll_back:
             return Calibration(repack, 1, False, 0.0)
-        width, difference = _invariant_width(context, tokens[_DEPTH:], alone)
-        exact = _embeddings_are_exact(model, context, tokens[_DEPTH:], alone)
-        return Calibration(repack, width, exact, difference)
+        wanted = context_settings(model, settings, cells=_DEEP + _TRIED)
+        depth = _DEEP if wanted.cache_type_k == wanted.cache_type_v else _SHALLOW
+        with Context(model, wanted) as context:
+            trial = _Trial(context, depth)
+            width, difference = trial.invariant_width()
+            return Calibration(repack, width, trial.embeddings_are_exact(), difference)
 
 
-def _one_by_one(context: Context, tokens: np.ndarray) -> np.ndarray:
-    return np.concatenate([_logits(context, tokens, i, i + 1) for i in range(len(tokens))])
+class _Trial:
+    """The same random tokens behind the same random prompt, in batches of one width and another."""
 
+    def __init__(self, context: Context, depth: int) -> None:
+        self._context, self._depth = context, depth
+        rng = np.random.default_rng(0)
+        prompt, self._tokens = (
+            rng.integers(0, context.model.n_vocab, count).astype(np.int32) for count in (depth, _TRIED)
+        )
+        context.decode_tokens(rows_of_sequence(0, depth), prompt)
+        self._alone = np.concatenate([self._logits(i, i + 1) for i in range(_TRIED)])
 
-def _invariant_width(context: Context, tokens: np.ndarray, alone: np.ndarray) -> tuple[int, float]:
-    invariant = 1
-    for width in WIDTHS:
-        context.remove(0, _DEPTH)
-        for start in range(0, len(tokens) - width + 1, width):
-            together = _logits(context, tokens, start, start + width)
-            difference = float(np.abs(together - alone[start : start + width]).max())
+    def invariant_width(self) -> tuple[int, float]:
+        """The widest of WIDTHS that gave the bits of single tokens, and how far the next one was off."""
+        invariant = 1
+        for width in WIDTHS:
+            difference = self._largest_difference(width)
             if difference > 0:
                 return invariant, difference
-        invariant = width
-    return invariant, 0.0
+            invariant = width
+        return invariant, 0.0
 
+    def _largest_difference(self, width: int) -> float:
+        self._context.remove(0, self._depth)
+        return max(
+            float(np.abs(self._logits(start, start + width) - self._alone[start : start + width]).max())
+            for start in range(0, _TRIED - width + 1, width)
+        )
 
-def _logits(context: Context, tokens: np.ndarray, start: int, end: int) -> np.ndarray:
-    rows = rows_of_sequence(_DEPTH + start, end - start)
-    context.decode_tokens(replace(rows, outputs=np.ones(len(rows), np.bool_)), tokens[start:end])
-    return context.logits(len(rows)).copy()
+    def embeddings_are_exact(self) -> bool:
+        """Whether an embedding row gives the bits of its token."""
+        try:
+            rows = TokenEmbeddings(self._context.model).rows(self._tokens[:1])
+        except ModelError:
+            return False
+        self._context.remove(0, self._depth)
+        self._context.decode_embeddings(rows_of_sequence(self._depth, 1, last_output=True), rows)
+        return bool((self._context.logits(1)[0] == self._alone[0]).all())
 
-
-def _embeddings_are_exact(model: Model, context: Context, tokens: np.ndarray, alone: np.ndarray) -> bool:
-    try:
-        rows = TokenEmbeddings(model).rows(tokens[:1])
-    except ModelError:
-        return False
-    context.remove(0, _DEPTH)
-    context.decode_embeddings(rows_of_sequence(_DEPTH, 1, last_output=True), rows)
-    return bool((context.logits(1)[0] == alone[0]).all())
+    def _logits(self, start: int, end: int) -> np.ndarray:
+        rows = rows_of_sequence(self._depth + start, end - start)
+        self._context.decode_tokens(
+            replace(rows, outputs=np.ones(len(rows), np.bool_)), self._tokens[start:end]
+        )
+        return self._context.logits(len(rows)).copy()

@@ -162,6 +162,10 @@ class Engine:
         if reason:
             self.notes.append(f"{reason}, so it decodes plainly")
             return "plain", 0
+        if self.calibration.width == 1:
+            self.notes.append(
+                "batch sizes change the logits here, so the text may leave plain decoding's at a near tie"
+            )
         return wanted, group
 
     def close(self) -> None:
