@@ -463,16 +463,25 @@ def _examine_default_model(report: dict[str, Any]) -> None:
 @click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The .pass.gguf to write."
 )
+@click.option("--tensor", help="The tensor that holds the embeddings, where that is not clear.")
+@click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 @click.option("--training", default="", help="How it was trained, for people.")
-def convert(checkpoint: Path, model: Path, output: Path, training: str) -> None:
-    """Write the lookahead embeddings in CHECKPOINT (safetensors) as a sidecar for a model.
+def convert(
+    checkpoint: Path, model: Path, output: Path, tensor: str | None, force: bool, training: str
+) -> None:
+    """Write the lookahead embeddings in CHECKPOINT as a sidecar for a model.
+
+    CHECKPOINT is a safetensors file that holds them (L rows as wide as the model's embeddings), a Hugging
+    Face model directory whose vocabulary they were added to, or a parallel-prompt-decoding adapter.
 
     \b
     pass-edge convert trained.safetensors --model model.gguf -o model.pass.gguf
     """
     from pass_edge.convert.checkpoint import convert as convert_checkpoint
 
-    lookahead = convert_checkpoint(checkpoint, model, output, training=training)
+    lookahead = convert_checkpoint(
+        checkpoint, model, output, tensor=tensor, overwrite=force, training=training
+    )
     click.echo(f"{output}: {len(lookahead)} lookahead tokens for {lookahead.base.name}")
 
 

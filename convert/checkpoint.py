@@ -1,18 +1,43 @@
-"""Trained lookahead embeddings as people save them, to the sidecar file that the runtime reads."""
+"""Trained lookahead embeddings as people save them, to the sidecar file that the runtime reads.
+
+Only safetensors are read: they hold numbers and nothing that runs. Where the embeddings are:
+
+- an L × n_embd tensor with one of WELL_KNOWN's names, the one that is named, or the only one that fits;
+- the last L rows of a Hugging Face model's embedding matrix, to which L tokens were added
+  (Monea et al. 2023, arXiv 2311.13581, section 3);
+- the prompt tokens of a parallel-prompt-decoding adapter (Chen et al. 2024, arXiv 2405.18628,
+  section 3.1), which PEFT saves as ``prompt_embeddings``.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes  # noqa: F401 - lets numpy, and so safetensors, know bfloat16
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from pass_edge.lookahead import Base, Lookahead, write_sidecar
+from pass_edge.lookahead import MAX_COUNT, Base, Lookahead, write_sidecar
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
 from pass_edge.native.model import Model
 
-TENSOR = "lookahead.weight"
+WELL_KNOWN = (
+    "lookahead.weight",
+    "prompt_embeddings",
+    "prompt_encoder.default.embedding.weight",
+    "base_model.prompt_embeddings",
+)
+"""Names of L × n_embd tensors, tried in this order."""
+_INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
+_FLOATS = ("F32", "F16", "BF16")
 
 
 def convert(
@@ -20,29 +45,159 @@ def convert(
     model: str | Path,
     output: str | Path,
     *,
+    tensor: str | None = None,
+    overwrite: bool = False,
     acceptance: tuple[float, ...] = (),
     training: str = "",
 ) -> Lookahead:
-    """Write the lookahead embeddings in a safetensors ``checkpoint`` as a sidecar for ``model``.
-    Raises LookaheadError, ModelError."""
-    embeddings = _read(Path(checkpoint))
+    """Write the lookahead embeddings in ``checkpoint``, a safetensors file or a directory of them, as a
+    sidecar for ``model``. ``tensor`` names them where that is not clear. F16 and BF16 become the same
+    numbers in F32. Raises LookaheadError, ModelError."""
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise LookaheadError(f"{output} exists; choose another name or allow it to be overwritten (--force)")
     with Model(model) as base_model:
-        base = Base.of(base_model, TokenEmbeddings(base_model))
-    if embeddings.shape[-1] != base.n_embd:
-        raise LookaheadError(
-            f"{checkpoint} has embeddings {embeddings.shape[-1]} wide; {base.name} takes {base.n_embd}"
-        )
+        token_embeddings = TokenEmbeddings(base_model)
+        base = Base.of(base_model, token_embeddings)
+    embeddings = read_embeddings(Path(checkpoint), base, tensor, scale=token_embeddings.scale)
     lookahead = Lookahead(embeddings, base, acceptance, training)
     write_sidecar(lookahead, output)
     return lookahead
 
 
-def _read(path: Path) -> np.ndarray:
+def read_embeddings(
+    checkpoint: Path, base: Base, tensor: str | None = None, *, scale: float | np.float32 = 1
+) -> npt.NDArray[np.float32]:
+    """The (L, n_embd) lookahead embeddings for ``base`` in ``checkpoint``. Reads no other row.
+    ``scale``: what the model multiplies rows of its embedding matrix by (√n_embd in Gemma), which
+    those behind the vocabulary are, and embeddings of their own are not. Raises LookaheadError."""
+    found = _tensors(checkpoint)
+    chosen = _named(found, tensor, checkpoint) if tensor else _choose(found, base, checkpoint)
+    if len(chosen.shape) != 2 or chosen.shape[1] != base.n_embd:
+        raise LookaheadError(
+            f"{checkpoint}: {chosen.name} is {chosen.size}; {base.name} takes embeddings {base.n_embd} wide"
+        )
+    if chosen.dtype not in _FLOATS:
+        raise LookaheadError(
+            f"{checkpoint}: {chosen.name} is {chosen.dtype}; {', '.join(_FLOATS)} can be read"
+        )
+    first = base.n_vocab if chosen.shape[0] > base.n_vocab else 0
+    count = chosen.shape[0] - first
+    if not 0 < count <= MAX_COUNT:
+        raise LookaheadError(
+            f"{checkpoint}: {chosen.name} has {count} rows for lookahead; it may have 1 to {MAX_COUNT}"
+        )
+    rows = _rows(chosen, first)
+    return rows * np.float32(scale) if first else rows
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor in a file, not read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+
+    @property
+    def size(self) -> str:
+        return " × ".join(map(str, self.shape)) or "a single number"
+
+
+def _tensors(checkpoint: Path) -> list[_Tensor]:
+    return [tensor for file in _files(checkpoint) for tensor in _tensors_of(file)]
+
+
+def _files(checkpoint: Path) -> Sequence[Path]:
+    try:
+        if not checkpoint.is_dir():
+            return [checkpoint]
+        _check_adapter(checkpoint / _ADAPTER)
+        index = checkpoint / _INDEX
+        if index.exists():
+            names = sorted(set(_json(index).get("weight_map", {}).values()))
+        else:
+            names = sorted(file.name for file in checkpoint.glob("*.safetensors"))
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise LookaheadError(f"{index} names files outside its directory")
+    except OSError as error:
+        raise LookaheadError(f"{checkpoint} cannot be read: {error.strerror}") from error
+    if not names:
+        raise LookaheadError(f"{checkpoint} holds no safetensors file")
+    return [checkpoint / name for name in names]
+
+
+def _check_adapter(config: Path) -> None:
+    # an ensemble of prompt tokens for one position shares it, and is averaged: a different draft
+    each = _json(config).get("virtual_tokens_per_special_token", 1) if config.exists() else 1
+    if each != 1:
+        raise LookaheadError(
+            f"{config} has {each} prompt tokens for each future position; only 1 can be converted"
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LookaheadError(f"{path} is no readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise LookaheadError(f"{path} holds no JSON object")
+    return content
+
+
+def _tensors_of(path: Path) -> list[_Tensor]:
+    with _opened(path) as file:
+        parts = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 - not a dict
+        return [_Tensor(name, tuple(part.get_shape()), part.get_dtype(), path) for name, part in parts]
+
+
+def _rows(tensor: _Tensor, first: int) -> npt.NDArray[np.float32]:
+    with _opened(tensor.file) as file:
+        return np.asarray(file.get_slice(tensor.name)[first:], np.float32)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:  # its stubs leave their functions untyped
     try:
         with safe_open(path, "np") as file:
-            names = list(file.keys())
-            if TENSOR not in names:
-                raise LookaheadError(f"{path} has no tensor {TENSOR!r}; it holds {', '.join(names)}")
-            return np.asarray(file.get_tensor(TENSOR), np.float32)
+            yield file
     except (SafetensorError, OSError) as error:
         raise LookaheadError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def _named(tensors: Sequence[_Tensor], name: str, checkpoint: Path) -> _Tensor:
+    found = [tensor for tensor in tensors if tensor.name == name]
+    if len(found) != 1:
+        raise LookaheadError(f"{checkpoint} has {len(found) or 'no'} tensors {name!r}; {_list(tensors)}")
+    return found[0]
+
+
+def _choose(tensors: Sequence[_Tensor], base: Base, checkpoint: Path) -> _Tensor:
+    """A tensor of a well-known name, else the only one of a shape that lookahead embeddings have."""
+    for name in WELL_KNOWN:
+        known = [tensor for tensor in tensors if tensor.name == name]
+        if known:
+            return _named(known, name, checkpoint)
+    fitting = [
+        tensor
+        for tensor in tensors
+        if len(tensor.shape) == 2
+        and tensor.shape[1] == base.n_embd
+        and (0 < tensor.shape[0] <= MAX_COUNT or 0 < tensor.shape[0] - base.n_vocab <= MAX_COUNT)
+    ]
+    # a resized output head beside a resized embedding matrix: only the latter is an input
+    fitting = [tensor for tensor in fitting if tensor.name != "lm_head.weight"] or fitting
+    if len(fitting) != 1:
+        problem = "several tensors that fit" if fitting else "no tensor that fits"
+        raise LookaheadError(
+            f"{checkpoint} has {problem} {base.name} (1 to {MAX_COUNT} rows of {base.n_embd}, alone or "
+            f"behind {base.n_vocab} others); name one with --tensor: {_list(fitting or tensors)}"
+        )
+    return fitting[0]
+
+
+def _list(tensors: Sequence[_Tensor]) -> str:
+    shown = ", ".join(f"{tensor.name} ({tensor.size})" for tensor in tensors[:6])
+    return f"it holds {shown or 'nothing'}" + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")

@@ -1,0 +1,146 @@
+"""Checkpoints as other people save them, and files that are broken or hostile."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save, save_file
+
+from pass_edge import LookaheadError, read_sidecar
+from pass_edge.convert.checkpoint import convert, read_embeddings
+from pass_edge.lookahead import Base
+
+D, V = 64, 12  # the tiny model's
+BASE = Base("llama", "tiny", D, V, "a" * 64, "b" * 64)
+ROWS = np.random.default_rng(0).standard_normal((3, D)).astype(np.float32)
+VOCABULARY = np.random.default_rng(1).standard_normal((V, D)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", ["lookahead.weight", "prompt_embeddings", "whatever"])
+def test_a_tensor_of_its_own(name: str, dtype: type, tiny_path: Path, tmp_path: Path) -> None:
+    save_file({name: ROWS.astype(dtype), "other": np.ones((3, 5), np.float32)}, tmp_path / "c.safetensors")
+    convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
+    want = ROWS.astype(dtype).astype(np.float32)
+    assert read_sidecar(tmp_path / "o.pass.gguf").embeddings.tobytes() == want.tobytes()
+
+
+def model_directory(folder: Path, shards: int) -> Path:
+    """A Hugging Face model of 12 tokens to which 3 were added, in one file or more."""
+    folder.mkdir()
+    matrix = np.concatenate([VOCABULARY, ROWS]).astype(ml_dtypes.bfloat16)
+    tensors = {"model.embed_tokens.weight": matrix, "lm_head.weight": matrix[::-1].copy()}
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    weight_map = {name: f"model-{i + 1:05}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    for name, file in weight_map.items():
+        save_file({name: tensors[name]}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_rows_added_to_a_vocabulary(shards: int, tmp_path: Path) -> None:
+    folder = model_directory(tmp_path / "model", shards)
+    want = ROWS.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(read_embeddings(folder, BASE), want)
+    # such rows are scaled by the model, as those of its tokens are
+    np.testing.assert_array_equal(read_embeddings(folder, BASE, scale=np.float32(8)), 8 * want)
+    with pytest.raises(LookaheadError, match="no tensors 'nothing'"):
+        read_embeddings(folder, BASE, "nothing")
+
+
+def test_a_prompt_decoding_adapter(tmp_path: Path) -> None:
+    save_file({"prompt_embeddings": ROWS}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"num_special_tokens": 3}')
+    # these are inputs themselves: not scaled
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE, scale=np.float32(8)), ROWS)
+    (tmp_path / "adapter_config.json").write_text('{"virtual_tokens_per_special_token": 2}')
+    with pytest.raises(LookaheadError, match="only 1 can be converted"):
+        read_embeddings(tmp_path, BASE)
+
+
+def test_two_tensors_that_fit_need_a_name(tmp_path: Path) -> None:
+    save_file({"a": ROWS, "b": -ROWS}, tmp_path / "c.safetensors")
+    with pytest.raises(LookaheadError, match=r"several tensors that fit.*--tensor.*a \(3 × 64\)"):
+        read_embeddings(tmp_path / "c.safetensors", BASE)
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "c.safetensors", BASE, "b"), -ROWS)
+
+
+def absurd_header() -> bytes:
+    header = {"lookahead.weight": {"dtype": "F32", "shape": [10**12, D], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(4)
+
+
+BROKEN = {
+    "empty": b"",
+    "truncated": save({"lookahead.weight": ROWS})[:-1],
+    "long header": struct.pack("<Q", 10**12) + b"{}",
+    "absurd shape": absurd_header(),
+    "a pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    "not finite": save({"lookahead.weight": np.full((2, D), np.nan, np.float32)}),
+    "another width": save({"lookahead.weight": ROWS[:, :-1].copy()}),
+    "too many rows": save({"lookahead.weight": np.zeros((V + 65, D), np.float32)}),
+    "whole numbers": save({"lookahead.weight": np.ones((3, D), np.int32)}),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_checkpoint_is_one_sentence_and_no_file(
+    content: bytes, tiny_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "c.safetensors").write_bytes(content)
+    with pytest.raises(LookaheadError):
+        convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_a_link_to_itself_and_an_index_that_points_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(LookaheadError):
+        read_embeddings(tmp_path / "loop", BASE)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../secret"}}')
+    with pytest.raises(LookaheadError, match="outside its directory"):
+        read_embeddings(tmp_path, BASE)
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(LookaheadError):
+        read_embeddings(tmp_path, BASE)
+
+
+def test_an_output_that_exists_is_kept_unless_allowed(tiny_path: Path, tmp_path: Path) -> None:
+    save_file({"lookahead.weight": ROWS}, tmp_path / "c.safetensors")
+    (tmp_path / "o.pass.gguf").write_text("precious")
+    with pytest.raises(LookaheadError, match="exists"):
+        convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
+    assert (tmp_path / "o.pass.gguf").read_text() == "precious"
+    convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf", overwrite=True)
+    assert len(read_sidecar(tmp_path / "o.pass.gguf")) == 3
+
+
+GOOD = save({"lookahead.weight": ROWS[:1], "x": np.ones((2, 2), np.float32)})
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.dictionaries(st.integers(0, len(GOOD) - 1), st.integers(0, 255), max_size=8), st.integers(0, 40))
+def test_any_damage_is_an_error_or_numbers(damage: dict[int, int], cut: int) -> None:
+    content = bytearray(GOOD)
+    for place, value in damage.items():
+        content[place] = value
+    with tempfile.TemporaryDirectory() as folder:  # one for each example: tmp_path is one for all
+        path = Path(folder) / "c.safetensors"
+        path.write_bytes(content[: len(content) - cut])
+        try:
+            rows = read_embeddings(path, BASE)
+        except LookaheadError:
+            return
+        assert rows.shape[1] == D
