@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import LibraryError, SettingsError
-from .library import llama, take_errors
+from .library import llama, log, take_errors
 from .model import check_is_gguf
 
 FILE_TYPES = {
@@ -18,9 +22,17 @@ FILE_TYPES = {
 """`llama.h`, `enum llama_ftype`."""
 
 
-def quantize(source: str | Path, target: str | Path, file_type: str, *, threads: int = 0) -> None:
+def quantize(
+    source: str | Path,
+    target: str | Path,
+    file_type: str,
+    *,
+    threads: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Write ``source`` to ``target`` as ``file_type`` (``"Q4_K_M"`` …); quantized sources are allowed,
-    at a loss. ``target`` appears only once it is whole. Raises ModelError, SettingsError, LibraryError.
+    at a loss. ``target`` appears only once it is whole. ``progress`` is told how many tensors of how
+    many were reached. Raises ModelError, SettingsError, LibraryError.
     """
     check_is_gguf(Path(source))
     if file_type.upper() not in FILE_TYPES:
@@ -29,14 +41,46 @@ def quantize(source: str | Path, target: str | Path, file_type: str, *, threads:
     params.ftype = FILE_TYPES[file_type.upper()]
     params.nthread = threads
     params.allow_requantize = True
-    unfinished = Path(f"{target}.unfinished")
+    unfinished = unfinished_path(target)
     take_errors()
     try:
-        status = llama.llama_model_quantize(
-            str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
-        )
+        with _watched(progress):
+            status = llama.llama_model_quantize(
+                str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
+            )
         if status != 0:
             raise LibraryError(f"{source} cannot be quantized to {file_type}: {take_errors()}")
         os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unfinished_path(target: str | Path) -> Path:
+    """Where ``target`` is written until it is whole."""
+    return Path(f"{target}.unfinished")
+
+
+class _Watcher(logging.Handler):
+    # llama.cpp has no callback for it, but logs a line "[  12/ 272] name …" for each tensor
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := re.match(r"\[ *(\d+)/ *(\d+)\]", record.getMessage()):
+            self._progress(int(found[1]), int(found[2]))
+
+
+@contextmanager
+def _watched(progress: Callable[[int, int], None]) -> Iterator[None]:
+    watcher, level, propagate = _Watcher(progress), log.level, log.propagate
+    log.addHandler(watcher)
+    if not log.isEnabledFor(logging.INFO):
+        log.setLevel(logging.INFO)
+        log.propagate = False  # nobody else asked for these lines
+    try:
+        yield
+    finally:
+        log.removeHandler(watcher)
+        log.setLevel(level)
+        log.propagate = propagate

@@ -91,3 +91,35 @@ def test_a_chat_in_a_terminal_survives_ctrl_c(tmp_path: Path) -> None:
         assert child.exitstatus == 0
     finally:
         child.close(force=True)
+
+
+def test_quantize_writes_a_model_once(tmp_path: Path) -> None:
+    target = tmp_path / "q8.gguf"
+    done = run("quantize", str(default_model()), str(target), "Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert b"MiB" in done.stdout
+    again = run("quantize", str(default_model()), str(target), "Q4_0")
+    assert again.returncode == 2
+    assert b"exists" in again.stderr
+    unknown = run("quantize", str(default_model()), str(tmp_path / "x.gguf"), "Q4_Z")
+    assert unknown.returncode == 2
+    assert b"unknown type" in unknown.stderr
+    broken = run("quantize", str(Path(__file__)), str(tmp_path / "x.gguf"), "Q4_0")
+    assert broken.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["q8.gguf"]
+
+
+def test_an_interrupted_quantize_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "q.gguf"
+    arguments = [*COMMAND[1:], "quantize", str(default_model()), str(target), "Q2_K", "-t", "1"]
+    child = pexpect.spawn(COMMAND[0], arguments, encoding="utf-8", timeout=120, dimensions=(24, 100))
+    try:
+        child.expect(r"[1-9]\d*/\d+")
+        child.sendintr()
+        child.expect("nothing was written")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 130
+        assert not list(tmp_path.iterdir())
+    finally:
+        child.close(force=True)
