@@ -387,7 +387,7 @@ def piped_messages() -> Iterator[str]:
     return (_decoded(line).rstrip("\n") for line in sys.stdin.buffer)
 
 
-# -- doctor, convert and quantize ----------------------------------------------------------------------
+# -- doctor, convert, quantize and inspect -------------------------------------------------------------
 
 
 @main.command()
@@ -512,6 +512,39 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
             unfinished_path(output),
         )
     click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {source.stat().st_size / 2**20:.0f}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: files, and pairs that fit or not.")
+def inspect(files: tuple[Path, ...], as_json: bool) -> None:
+    """Tell what GGUF FILES are, and which lookahead among them fits which model.
+
+    \b
+    pass-edge inspect model.gguf model.pass.gguf
+    """
+    from pass_edge.convert.inspection import inspect as inspect_files
+
+    report = inspect_files(files)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    for file in report["files"]:
+        click.echo(file["file"])
+        for key, value in _flat(file):
+            click.echo(f"  {key + ':':<26} {value}")
+    for pair in report["pairs"]:
+        click.echo(f"{pair['lookahead']} {'fits' if pair['fits'] else 'does not fit'} {pair['model']}")
+        for reason in pair["why"]:
+            click.echo(f"  {reason}")
+
+
+def _flat(report: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    for key, value in report.items():
+        if isinstance(value, dict):
+            yield from ((f"{key} {inner}", deeper) for inner, deeper in _flat(value))
+        elif key != "file":
+            yield key.replace("_", " "), "none" if value in (None, "", []) else value
 
 
 @contextmanager

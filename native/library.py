@@ -97,6 +97,7 @@ _GGML_FUNCTIONS = {
     "gguf_init_from_file": ([_S, _GgufParams], _P),
     "gguf_free": ([_P], None),
     "gguf_get_data_offset": ([_P], ctypes.c_size_t),
+    "gguf_find_key": ([_P, _S], _I64),
     "gguf_find_tensor": ([_P, _S], _I64),
     "gguf_get_tensor_offset": ([_P, _I64], ctypes.c_size_t),
     "gguf_get_tensor_type": ([_P, _I64], ctypes.c_int),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import ModelError
-from .library import llama, take_errors
+from .library import ggml, gguf_params, llama, take_errors
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1
@@ -135,3 +135,14 @@ def check_is_gguf(path: Path) -> Path:
     if magic != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
     return path
+
+
+def has_key(path: Path, key: str) -> bool:
+    """Whether the metadata of a GGUF file has ``key``. Raises ModelError."""
+    contents = ggml("gguf_init_from_file")(str(check_is_gguf(path)).encode(), gguf_params())
+    if not contents:
+        raise ModelError(f"{path} is damaged or cut off: {take_errors() or 'llama.cpp gave no reason'}")
+    try:
+        return bool(ggml("gguf_find_key")(contents, key.encode()) >= 0)
+    finally:
+        ggml("gguf_free")(contents)

@@ -137,6 +137,8 @@ def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
         writer.write_tensors_to_file()
         writer.close()
         os.replace(unfinished, path)
+    except OSError as error:
+        raise LookaheadError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

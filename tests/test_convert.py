@@ -16,6 +16,7 @@ from safetensors.numpy import save, save_file
 
 from pass_edge import LookaheadError, read_sidecar
 from pass_edge.convert.checkpoint import convert, read_embeddings
+from pass_edge.convert.inspection import inspect
 from pass_edge.lookahead import Base
 
 D, V = 64, 12  # the tiny model's
@@ -125,6 +126,32 @@ def test_an_output_that_exists_is_kept_unless_allowed(tiny_path: Path, tmp_path:
     assert (tmp_path / "o.pass.gguf").read_text() == "precious"
     convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf", overwrite=True)
     assert len(read_sidecar(tmp_path / "o.pass.gguf")) == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_one_sentence_and_no_file(tiny_path: Path, tmp_path: Path) -> None:
+    save_file({"lookahead.weight": ROWS}, tmp_path / "c.safetensors")
+    (tmp_path / "o.pass.gguf.unfinished").symlink_to("/dev/full")
+    with pytest.raises(LookaheadError, match="cannot be written: No space left"):
+        convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_inspect_tells_what_fits_and_why_not(tiny_path: Path, model_path: Path, tmp_path: Path) -> None:
+    save_file({"lookahead.weight": ROWS}, tmp_path / "c.safetensors")
+    sidecar = tmp_path / "o.pass.gguf"
+    convert(tmp_path / "c.safetensors", tiny_path, sidecar, training="by hand")
+    report = inspect([tiny_path, sidecar, model_path])
+    tiny, carried, default = report["files"]
+    assert (tiny["kind"], tiny["token_embeddings"], tiny["base"]["n_vocab"]) == ("model", "q8_0", V)
+    assert (carried["kind"], carried["count"], carried["training"]) == ("lookahead", 3, "by hand")
+    assert carried["base"] == tiny["base"]
+    assert default["lookahead"].endswith(".pass.gguf")
+    fits, differs = report["pairs"]
+    assert fits["fits"]
+    assert not fits["why"]
+    assert not differs["fits"]
+    assert "embedding width" in differs["why"][0]
 
 
 GOOD = save({"lookahead.weight": ROWS[:1], "x": np.ones((2, 2), np.float32)})
