@@ -452,10 +452,6 @@ def _examine_default_model(report: dict[str, Any]) -> None:
             "repacked_weights": engine.calibration.repack,
         }
         report["advice"] += engine.notes
-        if "Q4_1" in engine.model.description:
-            report["advice"].append(
-                "the model is Q4_1, a type without a kernel for several tokens; drafting gains more in Q4_0"
-            )
 
 
 @main.command()
