@@ -387,7 +387,7 @@ def piped_messages() -> Iterator[str]:
     return (_decoded(line).rstrip("\n") for line in sys.stdin.buffer)
 
 
-# -- doctor, convert, quantize and inspect -------------------------------------------------------------
+# -- doctor, convert, merge, quantize and inspect -----------------------------------------------------
 
 
 @main.command()
@@ -483,6 +483,32 @@ def convert(
 
 
 @main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("lookahead", type=click.Path(path_type=Path))
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The GGUF to write.")
+@click.option("--embedding-type", metavar="TYPE", help="Store the embedding matrix as f16, q8_0 …")
+@click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
+def merge(model: Path, lookahead: Path, output: Path, embedding_type: str | None, force: bool) -> None:
+    """Write MODEL and its LOOKAHEAD into one GGUF, to ship in an app.
+
+    Other llama.cpp programs run it as the plain model it was. It grows by a copy of the embedding matrix
+    if the model has no output head of its own; a sidecar beside the model costs nothing of the kind.
+
+    \b
+    pass-edge merge model.gguf model.pass.gguf -o merged.gguf
+    """
+    from pass_edge.convert.merge import merge as merge_files
+
+    with tensor_progress("merging") as progress:
+        warnings = merge_files(
+            model, lookahead, output, embedding_type=embedding_type, overwrite=force, progress=progress
+        )
+    for warning in warnings:
+        quiet(warning)
+    click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {model.stat().st_size / 2**20:.0f}")
+
+
+@main.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.argument("file_type", metavar="TYPE")
@@ -496,12 +522,10 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
     \b
     pass-edge quantize model.Q4_1.gguf model.Q4_0.gguf Q4_0
     """
-    from pass_edge.native.errors import SettingsError
+    from pass_edge.native.output import check_free, unfinished_path
     from pass_edge.native.quantize import quantize as quantize_model
-    from pass_edge.native.quantize import unfinished_path
 
-    if output.exists() and not force:
-        raise SettingsError(f"{output} exists; choose another name or allow it to be overwritten (--force)")
+    check_free(output, force)
     with tensor_progress("quantizing") as progress:
         run_beside(
             lambda: quantize_model(source, output, file_type, threads=threads or 0, progress=progress),

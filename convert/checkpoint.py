@@ -1,6 +1,6 @@
 """Trained lookahead embeddings as people save them, to the sidecar file that the runtime reads.
 
-Only safetensors are read: they hold numbers and nothing that runs. Where the embeddings are:
+Files are safetensors or torch's (tensor_files.py). Where the embeddings are:
 
 - an L × n_embd tensor with one of WELL_KNOWN's names, the one that is named, or the only one that fits;
 - the last L rows of a Hugging Face model's embedding matrix, to which L tokens were added
@@ -12,21 +12,19 @@ Only safetensors are read: they hold numbers and nothing that runs. Where the em
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - lets numpy, and so safetensors, know bfloat16
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from pass_edge.lookahead import MAX_COUNT, Base, Lookahead, write_sidecar
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
-from pass_edge.native.model import Model
+from pass_edge.native.output import check_free
+
+from .tensor_files import FLOATS, StoredTensor, stored_tensors
 
 WELL_KNOWN = (
     "lookahead.weight",
@@ -35,9 +33,9 @@ WELL_KNOWN = (
     "base_model.prompt_embeddings",
 )
 """Names of L × n_embd tensors, tried in this order."""
-_INDEX = "model.safetensors.index.json"
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 _ADAPTER = "adapter_config.json"
-_FLOATS = ("F32", "F16", "BF16")
 
 
 def convert(
@@ -50,16 +48,12 @@ def convert(
     acceptance: tuple[float, ...] = (),
     training: str = "",
 ) -> Lookahead:
-    """Write the lookahead embeddings in ``checkpoint``, a safetensors file or a directory of them, as a
-    sidecar for ``model``. ``tensor`` names them where that is not clear. F16 and BF16 become the same
-    numbers in F32. Raises LookaheadError, ModelError."""
-    output = Path(output)
-    if output.exists() and not overwrite:
-        raise LookaheadError(f"{output} exists; choose another name or allow it to be overwritten (--force)")
-    with Model(model) as base_model:
-        token_embeddings = TokenEmbeddings(base_model)
-        base = Base.of(base_model, token_embeddings)
-    embeddings = read_embeddings(Path(checkpoint), base, tensor, scale=token_embeddings.scale)
+    """Write the lookahead embeddings in ``checkpoint``, a file or a directory of them, as a sidecar for
+    ``model``. ``tensor`` names them where that is not clear. F16 and BF16 become the same numbers in F32.
+    Raises LookaheadError, ModelError, OutputError."""
+    check_free(output, overwrite)
+    base = Base.of(model)
+    embeddings = read_embeddings(Path(checkpoint), base, tensor, scale=TokenEmbeddings(model).scale)
     lookahead = Lookahead(embeddings, base, acceptance, training)
     write_sidecar(lookahead, output)
     return lookahead
@@ -71,15 +65,15 @@ def read_embeddings(
     """The (L, n_embd) lookahead embeddings for ``base`` in ``checkpoint``. Reads no other row.
     ``scale``: what the model multiplies rows of its embedding matrix by (√n_embd in Gemma), which
     those behind the vocabulary are, and embeddings of their own are not. Raises LookaheadError."""
-    found = _tensors(checkpoint)
+    found = [tensor for file in _files(checkpoint) for tensor in stored_tensors(file)]
     chosen = _named(found, tensor, checkpoint) if tensor else _choose(found, base, checkpoint)
     if len(chosen.shape) != 2 or chosen.shape[1] != base.n_embd:
         raise LookaheadError(
             f"{checkpoint}: {chosen.name} is {chosen.size}; {base.name} takes embeddings {base.n_embd} wide"
         )
-    if chosen.dtype not in _FLOATS:
+    if chosen.dtype not in FLOATS:
         raise LookaheadError(
-            f"{checkpoint}: {chosen.name} is {chosen.dtype}; {', '.join(_FLOATS)} can be read"
+            f"{checkpoint}: {chosen.name} is {chosen.dtype}; {', '.join(FLOATS)} can be read"
         )
     first = base.n_vocab if chosen.shape[0] > base.n_vocab else 0
     count = chosen.shape[0] - first
@@ -87,26 +81,8 @@ def read_embeddings(
         raise LookaheadError(
             f"{checkpoint}: {chosen.name} has {count} rows for lookahead; it may have 1 to {MAX_COUNT}"
         )
-    rows = _rows(chosen, first)
+    rows = chosen.read(first)
     return rows * np.float32(scale) if first else rows
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor in a file, not read yet."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
-
-    @property
-    def size(self) -> str:
-        return " × ".join(map(str, self.shape)) or "a single number"
-
-
-def _tensors(checkpoint: Path) -> list[_Tensor]:
-    return [tensor for file in _files(checkpoint) for tensor in _tensors_of(file)]
 
 
 def _files(checkpoint: Path) -> Sequence[Path]:
@@ -114,18 +90,27 @@ def _files(checkpoint: Path) -> Sequence[Path]:
         if not checkpoint.is_dir():
             return [checkpoint]
         _check_adapter(checkpoint / _ADAPTER)
-        index = checkpoint / _INDEX
-        if index.exists():
-            names = sorted(set(_json(index).get("weight_map", {}).values()))
-        else:
-            names = sorted(file.name for file in checkpoint.glob("*.safetensors"))
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise LookaheadError(f"{index} names files outside its directory")
+        index = next((checkpoint / name for name in _INDEXES if (checkpoint / name).exists()), None)
+        names = _indexed(index) if index else _found(checkpoint)
     except OSError as error:
         raise LookaheadError(f"{checkpoint} cannot be read: {error.strerror}") from error
     if not names:
-        raise LookaheadError(f"{checkpoint} holds no safetensors file")
+        raise LookaheadError(f"{checkpoint} holds no safetensors file, nor one of torch's")
     return [checkpoint / name for name in names]
+
+
+def _indexed(index: Path) -> list[str]:
+    files = _json(index).get("weight_map", {})
+    names: list[Any] = list(files.values()) if isinstance(files, dict) else [None]
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise LookaheadError(f"{index} names files outside its directory")
+    return sorted(set(names))
+
+
+def _found(folder: Path) -> list[str]:
+    """The files of the first kind that the folder has: others may hold the same again."""
+    kinds = (sorted(file.name for file in folder.glob(pattern)) for pattern in _PATTERNS)
+    return next(filter(None, kinds), [])
 
 
 def _check_adapter(config: Path) -> None:
@@ -147,34 +132,14 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _tensors_of(path: Path) -> list[_Tensor]:
-    with _opened(path) as file:
-        parts = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 - not a dict
-        return [_Tensor(name, tuple(part.get_shape()), part.get_dtype(), path) for name, part in parts]
-
-
-def _rows(tensor: _Tensor, first: int) -> npt.NDArray[np.float32]:
-    with _opened(tensor.file) as file:
-        return np.asarray(file.get_slice(tensor.name)[first:], np.float32)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:  # its stubs leave their functions untyped
-    try:
-        with safe_open(path, "np") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise LookaheadError(f"{path} is no readable safetensors file: {error}") from error
-
-
-def _named(tensors: Sequence[_Tensor], name: str, checkpoint: Path) -> _Tensor:
+def _named(tensors: Sequence[StoredTensor], name: str, checkpoint: Path) -> StoredTensor:
     found = [tensor for tensor in tensors if tensor.name == name]
     if len(found) != 1:
         raise LookaheadError(f"{checkpoint} has {len(found) or 'no'} tensors {name!r}; {_list(tensors)}")
     return found[0]
 
 
-def _choose(tensors: Sequence[_Tensor], base: Base, checkpoint: Path) -> _Tensor:
+def _choose(tensors: Sequence[StoredTensor], base: Base, checkpoint: Path) -> StoredTensor:
     """A tensor of a well-known name, else the only one of a shape that lookahead embeddings have."""
     for name in WELL_KNOWN:
         known = [tensor for tensor in tensors if tensor.name == name]
@@ -198,6 +163,6 @@ def _choose(tensors: Sequence[_Tensor], base: Base, checkpoint: Path) -> _Tensor
     return fitting[0]
 
 
-def _list(tensors: Sequence[_Tensor]) -> str:
+def _list(tensors: Sequence[StoredTensor]) -> str:
     shown = ", ".join(f"{tensor.name} ({tensor.size})" for tensor in tensors[:6])
     return f"it holds {shown or 'nothing'}" + (f" and {len(tensors) - 6} more" if len(tensors) > 6 else "")

@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pass_edge.lookahead import Base, Keys, find_lookahead, read_sidecar
+from pass_edge.lookahead import Base, Keys, Lookahead, find_lookahead, read_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
-from pass_edge.native.model import Model, has_key
+from pass_edge.native.gguf_file import GgufFile
 
 Report = dict[str, Any]
 
 
 def inspect(paths: Sequence[Path]) -> Report:
     """``files``: a report on each of ``paths``, as JSON holds it; ``pairs``: for each model and each
-    lookahead among them whether they fit, and what speaks against it. Raises ModelError, LookaheadError."""
-    files = [_lookahead(path) if has_key(path, Keys.VERSION) else _model(path) for path in paths]
-    return {"files": files, "pairs": list(_pairs(files))}
+    lookahead among them whether they fit, and what speaks against it. Reads no weights but a lookahead's.
+    Raises ModelError, LookaheadError."""
+    files: list[Report] = []
+    models: list[tuple[Path, Base]] = []
+    lookaheads: list[tuple[Path, Lookahead]] = []
+    for path in paths:
+        with GgufFile(path) as file:
+            if file.get(Keys.TYPE) == "adapter":
+                lookaheads.append((path, read_lookahead(path)))
+                files.append(_lookahead(*lookaheads[-1]))
+            else:
+                models.append((path, Base.of(path)))
+                files.append(_model(file, models[-1][1]))
+    return {"files": files, "pairs": list(_pairs(models, lookaheads))}
 
 
-def _model(path: Path) -> Report:
-    with Model(path, gpu_layers=0, repack=False) as model:
-        embeddings = TokenEmbeddings(model)
-        base = Base.of(model, embeddings)
-        found = find_lookahead(path, base)
-        return {
-            "file": str(path),
-            "kind": "model",
-            "description": model.description,
-            "bytes": path.stat().st_size,
-            "context_length": model.n_ctx_train,
-            "token_embeddings": embeddings.type_name,
-            "can_roll_back": model.can_roll_back,
-            "chat_template": model.chat_template() is not None,
-            "base": asdict(base),
-            "lookahead": str(found) if found else None,
-        }
+def _model(file: GgufFile, base: Base) -> Report:
+    found = find_lookahead(file.path, base)
+    return {
+        "file": str(file.path),
+        "kind": "merged model" if found == file.path else "model",
+        "bytes": file.path.stat().st_size,
+        "parameters": sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
+        "context_length": file.get(f"{base.architecture}.context_length"),
+        "token_embeddings": TokenEmbeddings(file.path).type_name,
+        "chat_template": file.get("tokenizer.chat_template") is not None,
+        "base": asdict(base),
+        "lookahead": str(found) if found else None,
+    }
 
 
-def _lookahead(path: Path) -> Report:
-    lookahead = read_sidecar(path)
+def _lookahead(path: Path, lookahead: Lookahead) -> Report:
     return {
         "file": str(path),
         "kind": "lookahead",
@@ -55,12 +62,12 @@ def _lookahead(path: Path) -> Report:
     }
 
 
-def _pairs(files: Sequence[Report]) -> Iterator[Report]:
-    models, sidecars = ([file for file in files if file["kind"] == kind] for kind in ("model", "lookahead"))
-    for model, sidecar in itertools.product(models, sidecars):
+def _pairs(
+    models: Sequence[tuple[Path, Base]], lookaheads: Sequence[tuple[Path, Lookahead]]
+) -> Iterator[Report]:
+    for (model, base), (path, lookahead) in itertools.product(models, lookaheads):
         try:
-            warnings = read_sidecar(sidecar["file"]).matches(Base(**model["base"]))
-            fits = True
+            why, fits = lookahead.matches(base), True
         except LookaheadError as error:
-            warnings, fits = [str(error)], False
-        yield {"model": model["file"], "lookahead": sidecar["file"], "fits": fits, "why": warnings}
+            why, fits = [str(error)], False
+        yield {"model": str(model), "lookahead": str(path), "fits": fits, "why": why}

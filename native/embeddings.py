@@ -9,47 +9,41 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
-from .library import ggml, gguf_params
-from .model import Model
+from .gguf_file import GgufFile, type_traits
+from .library import GGML_TYPES, ggml
 
 # llama.cpp multiplies by sqrt(n_embd) for token ids but not for raw embeddings in these graphs
 # (src/models/gemma3.cpp and its relatives); every other graph treats both inputs alike.
 _SCALED_FOR_TOKEN_IDS_ONLY = {"gemma3", "gemma3n", "gemma4", "gemma-embedding"}
 _HASHED_BYTES = 1 << 20
+TOKEN_EMBEDDINGS = "token_embd.weight"
 
 
 class TokenEmbeddings:
     """``token_embd.weight`` of a model's file, mapped, not loaded: memory is that of the rows asked for."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, path: str | Path) -> None:
         """Raises ModelError if the file holds no token embeddings (a later part of a split model)."""
-        contents = ggml("gguf_init_from_file")(str(model.path).encode(), gguf_params())
-        if not contents:
-            raise ModelError(f"{model.path} cannot be read as GGUF")
-        try:
-            index = ggml("gguf_find_tensor")(contents, b"token_embd.weight")
-            if index < 0:
-                raise ModelError(f"{model.path} holds no token_embd.weight; is it part of a split model?")
-            start = ggml("gguf_get_data_offset")(contents) + ggml("gguf_get_tensor_offset")(contents, index)
-            size = ggml("gguf_get_tensor_size")(contents, index)
-            traits = ggml("ggml_get_type_traits")(ggml("gguf_get_tensor_type")(contents, index)).contents
-        finally:
-            ggml("gguf_free")(contents)
-        self.type_name: str = traits.name.decode()
-        self.width = model.n_embd
+        with GgufFile(path) as file:
+            architecture, tensor = file.get("general.architecture"), file.tensors.get(TOKEN_EMBEDDINGS)
+        if tensor is None:
+            raise ModelError(f"{path} holds no {TOKEN_EMBEDDINGS}; is it part of a split model?")
+        traits = type_traits(tensor.code)
+        self.type_name = tensor.type_name
+        self.width = tensor.shape[-1]
         self._is_f32 = self.type_name == "f32"
         self._to_float = traits.to_float
         self._bytes_a_row = self.width // traits.block_size * traits.type_size
-        self._rows = np.memmap(
-            model.path, np.uint8, "r", start, (size // self._bytes_a_row, self._bytes_a_row)
-        )
+        shape = tensor.size // self._bytes_a_row, self._bytes_a_row
+        self._rows = np.memmap(path, np.uint8, "r", tensor.offset, shape)
         self._first_row = self._rows.ctypes.data
-        scaled = model.architecture in _SCALED_FOR_TOKEN_IDS_ONLY
+        scaled = architecture in _SCALED_FOR_TOKEN_IDS_ONLY
         self.scale = np.float32(math.sqrt(self.width)) if scaled else np.float32(1)
 
     def rows(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -67,3 +61,19 @@ class TokenEmbeddings:
         """SHA-256 over type, shape and the first MiB of the matrix: tells quantizations and models apart."""
         start = self._rows.reshape(-1)[:_HASHED_BYTES].tobytes()
         return hashlib.sha256(f"{self.type_name} {self._rows.shape}\n".encode() + start).hexdigest()
+
+
+def encode_rows(rows: npt.NDArray[np.float32], type_name: str) -> npt.NDArray[np.uint8]:
+    """``rows`` (n, n_embd) as ggml stores them in the tensor type ``type_name``: (n, bytes a row) uint8.
+    Raises ModelError for types without an encoder, or that do not divide the width."""
+    code = GGML_TYPES.get(type_name.lower())
+    if code is None:
+        raise ModelError(f"rows cannot be encoded as {type_name}; types that can: {', '.join(GGML_TYPES)}")
+    traits, (count, width) = type_traits(code), rows.shape
+    if width % traits.block_size:
+        raise ModelError(f"{type_name} takes rows of a multiple of {traits.block_size}, not of {width}")
+    source = np.ascontiguousarray(rows, np.float32)
+    out = np.empty((count, width // traits.block_size * traits.type_size), np.uint8)
+    pointers = ctypes.c_void_p(source.ctypes.data), ctypes.c_void_p(out.ctypes.data)
+    ggml("ggml_quantize_chunk")(code, *pointers, 0, count, width, None)
+    return out

@@ -27,3 +27,7 @@ class LookaheadError(PassEdgeError):
 
 class SettingsError(PassEdgeError):
     """A setting (sampling value, schedule, chat file …) is out of its range or unreadable."""
+
+
+class OutputError(PassEdgeError):
+    """A file cannot be written: it exists, the disk is full, the folder is not there."""

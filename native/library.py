@@ -82,26 +82,53 @@ class TypeTraits(ctypes.Structure):
     ]
 
 
-_P, _S, _I64 = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64
+class _ArenaParams(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
+
+
+_P, _S, _I64, _SIZE = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_size_t
 _GGML_FUNCTIONS = {
     "ggml_get_type_traits": ([ctypes.c_int], ctypes.POINTER(TypeTraits)),
-    "ggml_backend_dev_count": ([], ctypes.c_size_t),
-    "ggml_backend_dev_get": ([ctypes.c_size_t], _P),
+    "ggml_backend_dev_count": ([], _SIZE),
+    "ggml_backend_dev_get": ([_SIZE], _P),
     "ggml_backend_dev_name": ([_P], _S),
     "ggml_backend_dev_description": ([_P], _S),
     "ggml_backend_dev_type": ([_P], ctypes.c_int),
-    "ggml_backend_dev_memory": (
-        [_P, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)],
-        None,
-    ),
+    "ggml_backend_dev_memory": ([_P, ctypes.POINTER(_SIZE), ctypes.POINTER(_SIZE)], None),
+    "ggml_init": ([_ArenaParams], _P),
+    "ggml_free": ([_P], None),
+    "ggml_tensor_overhead": ([], _SIZE),
+    "ggml_new_tensor": ([_P, ctypes.c_int, ctypes.c_int, ctypes.POINTER(_I64)], _P),
+    "ggml_set_name": ([_P, _S], _P),
+    "ggml_quantize_chunk": ([ctypes.c_int, _P, _P, _I64, _I64, _I64, _P], _SIZE),
+    "gguf_init_empty": ([], _P),
     "gguf_init_from_file": ([_S, _GgufParams], _P),
     "gguf_free": ([_P], None),
-    "gguf_get_data_offset": ([_P], ctypes.c_size_t),
+    "gguf_get_data_offset": ([_P], _SIZE),
+    "gguf_get_meta_size": ([_P], _SIZE),
+    "gguf_get_meta_data": ([_P, _P], None),
+    "gguf_get_n_kv": ([_P], _I64),
     "gguf_find_key": ([_P, _S], _I64),
-    "gguf_find_tensor": ([_P, _S], _I64),
-    "gguf_get_tensor_offset": ([_P, _I64], ctypes.c_size_t),
+    "gguf_get_kv_type": ([_P, _I64], ctypes.c_int),
+    "gguf_get_arr_type": ([_P, _I64], ctypes.c_int),
+    "gguf_get_arr_n": ([_P, _I64], _SIZE),
+    "gguf_get_arr_data": ([_P, _I64], _P),
+    "gguf_get_arr_str": ([_P, _I64, _SIZE], _S),
+    "gguf_get_val_data": ([_P, _I64], _P),
+    "gguf_get_val_str": ([_P, _I64], _S),
+    "gguf_remove_key": ([_P, _S], _I64),
+    "gguf_set_kv": ([_P, _P], None),
+    "gguf_set_val_u32": ([_P, _S, ctypes.c_uint32], None),
+    "gguf_set_val_str": ([_P, _S, _S], None),
+    "gguf_set_arr_data": ([_P, _S, ctypes.c_int, _P, _SIZE], None),
+    "gguf_set_arr_str": ([_P, _S, ctypes.POINTER(_S), _SIZE], None),
+    "gguf_add_tensor": ([_P, _P], None),
+    "gguf_get_n_tensors": ([_P], _I64),
+    "gguf_get_tensor_name": ([_P, _I64], _S),
+    "gguf_get_tensor_ne": ([_P, _I64], ctypes.POINTER(_I64)),
+    "gguf_get_tensor_offset": ([_P, _I64], _SIZE),
     "gguf_get_tensor_type": ([_P, _I64], ctypes.c_int),
-    "gguf_get_tensor_size": ([_P, _I64], ctypes.c_size_t),
+    "gguf_get_tensor_size": ([_P, _I64], _SIZE),
 }
 
 
@@ -117,3 +144,8 @@ def ggml(name: str) -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 def gguf_params() -> _GgufParams:
     """Open a GGUF file for its table of contents only."""
     return _GgufParams(no_alloc=True, ctx=None)
+
+
+def arena_params(size: int) -> _ArenaParams:
+    """A ggml context of ``size`` bytes for descriptions of tensors, without their data."""
+    return _ArenaParams(size=size, buffer=None, no_alloc=True)

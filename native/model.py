@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import ModelError
-from .library import ggml, gguf_params, llama, take_errors
+from .library import llama, take_errors
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1
@@ -137,12 +137,12 @@ def check_is_gguf(path: Path) -> Path:
     return path
 
 
-def has_key(path: Path, key: str) -> bool:
-    """Whether the metadata of a GGUF file has ``key``. Raises ModelError."""
-    contents = ggml("gguf_init_from_file")(str(check_is_gguf(path)).encode(), gguf_params())
-    if not contents:
-        raise ModelError(f"{path} is damaged or cut off: {take_errors() or 'llama.cpp gave no reason'}")
-    try:
-        return bool(ggml("gguf_find_key")(contents, key.encode()) >= 0)
-    finally:
-        ggml("gguf_free")(contents)
+def check_loads(path: Path) -> None:
+    """Raises ModelError if llama.cpp would refuse to load ``path``. Reads no weights."""
+    params = llama.llama_model_default_params()
+    params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0  # maps nothing either
+    take_errors()
+    handle = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not handle:
+        raise ModelError(f"llama.cpp cannot load this model so: {take_errors()}")
+    llama.llama_model_free(handle)

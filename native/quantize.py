@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from .errors import LibraryError, SettingsError
 from .library import llama, log, take_errors
 from .model import check_is_gguf
+from .output import written_whole
 
 FILE_TYPES = {
     "F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
@@ -32,7 +32,8 @@ def quantize(
 ) -> None:
     """Write ``source`` to ``target`` as ``file_type`` (``"Q4_K_M"`` …); quantized sources are allowed,
     at a loss. ``target`` appears only once it is whole. ``progress`` is told how many tensors of how
-    many were reached. Raises ModelError, SettingsError, LibraryError.
+    many were reached. Raises ModelError, SettingsError, LibraryError,
+    OutputError.
     """
     check_is_gguf(Path(source))
     if file_type.upper() not in FILE_TYPES:
@@ -41,23 +42,13 @@ def quantize(
     params.ftype = FILE_TYPES[file_type.upper()]
     params.nthread = threads
     params.allow_requantize = True
-    unfinished = unfinished_path(target)
     take_errors()
-    try:
-        with _watched(progress):
-            status = llama.llama_model_quantize(
-                str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
-            )
+    with written_whole(target) as unfinished, _watched(progress):
+        status = llama.llama_model_quantize(
+            str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
+        )
         if status != 0:
             raise LibraryError(f"{source} cannot be quantized to {file_type}: {take_errors()}")
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def unfinished_path(target: str | Path) -> Path:
-    """Where ``target`` is written until it is whole."""
-    return Path(f"{target}.unfinished")
 
 
 class _Watcher(logging.Handler):

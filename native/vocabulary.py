@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -61,14 +60,6 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self._handle, token))
-
-    def fingerprint(self) -> str:
-        """SHA-256 over every token's text in order: equal for equal tokenizers, whatever the weights."""
-        if not self.has_text:  # llama.cpp aborts when asked for the text of such tokens
-            return hashlib.sha256(b"%d tokens without text" % self.size).hexdigest()
-        text = llama.llama_vocab_get_text
-        joined = b"\n".join(text(self._handle, token) or b"" for token in range(self.size))
-        return hashlib.sha256(joined).hexdigest()
 
 
 class Detokenizer:

@@ -10,13 +10,14 @@ from pass_edge.native.errors import (
     LibraryError,
     LookaheadError,
     ModelError,
+    OutputError,
     PassEdgeError,
     SettingsError,
 )
 
 from .engine import Engine
 from .generation import Generation
-from .lookahead import Lookahead, read_sidecar, write_sidecar
+from .lookahead import Lookahead, read_lookahead, write_sidecar
 from .sampling import Sampling
 from .settings import Settings
 from .stats import Stats
@@ -30,11 +31,12 @@ __all__ = [
     "Lookahead",
     "LookaheadError",
     "ModelError",
+    "OutputError",
     "PassEdgeError",
     "Sampling",
     "Settings",
     "SettingsError",
     "Stats",
-    "read_sidecar",
+    "read_lookahead",
     "write_sidecar",
 ]

@@ -125,7 +125,7 @@ class _Trial:
     def embeddings_are_exact(self) -> bool:
         """Whether an embedding row gives the bits of its token."""
         try:
-            rows = TokenEmbeddings(self._context.model).rows(self._tokens[:1])
+            rows = TokenEmbeddings(self._context.model.path).rows(self._tokens[:1])
         except ModelError:
             return False
         self._context.remove(0, self._depth)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.output import written_whole
 
 FORMAT = "pass-edge-chat"
 ROLES = ("system", "user", "assistant")
@@ -36,17 +36,10 @@ class Conversation:
         self.turns.pop()
 
     def save(self, path: str | Path) -> None:
-        """Write all messages as JSON; the file appears only once it is whole. Raises SettingsError."""
-        unfinished = Path(f"{path}.unfinished")
-        try:
-            unfinished.write_text(
-                json.dumps({"format": FORMAT, "messages": self.messages}, ensure_ascii=False, indent=1),
-                encoding="utf-8",
-            )
-            os.replace(unfinished, path)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise SettingsError(f"the chat cannot be saved to {path}: {error.strerror}") from error
+        """Write all messages as JSON; the file appears only once it is whole. Raises OutputError."""
+        content = json.dumps({"format": FORMAT, "messages": self.messages}, ensure_ascii=False, indent=1)
+        with written_whole(path) as unfinished:
+            unfinished.write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Conversation:

@@ -18,7 +18,7 @@ from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
 from .generation import Generation
-from .lookahead import Base, Lookahead, find_lookahead, read_sidecar
+from .lookahead import Base, Lookahead, find_lookahead, read_lookahead
 from .sampling import Sampler, Sampling
 from .schedules import SCHEDULES, rows_needed
 from .session import SPARE_CELLS, Inputs, Session
@@ -31,9 +31,9 @@ DEFAULT_CONTEXT = 4096
 class Engine:
     """A model ready to generate. Close it, or use it as a context manager. Not thread-safe.
 
-    Attributes: ``model``; ``settings``; ``lookahead`` (None: nothing is drafted); ``schedule``, the one
-    in force; ``calibration``; ``notes``: what a user should know, such as why nothing is drafted;
-    ``session``; ``context_size`` in tokens.
+    Attributes: ``model``; ``base``, what its file tells of it; ``settings``; ``lookahead`` (None: nothing
+    is drafted); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
+    know, such as why nothing is drafted; ``session``; ``context_size`` in tokens.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Engine:
         self.settings = settings or Settings()
         self.notes: list[str] = []
         path = check_is_gguf(Path(model))
+        self.base = Base.of(path)
         self.calibration = calibrate(path, self.settings, note)
         self.model = Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
         try:
@@ -65,7 +66,8 @@ class Engine:
         self.session = Session(
             self._context,
             SCHEDULES[self.schedule],
-            Inputs(TokenEmbeddings(self.model), self.lookahead.embeddings) if self.lookahead else None,
+            Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead else None,
+            n_vocab=self.base.n_vocab,
             group=self._group,
             rule=self.settings.verify,
         )
@@ -125,24 +127,23 @@ class Engine:
                 f"the prompt has {len(ids)} tokens and the context holds {self.context_size}; "
                 "shorten it or raise --ctx-size"
             )
-        if not all(0 <= token < self.model.n_vocab for token in ids):
-            raise SettingsError(f"a token id is outside the vocabulary of {self.model.n_vocab}")
+        if not all(0 <= token < self.base.n_vocab for token in ids):
+            raise SettingsError(f"a token id is outside the vocabulary of {self.base.n_vocab}")
 
     # -- setting up -------------------------------------------------------------------------------
 
     def _find_lookahead(self, wanted: str | Path | Lookahead | None) -> Lookahead | None:
         if wanted is None or self.settings.schedule == "plain":
             return None
-        base = Base.of(self.model, TokenEmbeddings(self.model))
         if wanted == AUTO:
-            wanted = find_lookahead(self.model.path, base)
+            wanted = find_lookahead(self.model.path, self.base)
             if wanted is None:
                 self.notes.append(
                     "no lookahead file fits this model, so it decodes plainly; give one with --lookahead"
                 )
                 return None
-        lookahead = wanted if isinstance(wanted, Lookahead) else read_sidecar(wanted)
-        self.notes += lookahead.matches(base)
+        lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
+        self.notes += lookahead.matches(self.base)
         return lookahead
 
     def _choose_schedule(self) -> tuple[str, int]:

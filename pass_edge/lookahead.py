@@ -1,32 +1,41 @@
-"""The lookahead of a model and its sidecar file: reading, writing, and whether it fits a model.
+"""The lookahead of a model: its files, reading, writing, and whether it fits a model.
 
-The format is described in docs/design.md; its keys and limits stand in the table below, which both
-reader and writer use.
+It stands in a sidecar of its own, or in the model's file, *merged*. The format is described in
+docs/format.md; its keys and limits stand in the table below, which all readers and writers use.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
-from pass_edge.native.model import Model, check_is_gguf
+from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, write_gguf
+from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.output import written_whole
 
 FORMAT_VERSION = 1
-MAX_COUNT, MAX_WIDTH, MAX_FILE_SIZE = 64, 1 << 16, 1 << 28
+MAX_COUNT, MAX_WIDTH = 64, 1 << 16
 WEIGHT = "pass.lookahead.weight"
+
+T = TypeVar("T")
 
 
 class Keys:
-    """GGUF keys of a sidecar; ``general.type`` and ``general.architecture`` stand beside them."""
+    """GGUF keys of a lookahead, in a sidecar or merged."""
+
+    TYPE = "general.type"
+    ARCHITECTURE = "general.architecture"
+    NAME = "general.name"
+    TOKENS = "tokenizer.ggml.tokens"
 
     VERSION = "pass.format_version"
     COUNT = "pass.lookahead.count"
@@ -53,13 +62,28 @@ class Base:
     embeddings_sha256: str
 
     @classmethod
-    def of(cls, model: Model, embeddings: TokenEmbeddings) -> Base:
+    def of(cls, path: str | Path) -> Base:
+        """The model in ``path``; of a merged file, the model that the lookahead was merged into.
+        Raises ModelError, LookaheadError."""
+        with GgufFile(path) as file:
+            if _is_merged(file):
+                return _base(file)
+            architecture = _required(file, Keys.ARCHITECTURE, str)
+            tokens = file.get(Keys.TOKENS)
+            if not isinstance(tokens, list):  # a model without text: only how many there are
+                size = _required(file, f"{architecture}.vocab_size", int)
+                tokens = []
+                digest = hashlib.sha256(b"%d tokens without text" % size)
+            else:
+                size, digest = len(tokens), hashlib.sha256(b"\n".join(tokens))
+            name = file.get(Keys.NAME)
+        embeddings = TokenEmbeddings(path)
         return cls(
-            architecture=model.architecture,
-            name=model.metadata("general.name") or model.path.stem,
-            n_embd=model.n_embd,
-            n_vocab=model.n_vocab,
-            tokenizer_sha256=model.vocabulary.fingerprint(),
+            architecture=architecture,
+            name=name if isinstance(name, str) else Path(path).stem,
+            n_embd=embeddings.width,
+            n_vocab=size,
+            tokenizer_sha256=digest.hexdigest(),
             embeddings_sha256=embeddings.fingerprint(),
         )
 
@@ -111,95 +135,102 @@ def _short(value: object) -> str:
 
 
 def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
-    """Write ``lookahead`` to ``path``; the file appears only once it is whole. Raises LookaheadError."""
-    from gguf import GGUFWriter
-
+    """Write ``lookahead`` to ``path``; the file appears only once it is whole. Raises LookaheadError,
+    OutputError."""
     _check_embeddings(lookahead.embeddings, path)
-    base, unfinished = lookahead.base, Path(f"{path}.unfinished")
-    writer = GGUFWriter(unfinished, base.architecture)
-    writer.add_type("adapter")
-    writer.add_uint32(Keys.VERSION, FORMAT_VERSION)
-    writer.add_uint32(Keys.COUNT, len(lookahead))
-    writer.add_uint32(Keys.WIDTH, base.n_embd)
-    writer.add_uint32(Keys.PREFIX, 0)
-    writer.add_uint32(Keys.HEAD, 0)
-    writer.add_string(Keys.BASE_NAME, base.name)
-    writer.add_uint32(Keys.BASE_VOCABULARY, base.n_vocab)
-    writer.add_string(Keys.BASE_TOKENIZER, base.tokenizer_sha256)
-    writer.add_string(Keys.BASE_EMBEDDINGS, base.embeddings_sha256)
+    weight = np.ascontiguousarray(lookahead.embeddings, np.float32)
+    tensor = NewTensor(WEIGHT, GGML_TYPES["f32"], weight.shape, lambda: [weight])
+    head = {Keys.TYPE: "adapter", Keys.ARCHITECTURE: lookahead.base.architecture}
+    with written_whole(path) as unfinished:
+        write_gguf(unfinished, head | lookahead_metadata(lookahead), [tensor])
+
+
+def lookahead_metadata(lookahead: Lookahead) -> dict[str, Value]:
+    """All that is told of ``lookahead`` beside its numbers."""
+    base = lookahead.base
+    metadata: dict[str, Value] = {
+        Keys.VERSION: FORMAT_VERSION,
+        Keys.COUNT: len(lookahead),
+        Keys.WIDTH: base.n_embd,
+        Keys.PREFIX: 0,
+        Keys.HEAD: 0,
+        Keys.BASE_NAME: base.name,
+        Keys.BASE_VOCABULARY: base.n_vocab,
+        Keys.BASE_TOKENIZER: base.tokenizer_sha256,
+        Keys.BASE_EMBEDDINGS: base.embeddings_sha256,
+        Keys.TRAINING: lookahead.training,
+    }
     if lookahead.acceptance:
-        writer.add_array(Keys.ACCEPTANCE, [float(share) for share in lookahead.acceptance])
-    writer.add_string(Keys.TRAINING, lookahead.training)
-    writer.add_tensor(WEIGHT, lookahead.embeddings)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise LookaheadError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        metadata[Keys.ACCEPTANCE] = np.array(lookahead.acceptance, np.float32)
+    return metadata
 
 
-def read_sidecar(path: str | Path) -> Lookahead:
-    """The lookahead in ``path``. Raises LookaheadError (damaged, incomplete, absurd) or ModelError
-    (not a GGUF file)."""
-    path = check_is_gguf(Path(path))
-    if path.stat().st_size > MAX_FILE_SIZE:
-        raise LookaheadError(f"{path} is larger than any lookahead file; is it a model?")
-    fields, tensors = _contents(path)
-    if fields.get("general.type") != "adapter" or Keys.VERSION not in fields:
-        raise LookaheadError(f"{path} is a GGUF file but holds no lookahead")
-    if fields[Keys.VERSION] != FORMAT_VERSION:
-        raise LookaheadError(
-            f"{path} has format version {fields[Keys.VERSION]}; this program reads {FORMAT_VERSION}"
+def read_lookahead(path: str | Path) -> Lookahead:
+    """The lookahead in ``path``, a sidecar or a merged model. Raises LookaheadError (incomplete, absurd)
+    or ModelError (not a GGUF file, damaged)."""
+    with GgufFile(path) as file:
+        if file.get(Keys.VERSION) is None:
+            raise LookaheadError(f"{path} is a GGUF file but holds no lookahead")
+        if file.get(Keys.VERSION) != FORMAT_VERSION:
+            raise LookaheadError(
+                f"{path} has format version {file.get(Keys.VERSION)}; this program reads {FORMAT_VERSION}"
+            )
+        shape = _required(file, Keys.COUNT, int), _required(file, Keys.WIDTH, int)
+        embeddings = _weight(file, shape)
+        _check_embeddings(embeddings, path)
+        acceptance, training = file.get(Keys.ACCEPTANCE), file.get(Keys.TRAINING)
+        return Lookahead(
+            embeddings,
+            _base(file),
+            tuple(acceptance.tolist()) if isinstance(acceptance, np.ndarray) else (),
+            training if isinstance(training, str) else "",
         )
-    get = _required(fields, path)
-    embeddings = tensors.get(WEIGHT)
-    if embeddings is None:
-        raise LookaheadError(f"{path} has no tensor {WEIGHT}")
-    _check_embeddings(embeddings, path)
-    if embeddings.shape != (get(Keys.COUNT, int), get(Keys.WIDTH, int)):
-        raise LookaheadError(
-            f"{path}: {WEIGHT} is {embeddings.shape[0]} × {embeddings.shape[1]}, but the file says "
-            f"{fields[Keys.COUNT]} × {fields[Keys.WIDTH]}"
-        )
-    base = Base(
-        architecture=get("general.architecture", str),
-        name=get(Keys.BASE_NAME, str),
-        n_embd=get(Keys.WIDTH, int),
-        n_vocab=get(Keys.BASE_VOCABULARY, int),
-        tokenizer_sha256=get(Keys.BASE_TOKENIZER, str),
-        embeddings_sha256=get(Keys.BASE_EMBEDDINGS, str),
+
+
+def is_merged(path: str | Path) -> bool:
+    """Whether ``path`` is a model with its lookahead inside. Raises ModelError."""
+    with GgufFile(path) as file:
+        return _is_merged(file)
+
+
+def _is_merged(file: GgufFile) -> bool:
+    return file.get(Keys.VERSION) is not None and file.get(Keys.TYPE) != "adapter"
+
+
+def _base(file: GgufFile) -> Base:
+    return Base(
+        architecture=_required(file, Keys.ARCHITECTURE, str),
+        name=_required(file, Keys.BASE_NAME, str),
+        n_embd=_required(file, Keys.WIDTH, int),
+        n_vocab=_required(file, Keys.BASE_VOCABULARY, int),
+        tokenizer_sha256=_required(file, Keys.BASE_TOKENIZER, str),
+        embeddings_sha256=_required(file, Keys.BASE_EMBEDDINGS, str),
     )
-    return Lookahead(embeddings, base, tuple(fields.get(Keys.ACCEPTANCE, ())), fields.get(Keys.TRAINING, ""))
 
 
-def _contents(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
-    from gguf import GGMLQuantizationType, GGUFReader
+def _weight(file: GgufFile, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """The embeddings: a tensor in a sidecar; an array in a merged model, where llama.cpp takes no
+    tensor that it does not know."""
+    tensor, flat = file.tensors.get(WEIGHT), file.get(WEIGHT)
+    if tensor and tensor.type_name == "f32" and tensor.size <= 4 * MAX_COUNT * MAX_WIDTH:
+        flat = np.frombuffer(b"".join(bytes(chunk) for chunk in file.chunks(tensor)), np.float32)
+    if not isinstance(flat, np.ndarray) or flat.dtype != np.float32:
+        raise LookaheadError(f"{file.path} has no {WEIGHT} in F32")
+    stored = tensor.shape if tensor else (flat.size // max(1, shape[1]), shape[1])
+    if stored != shape or flat.size != shape[0] * shape[1]:
+        raise LookaheadError(
+            f"{file.path}: {WEIGHT} is {stored[0]} × {stored[1]}, but the file says {shape[0]} × {shape[1]}"
+        )
+    return flat.reshape(shape)
 
-    try:
-        reader = GGUFReader(path)
-        fields = {key: field.contents() for key, field in reader.fields.items()}
-        tensors = {
-            t.name: np.array(t.data) for t in reader.tensors if t.tensor_type == GGMLQuantizationType.F32
-        }
-    except Exception as error:  # the reader meets damage with whatever its parsing trips over
-        raise LookaheadError(f"{path} is damaged or cut off ({type(error).__name__}: {error})") from error
-    return fields, tensors
 
-
-def _required(fields: dict[str, Any], path: Path) -> Callable[[str, type], Any]:
-    def get(key: str, kind: type) -> Any:
-        if key not in fields:
-            raise LookaheadError(f"{path} lacks the key {key}")
-        if not isinstance(fields[key], kind):
-            raise LookaheadError(f"{path}: {key} is {fields[key]!r}, not of type {kind.__name__}")
-        return fields[key]
-
-    return get
+def _required(file: GgufFile, key: str, kind: type[T]) -> T:
+    value: Any = file.get(key)
+    if value is None:
+        raise LookaheadError(f"{file.path} lacks the key {key}")
+    if not isinstance(value, kind):
+        raise LookaheadError(f"{file.path}: {key} is {value!r}, not of type {kind.__name__}")
+    return value
 
 
 def _check_embeddings(embeddings: npt.NDArray[np.float32], path: str | Path) -> None:
@@ -215,8 +246,10 @@ def _check_embeddings(embeddings: npt.NDArray[np.float32], path: str | Path) -> 
 
 
 def find_lookahead(model_path: Path, base: Base) -> Path | None:
-    """The sidecar to use when none is named: ``MODEL.pass.gguf`` beside the model, else a shipped one
-    that fits, else None."""
+    """The file to use when none is named: the model itself if one is merged into it, else
+    ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
+    if is_merged(model_path):
+        return model_path
     beside = model_path.with_suffix(".pass.gguf")
     if beside.exists():
         return beside
@@ -231,7 +264,7 @@ def shipped_sidecars() -> Iterator[Path]:
 
 def _fits(path: Path, base: Base) -> bool:
     try:
-        read_sidecar(path).matches(base)
+        read_lookahead(path).matches(base)
     except LookaheadError:
         return False
     return True

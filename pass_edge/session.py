@@ -66,14 +66,17 @@ class Session:
         schedule: Schedule,
         inputs: Inputs | None,
         *,
+        n_vocab: int | None = None,
         group: int = 0,
         rule: str = "sampling",
     ) -> None:
-        """``inputs`` is needed by schedules that use lookahead; ``group``: lookahead tokens at a node;
+        """``inputs`` is needed by schedules that use lookahead; ``n_vocab``: tokens that may be sampled,
+        if not all (those behind them are a merged file's lookahead); ``group``: lookahead tokens at a node;
         ``rule``: a name in verify.RULES."""
         self._context = context
         self._schedule = schedule
         self._inputs = inputs
+        self._n_vocab = n_vocab
         self._group = group
         self._rule = rule
         self._verify = RULES[rule]
@@ -154,7 +157,7 @@ class Session:
         else:
             assert self._inputs is not None, "lookahead tokens without lookahead embeddings"
             self._context.decode_embeddings(layout.rows, self._inputs.of(layout.inputs))
-        return self._context.logits(len(layout.rows))
+        return self._context.logits(len(layout.rows))[:, : self._n_vocab]
 
     def _history(self, sampler: Sampler, root: int) -> list[int]:
         length = sampler.history_length

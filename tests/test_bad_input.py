@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from gguf import GGUFWriter
 
-from pass_edge import Lookahead, read_sidecar, write_sidecar
+from pass_edge import Lookahead, read_lookahead, write_sidecar
 from pass_edge.cli import main
 from pass_edge.lookahead import shipped_sidecars
 
@@ -36,7 +36,7 @@ def test_a_model_that_is_none(tmp_path: Path, model_path: Path) -> None:
         ("missing", "no file"),
         ("empty", "is empty"),
         ("text", "not a GGUF file"),
-        ("cut", "cannot be loaded"),
+        ("cut", "damaged or cut off"),
     ):
         assert_refused(run("generate", "Hi", "--model", tmp_path / f"{name}.gguf"), name, word)
     assert_refused(run("generate", "Hi", "--model", tmp_path), "is a folder")
@@ -44,7 +44,7 @@ def test_a_model_that_is_none(tmp_path: Path, model_path: Path) -> None:
 
 @pytest.fixture
 def shipped() -> Lookahead:
-    return read_sidecar(next(iter(shipped_sidecars())))
+    return read_lookahead(next(iter(shipped_sidecars())))
 
 
 @pytest.mark.parametrize(

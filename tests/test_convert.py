@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pickle
 import struct
 import tempfile
 from pathlib import Path
@@ -10,11 +13,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from pass_edge import LookaheadError, read_sidecar
+from pass_edge import LookaheadError, OutputError, read_lookahead
 from pass_edge.convert.checkpoint import convert, read_embeddings
 from pass_edge.convert.inspection import inspect
 from pass_edge.lookahead import Base
@@ -31,7 +35,7 @@ def test_a_tensor_of_its_own(name: str, dtype: type, tiny_path: Path, tmp_path: 
     save_file({name: ROWS.astype(dtype), "other": np.ones((3, 5), np.float32)}, tmp_path / "c.safetensors")
     convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
     want = ROWS.astype(dtype).astype(np.float32)
-    assert read_sidecar(tmp_path / "o.pass.gguf").embeddings.tobytes() == want.tobytes()
+    assert read_lookahead(tmp_path / "o.pass.gguf").embeddings.tobytes() == want.tobytes()
 
 
 def model_directory(folder: Path, shards: int) -> Path:
@@ -68,6 +72,68 @@ def test_a_prompt_decoding_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"virtual_tokens_per_special_token": 2}')
     with pytest.raises(LookaheadError, match="only 1 can be converted"):
         read_embeddings(tmp_path, BASE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_torch_checkpoints(dtype: str, legacy: bool, tiny_path: Path, tmp_path: Path) -> None:
+    rows = torch.from_numpy(ROWS).to(getattr(torch, dtype))
+    want = rows.float().numpy().tobytes()
+    nested = {"step": 3, "model": {"lookahead.weight": torch.nn.Parameter(rows), "norm": torch.ones(5)}}
+    for content in (rows, {"whatever": rows}, nested, {"a": torch.zeros(D), "x": rows.T.contiguous().T}):
+        torch.save(content, tmp_path / "c.pt", _use_new_zipfile_serialization=not legacy)
+        convert(tmp_path / "c.pt", tiny_path, tmp_path / "o.pass.gguf", overwrite=True)
+        assert read_lookahead(tmp_path / "o.pass.gguf").embeddings.tobytes() == want
+
+
+def test_torch_directories(tmp_path: Path) -> None:
+    matrix = torch.from_numpy(np.concatenate([VOCABULARY, ROWS]))
+    torch.save({"model.embed_tokens.weight": matrix}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "training_args.bin").write_bytes(HOSTILE["runs code"])
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE, scale=np.float32(8)), 8 * ROWS)
+    # as github.com/hmarkc/parallel-prompt-decoding saves its prompt tokens, through PEFT
+    (tmp_path / "ppd").mkdir()
+    torch.save({"prompt_embeddings": torch.from_numpy(ROWS)}, tmp_path / "ppd" / "adapter_model.bin")
+    (tmp_path / "ppd" / "adapter_config.json").write_text('{"virtual_tokens_per_special_token": 1}')
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "ppd", BASE), ROWS)
+
+
+class Intruder:
+    """Its pickle runs a command when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch intruded",)
+
+
+def saved(content: object, **options: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+HOSTILE = {
+    "runs code": saved({"lookahead.weight": torch.ones(3, D), "x": Intruder()}),
+    "runs code, old form": saved(Intruder(), _use_new_zipfile_serialization=False),
+    "a bare pickle": pickle.dumps(Intruder()),
+    "truncated": saved({"lookahead.weight": torch.ones(3, D)})[:-100],
+    "an empty archive": b"PK\x05\x06" + bytes(18),
+    "sparse": saved({"lookahead.weight": torch.ones(3, D).to_sparse()}),
+    "no tensor": saved({"lookahead.weight": [1.0, 2.0]}),
+    "infinite": saved({"lookahead.weight": torch.full((3, D), torch.inf)}),
+    "a million million rows": saved({"lookahead.weight": torch.ones(1).expand(10**12, D)}),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_torch_file_is_one_sentence_and_runs_nothing(
+    content: bytes, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(LookaheadError) as caught:
+        convert(tmp_path / "c.pt", tiny_path, tmp_path / "o.pass.gguf")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
 def test_two_tensors_that_fit_need_a_name(tmp_path: Path) -> None:
@@ -121,18 +187,18 @@ def test_a_link_to_itself_and_an_index_that_points_elsewhere(tmp_path: Path) -> 
 def test_an_output_that_exists_is_kept_unless_allowed(tiny_path: Path, tmp_path: Path) -> None:
     save_file({"lookahead.weight": ROWS}, tmp_path / "c.safetensors")
     (tmp_path / "o.pass.gguf").write_text("precious")
-    with pytest.raises(LookaheadError, match="exists"):
+    with pytest.raises(OutputError, match="exists"):
         convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
     assert (tmp_path / "o.pass.gguf").read_text() == "precious"
     convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf", overwrite=True)
-    assert len(read_sidecar(tmp_path / "o.pass.gguf")) == 3
+    assert len(read_lookahead(tmp_path / "o.pass.gguf")) == 3
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 def test_a_full_disk_is_one_sentence_and_no_file(tiny_path: Path, tmp_path: Path) -> None:
     save_file({"lookahead.weight": ROWS}, tmp_path / "c.safetensors")
     (tmp_path / "o.pass.gguf.unfinished").symlink_to("/dev/full")
-    with pytest.raises(LookaheadError, match="cannot be written: No space left"):
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
         convert(tmp_path / "c.safetensors", tiny_path, tmp_path / "o.pass.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["c.safetensors"]
 

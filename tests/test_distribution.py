@@ -135,7 +135,7 @@ PROMPT = [1, 2, 3]
 def tiny_fused(tiny_path: Path) -> Iterator[Callable[[str], Session]]:
     settings = ContextSettings(cells=256, cache_type_k="q8_0", threads=1)
     with Model(tiny_path) as model, Context(model, settings) as context:
-        embeddings = TokenEmbeddings(model)
+        embeddings = TokenEmbeddings(model.path)
         # token rows as lookahead rows: drafts are then neither random nor always right
         inputs = Inputs(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
         yield lambda rule: Session(context, fused, inputs, group=2, rule=rule)

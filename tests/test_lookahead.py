@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pass_edge import Engine, Lookahead, LookaheadError, Settings, read_sidecar, write_sidecar
+from pass_edge import Engine, Lookahead, LookaheadError, Settings, read_lookahead, write_sidecar
 from pass_edge.convert.checkpoint import convert
 from pass_edge.lookahead import Base, find_lookahead, shipped_sidecars
-from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 
 BASE = Base("llama", "a model", 8, 100, "a" * 64, "b" * 64)
@@ -20,7 +19,7 @@ SOME = Lookahead(np.arange(24, dtype=np.float32).reshape(3, 8), BASE, (0.5, 0.25
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     write_sidecar(SOME, tmp_path / "x.pass.gguf")
-    back = read_sidecar(tmp_path / "x.pass.gguf")
+    back = read_lookahead(tmp_path / "x.pass.gguf")
     np.testing.assert_array_equal(back.embeddings, SOME.embeddings)
     assert (back.base, back.acceptance, back.training) == (SOME.base, SOME.acceptance, SOME.training)
     assert [p.name for p in tmp_path.iterdir()] == ["x.pass.gguf"]
@@ -36,9 +35,9 @@ def test_other_weights_are_a_warning_and_another_tokenizer_an_error() -> None:
 def test_the_shipped_lookahead_fits_the_default_model_in_every_quantization(model_path: Path) -> None:
     (shipped,) = shipped_sidecars()
     with Model(model_path) as model:
-        base = Base.of(model, TokenEmbeddings(model))
+        base = Base.of(model.path)
     assert find_lookahead(model_path, base) == shipped
-    assert read_sidecar(shipped).embeddings.shape == (4, 576)
+    assert read_lookahead(shipped).embeddings.shape == (4, 576)
 
 
 def test_a_checkpoint_becomes_a_sidecar_with_the_same_numbers(tiny_path: Path, tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_a_checkpoint_becomes_a_sidecar_with_the_same_numbers(tiny_path: Path, t
     numbers = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
     save_file({"lookahead.weight": numbers}, tmp_path / "trained.safetensors")
     convert(tmp_path / "trained.safetensors", tiny_path, tmp_path / "tiny.pass.gguf")
-    np.testing.assert_array_equal(read_sidecar(tmp_path / "tiny.pass.gguf").embeddings, numbers)
+    np.testing.assert_array_equal(read_lookahead(tmp_path / "tiny.pass.gguf").embeddings, numbers)
     with Engine(tiny_path, lookahead=tmp_path / "tiny.pass.gguf", settings=Settings(draft_max=3)) as engine:
         assert engine.schedule == "fused"
         assert len(engine.stream([1, 2], max_tokens=20).run().ids) == 20

@@ -54,7 +54,7 @@ def test_embedding_batches_give_the_bits_of_token_batches(
         context.decode_tokens(rows, tokens)
         by_tokens = context.logits(1).copy()
         context.clear()
-        context.decode_embeddings(rows, TokenEmbeddings(model).rows(tokens))
+        context.decode_embeddings(rows, TokenEmbeddings(model.path).rows(tokens))
         np.testing.assert_array_equal(context.logits(1), by_tokens)
 
 
@@ -72,7 +72,7 @@ def test_rows_of_every_common_type_are_those_that_llama_cpp_looks_up(file_type: 
     tokens = np.arange(40, dtype=np.int32)
     rows = dataclasses.replace(rows_of_sequence(0, 40), outputs=np.ones(40, np.bool_))
     with Model(tmp_path / "x.gguf") as model, Context(model, ContextSettings(cells=64)) as context:
-        embeddings = TokenEmbeddings(model)
+        embeddings = TokenEmbeddings(model.path)
         assert embeddings.type_name == EMBEDDING_TYPES[file_type]
         context.decode_tokens(rows, tokens)
         looked_up = context.logits(40).copy()

@@ -42,7 +42,7 @@ class Bench:
         self.model = Model(path)
         self.drafting = Context(self.model, ContextSettings(cells=cells, **CACHE))
         self.reference = Context(self.model, ContextSettings(cells=cells, **CACHE))
-        embeddings = TokenEmbeddings(self.model)
+        embeddings = TokenEmbeddings(self.model.path)
         lookahead = np.random.default_rng(1).standard_normal((N_LOOKAHEAD, self.model.n_embd))
         scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
         self.inputs = Inputs(embeddings, (lookahead * scale).astype(np.float32))

@@ -1,0 +1,175 @@
+"""One file of a model and its lookahead, which any llama.cpp program runs as the plain model it was.
+
+The vocabulary grows by *lookahead tokens*: token type unused, so no text is read as one. Their rows in the
+embedding matrix are the lookahead embeddings, encoded as the matrix is. Their rows in the output head, which
+a tied model thereby gets as a matrix of its own, are copies of the row of a token that the model has no use
+for: equal logits, and the lower id wins.
+
+The exact embeddings stand in the metadata beside the keys of docs/format.md: llama.cpp refuses tensors that
+it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pass_edge.lookahead import (
+    WEIGHT,
+    Base,
+    Keys,
+    Lookahead,
+    is_merged,
+    lookahead_metadata,
+    read_lookahead,
+)
+from pass_edge.native.embeddings import TOKEN_EMBEDDINGS, TokenEmbeddings, encode_rows
+from pass_edge.native.errors import LookaheadError, ModelError
+from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, Value, write_gguf
+from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.model import check_loads
+from pass_edge.native.output import check_free, written_whole
+
+OUTPUT_HEAD, OUTPUT_BIAS = "output.weight", "output.bias"
+# Repacked kernels take 8 or 16 rows at a time, and matrices of other sizes get slower ones that round
+# differently. Rows added in sixteens leave the kernel, and so the bits, of the rows before them alone.
+_ADDED_TOGETHER = 16
+_TYPES, _SCORES = "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # `llama.h`, `enum llama_token_type`
+_WORST_SCORE = -1e4
+_ROWS_AT_ONCE = 1024
+
+
+def merge(
+    model: str | Path,
+    lookahead: str | Path,
+    output: str | Path,
+    *,
+    embedding_type: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """Write ``model`` with ``lookahead`` inside to ``output``, and return warnings. All tensors but the
+    embedding matrix and the output head are copied byte for byte. ``embedding_type``, such as ``"f16"``,
+    stores the matrix in another type. ``progress`` is told how many tensors of how many are written.
+    Raises LookaheadError, ModelError, OutputError."""
+    check_free(output, overwrite)
+    if is_merged(model):
+        raise LookaheadError(f"{model} has its lookahead inside already; merge into the model it came from")
+    found = read_lookahead(lookahead)
+    warnings = found.matches(Base.of(model))
+    with GgufFile(model) as file:
+        if file.get("split.count"):
+            raise ModelError(f"{model} is part of a split model; join it first (llama-gguf-split --merge)")
+        added = -(-len(found) // _ADDED_TOGETHER) * _ADDED_TOGETHER
+        metadata = _vocabulary(file, found.base, added) | lookahead_metadata(found)
+        metadata[WEIGHT] = found.embeddings.reshape(-1)
+        tensors = _tensors(file, found, added, embedding_type)
+        with written_whole(output) as unfinished:
+            write_gguf(unfinished, metadata, tensors, like=file, progress=progress)
+            check_loads(unfinished)
+    return warnings
+
+
+def _vocabulary(file: GgufFile, base: Base, added: int) -> dict[str, Value]:
+    """The keys that tell of tokens, with the new ones behind."""
+    metadata: dict[str, Value] = {}
+    size_key = f"{base.architecture}.vocab_size"
+    if file.get(size_key) is not None:
+        metadata[size_key] = base.n_vocab + added
+    tokens = file.get(Keys.TOKENS)
+    if isinstance(tokens, list):
+        new = [b"<|pass_lookahead_%d|>" % i for i in range(added)]
+        if taken := set(new) & set(tokens):
+            raise ModelError(f"{file.path} has tokens named {min(taken).decode()} and the like already")
+        metadata[Keys.TOKENS] = tokens + new
+        metadata[_TYPES] = np.append(_token_types(file, base), np.full(added, _UNUSED, np.int32))
+        scores = file.get(_SCORES)
+        if isinstance(scores, np.ndarray):
+            metadata[_SCORES] = np.append(scores, np.full(added, _WORST_SCORE, scores.dtype))
+    return metadata
+
+
+def _token_types(file: GgufFile, base: Base) -> npt.NDArray[np.int32]:
+    types = file.get(_TYPES)
+    if types is None:
+        return np.full(base.n_vocab, _NORMAL, np.int32)
+    if not isinstance(types, np.ndarray) or len(types) != base.n_vocab:
+        raise ModelError(f"{file.path} has {base.n_vocab} tokens, but not as many token types")
+    return types.astype(np.int32)
+
+
+def _tensors(file: GgufFile, lookahead: Lookahead, added: int, embedding_type: str | None) -> list[NewTensor]:
+    base = lookahead.base
+    matrix = file.tensors[TOKEN_EMBEDDINGS]
+    head = file.tensors.get(OUTPUT_HEAD, matrix)
+    bias = file.tensors.get(OUTPUT_BIAS)
+    for tensor in (matrix, head):
+        if tensor.shape != (base.n_vocab, tensor.shape[-1]):
+            raise ModelError(f"{file.path}: {tensor.name} has not a row for each of {base.n_vocab} tokens")
+    row = _useless_token(file, base)
+    tensors = [
+        NewTensor(tensor.name, tensor.code, tensor.shape, partial(file.chunks, tensor))
+        for tensor in file.tensors.values()
+        if tensor.name not in (TOKEN_EMBEDDINGS, OUTPUT_HEAD, OUTPUT_BIAS)
+    ]
+    tensors.append(_embedding_matrix(file, lookahead, added, row, embedding_type or matrix.type_name))
+    shape = (base.n_vocab + added, head.shape[-1])
+    tensors.append(NewTensor(OUTPUT_HEAD, head.code, shape, partial(_grown, file, head, row, added)))
+    if bias:
+        column = replace(bias, shape=(base.n_vocab, 1))
+        grown = partial(_grown, file, column, row, added)
+        tensors.append(NewTensor(bias.name, bias.code, (1, base.n_vocab + added), grown))
+    return tensors
+
+
+def _useless_token(file: GgufFile, base: Base) -> int:
+    """A token that the model was trained never to say: unused or, failing that, a control token without
+    a role, or the last one."""
+    types = _token_types(file, base)
+    keys = ("bos", "eos", "eot", "eom", "unknown", "padding", "separator", "mask")
+    roles = [file.get(f"tokenizer.ggml.{key}_token_id") for key in keys]
+    for kind in (_UNUSED, _CONTROL):
+        candidates = [token for token in np.flatnonzero(types == kind).tolist() if token not in roles]
+        if candidates:
+            return int(candidates[-1])
+    return base.n_vocab - 1
+
+
+def _grown(file: GgufFile, tensor: Tensor, row: int, added: int) -> Iterator[Any]:
+    """The bytes of ``tensor``, and of ``row`` in it ``added`` times."""
+    yield from file.chunks(tensor)
+    size = tensor.size // tensor.shape[0]
+    copied = replace(tensor, offset=tensor.offset + row * size, size=size)
+    yield b"".join(bytes(chunk) for chunk in file.chunks(copied)) * added
+
+
+def _embedding_matrix(
+    file: GgufFile, lookahead: Lookahead, added: int, row: int, type_name: str
+) -> NewTensor:
+    matrix, base = file.tensors[TOKEN_EMBEDDINGS], lookahead.base
+    own = TokenEmbeddings(file.path)
+    rows = np.repeat(own.rows(np.array([row], np.int32)), added, axis=0)
+    rows[: len(lookahead)] = lookahead.embeddings
+    try:
+        behind = encode_rows(rows / own.scale, type_name)
+    except ModelError as error:
+        raise ModelError(f"{error}. Store the whole matrix in another with --embedding-type") from error
+
+    def data() -> Iterator[Any]:
+        if type_name.lower() == matrix.type_name.lower():
+            yield from file.chunks(matrix)
+        else:
+            for start in range(0, base.n_vocab, _ROWS_AT_ONCE):
+                tokens = np.arange(start, min(start + _ROWS_AT_ONCE, base.n_vocab), dtype=np.int32)
+                yield encode_rows(own.rows(tokens) / own.scale, type_name)
+        yield behind
+
+    shape = (base.n_vocab + added, matrix.shape[-1])
+    return NewTensor(matrix.name, GGML_TYPES[type_name.lower()], shape, data)

@@ -1,0 +1,218 @@
+"""GGUF files by their table of contents, read and written by ggml itself; tensors stay on the disk."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ModelError
+from .library import TypeTraits, arena_params, ggml, gguf_params, take_errors
+from .model import check_is_gguf
+
+Value: TypeAlias = "str | int | float | bool | npt.NDArray[Any] | list[bytes]"
+"""What a key holds; arrays of numbers are numpy's, arrays of strings are lists of UTF-8."""
+
+# `gguf.h`, `enum gguf_type`
+_NUMBERS = {
+    0: np.uint8, 1: np.int8, 2: np.uint16, 3: np.int16, 4: np.uint32, 5: np.int32, 6: np.float32,
+    7: np.bool_, 10: np.uint64, 11: np.int64, 12: np.float64,
+}  # fmt: skip
+_CODES: dict[np.dtype[Any], int] = {np.dtype(kind): code for code, kind in _NUMBERS.items()}
+_STRING, _ARRAY = 8, 9
+_ALIGNMENT = 32  # GGUF's default
+_COPIED = 1 << 23  # bytes at once
+
+
+def type_traits(code: int) -> TypeTraits:
+    """ggml's description of the tensor type ``code``."""
+    return ggml("ggml_get_type_traits")(code).contents
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file: ``shape`` rows first (numpy's order; a vector is one row), ``offset`` in the
+    file and ``size`` in bytes, ``code`` as in `enum ggml_type`."""
+
+    name: str
+    code: int
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+    @property
+    def type_name(self) -> str:
+        """ggml's name, such as ``q8_0`` or ``q4_K``."""
+        return type_traits(self.code).name.decode()
+
+
+class GgufFile:
+    """The keys and tensors of ``path``. Close it, or use it as a context manager."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises ModelError if the file is missing, no GGUF, damaged, or shorter than its tensors."""
+        self.path = check_is_gguf(Path(path))
+        take_errors()
+        self._handle = ggml("gguf_init_from_file")(str(path).encode(), gguf_params())
+        if not self._handle:
+            reason = take_errors() or "llama.cpp gave no reason"
+            raise ModelError(f"{path} is damaged or cut off: {reason}")
+        self.tensors = {tensor.name: tensor for tensor in self._read_tensors()}
+        end = max((tensor.offset + tensor.size for tensor in self.tensors.values()), default=0)
+        if end > self.path.stat().st_size:
+            self.close()
+            raise ModelError(f"{path} is damaged or cut off: its tensors end behind its end")
+
+    def get(self, key: str) -> Value | None:
+        """What ``key`` holds; None if it is not there."""
+        index = ggml("gguf_find_key")(self.handle, key.encode())
+        if index < 0:
+            return None
+        code = ggml("gguf_get_kv_type")(self.handle, index)
+        if code == _ARRAY:
+            return self._array(index)
+        if code == _STRING:
+            return ggml("gguf_get_val_str")(self.handle, index).decode("utf-8", "replace")
+        return _numbers(ggml("gguf_get_val_data")(self.handle, index), code, 1)[0].item()
+
+    def _array(self, index: int) -> npt.NDArray[Any] | list[bytes]:
+        code = ggml("gguf_get_arr_type")(self.handle, index)
+        count = ggml("gguf_get_arr_n")(self.handle, index)
+        if code == _STRING:
+            string = ggml("gguf_get_arr_str")
+            return [string(self.handle, index, i) for i in range(count)]
+        return _numbers(ggml("gguf_get_arr_data")(self.handle, index), code, count)
+
+    def _read_tensors(self) -> Iterator[Tensor]:
+        start = ggml("gguf_get_data_offset")(self.handle)
+        for index in range(ggml("gguf_get_n_tensors")(self.handle)):
+            sizes = ggml("gguf_get_tensor_ne")(self.handle, index)[:4]
+            while len(sizes) > 2 and sizes[-1] == 1:
+                sizes.pop()
+            yield Tensor(
+                name=ggml("gguf_get_tensor_name")(self.handle, index).decode("utf-8", "replace"),
+                code=ggml("gguf_get_tensor_type")(self.handle, index),
+                shape=tuple(reversed(sizes)),
+                offset=start + ggml("gguf_get_tensor_offset")(self.handle, index),
+                size=ggml("gguf_get_tensor_size")(self.handle, index),
+            )
+
+    def chunks(self, tensor: Tensor) -> Iterator[memoryview]:
+        """The bytes of ``tensor``, a few at a time."""
+        buffer = memoryview(bytearray(min(_COPIED, tensor.size)))
+        with self.path.open("rb") as file:
+            file.seek(tensor.offset)
+            left = tensor.size
+            while left:
+                count = file.readinto(buffer[: min(left, len(buffer))])
+                if not count:
+                    raise ModelError(f"{self.path} became shorter while it was read")
+                yield buffer[:count]
+                left -= count
+
+    @property
+    def handle(self) -> int:
+        """ggml's pointer; raises ModelError once closed."""
+        if not self._handle:
+            raise ModelError(f"{self.path} has been closed")
+        return self._handle
+
+    def close(self) -> None:
+        """Free the table; safe to call twice."""
+        if self._handle:
+            ggml("gguf_free")(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> GgufFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _numbers(address: int | None, code: int, count: int) -> npt.NDArray[Any]:
+    kind = np.dtype(_NUMBERS[code])
+    return np.frombuffer(ctypes.string_at(address or 0, count * kind.itemsize), kind)
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor to write: as in Tensor, with ``data`` giving its bytes."""
+
+    name: str
+    code: int
+    shape: tuple[int, ...]
+    data: Callable[[], Iterable[Any]]
+
+
+def write_gguf(
+    path: Path,
+    metadata: Mapping[str, Value],
+    tensors: Sequence[NewTensor],
+    *,
+    like: GgufFile | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write ``metadata`` over that of ``like``, and ``tensors``, to ``path``. Integers become u32.
+    ``progress`` is told how many tensors of how many are written. Raises OSError, ModelError."""
+    contents = ggml("gguf_init_empty")()
+    try:
+        if like:
+            ggml("gguf_set_kv")(contents, like.handle)
+            ggml("gguf_remove_key")(contents, b"general.alignment")  # the writer's is the default
+        for key, value in metadata.items():
+            _set(contents, key.encode(), value)
+        with _described(tensors) as descriptions:
+            for description in descriptions:
+                ggml("gguf_add_tensor")(contents, description)
+        table = ctypes.create_string_buffer(ggml("gguf_get_meta_size")(contents))
+        ggml("gguf_get_meta_data")(contents, table)
+        starts = [ggml("gguf_get_tensor_offset")(contents, index) for index in range(len(tensors))]
+        sizes = [ggml("gguf_get_tensor_size")(contents, index) for index in range(len(tensors))]
+    finally:
+        ggml("gguf_free")(contents)
+    with path.open("wb") as file:
+        file.write(table)
+        for done, (tensor, start, size) in enumerate(zip(tensors, starts, sizes, strict=True)):
+            progress(done, len(tensors))
+            file.seek(len(table) + start)
+            written = sum(file.write(part) for part in tensor.data())
+            if written != size:
+                raise ModelError(f"{tensor.name} has {written} bytes of data, not {size}")
+        file.truncate(-(-file.tell() // _ALIGNMENT) * _ALIGNMENT)
+    progress(len(tensors), len(tensors))
+
+
+def _set(contents: int, key: bytes, value: Value) -> None:
+    if isinstance(value, str):
+        ggml("gguf_set_val_str")(contents, key, value.encode())
+    elif isinstance(value, int):
+        ggml("gguf_set_val_u32")(contents, key, value)
+    elif isinstance(value, list):
+        ggml("gguf_set_arr_str")(contents, key, (ctypes.c_char_p * len(value))(*value), len(value))
+    elif isinstance(value, np.ndarray):
+        data = np.ascontiguousarray(value)
+        code = _CODES[data.dtype]
+        ggml("gguf_set_arr_data")(contents, key, code, ctypes.c_void_p(data.ctypes.data), data.size)
+    else:
+        raise TypeError(f"{key!r}: {type(value).__name__} has no place in the files written here")
+
+
+@contextmanager
+def _described(tensors: Sequence[NewTensor]) -> Iterator[list[int]]:
+    arena = ggml("ggml_init")(arena_params((len(tensors) + 1) * ggml("ggml_tensor_overhead")()))
+    try:
+        descriptions = []
+        for tensor in tensors:
+            sizes = (ctypes.c_int64 * len(tensor.shape))(*reversed(tensor.shape))
+            description = ggml("ggml_new_tensor")(arena, tensor.code, len(sizes), sizes)
+            descriptions.append(ggml("ggml_set_name")(description, tensor.name.encode()))
+        yield descriptions
+    finally:
+        ggml("ggml_free")(arena)
