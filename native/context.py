@@ -24,7 +24,7 @@ class ContextSettings:
     """How a context is made. ``cells``: KV cells (positions it can hold); ``batch_size``: most rows
     in one decode; ``sequences``: most sequence ids; ``outputs``: most rows with logits in a decode;
     ``cache_type_k``/``_v``: ggml type names; ``hidden``: keep hidden states too (then every row
-    gives logits)."""
+    gives logits); ``unified``: sequences may share cells, else each has an equal part of them."""
 
     cells: int
     batch_size: int = 512
@@ -35,6 +35,7 @@ class ContextSettings:
     cache_type_v: str = "f16"
     flash_attention: bool = True
     hidden: bool = False
+    unified: bool = True
 
 
 class Context:
@@ -151,7 +152,7 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     params.no_perf = True
     # A node of the draft tree lives in several sequences at once: that needs one cache for all, and
     # a sliding-window cache that keeps what a rollback may come back to.
-    params.kv_unified = True
+    params.kv_unified = settings.unified
     params.swa_full = True
     return params
 
