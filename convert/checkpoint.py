@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.lookahead import MAX_COUNT, Base, Lookahead, write_sidecar
+from pass_edge.lookahead import MAX_COUNT, Base, Lookahead
+from pass_edge.lookahead_file import read_base, write_sidecar
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
 from pass_edge.native.output import check_free
@@ -52,7 +53,7 @@ def convert(
     ``model``. ``tensor`` names them where that is not clear. F16 and BF16 become the same numbers in F32.
     Raises LookaheadError, ModelError, OutputError."""
     check_free(output, overwrite)
-    base = Base.of(model)
+    base = read_base(model)
     embeddings = read_embeddings(Path(checkpoint), base, tensor, scale=TokenEmbeddings(model).scale)
     lookahead = Lookahead(embeddings, base, acceptance, training)
     write_sidecar(lookahead, output)

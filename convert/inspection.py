@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pass_edge.lookahead import Base, Keys, Lookahead, find_lookahead, read_lookahead
+from pass_edge.lookahead import Base, Lookahead
+from pass_edge.lookahead_file import Keys, find_lookahead, read_base, read_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
 from pass_edge.native.gguf_file import GgufFile
@@ -30,7 +31,7 @@ def inspect(paths: Sequence[Path]) -> Report:
                 lookaheads.append((path, read_lookahead(path)))
                 files.append(_lookahead(*lookaheads[-1]))
             else:
-                models.append((path, Base.of(path)))
+                models.append((path, read_base(path)))
                 files.append(_model(file, models[-1][1]))
     return {"files": files, "pairs": list(_pairs(models, lookaheads))}
 

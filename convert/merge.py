@@ -20,15 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.lookahead import (
-    WEIGHT,
-    Base,
-    Keys,
-    Lookahead,
-    is_merged,
-    lookahead_metadata,
-    read_lookahead,
-)
+from pass_edge.lookahead import Base, Lookahead
+from pass_edge.lookahead_file import Keys, is_merged, merged_metadata, read_base, read_lookahead
 from pass_edge.native.embeddings import TOKEN_EMBEDDINGS, TokenEmbeddings, encode_rows
 from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, Value, write_gguf
@@ -63,13 +56,12 @@ def merge(
     if is_merged(model):
         raise LookaheadError(f"{model} has its lookahead inside already; merge into the model it came from")
     found = read_lookahead(lookahead)
-    warnings = found.matches(Base.of(model))
+    warnings = found.matches(read_base(model))
     with GgufFile(model) as file:
         if file.get("split.count"):
             raise ModelError(f"{model} is part of a split model; join it first (llama-gguf-split --merge)")
         added = -(-len(found) // _ADDED_TOGETHER) * _ADDED_TOGETHER
-        metadata = _vocabulary(file, found.base, added) | lookahead_metadata(found)
-        metadata[WEIGHT] = found.embeddings.reshape(-1)
+        metadata = _vocabulary(file, found.base, added) | merged_metadata(found)
         tensors = _tensors(file, found, added, embedding_type)
         with written_whole(output) as unfinished:
             write_gguf(unfinished, metadata, tensors, like=file, progress=progress)

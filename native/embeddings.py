@@ -77,3 +77,18 @@ def encode_rows(rows: npt.NDArray[np.float32], type_name: str) -> npt.NDArray[np
     pointers = ctypes.c_void_p(source.ctypes.data), ctypes.c_void_p(out.ctypes.data)
     ggml("ggml_quantize_chunk")(code, *pointers, 0, count, width, None)
     return out
+
+
+def decode_rows(stored: npt.NDArray[np.uint8], type_name: str, width: int) -> npt.NDArray[np.float32] | None:
+    """The rows of ``width`` numbers in ``stored``, bytes of the tensor type ``type_name``, as (n, width)
+    float32; None if they are no whole rows."""
+    traits = type_traits(GGML_TYPES[type_name])
+    bytes_a_row = width // traits.block_size * traits.type_size
+    if width % traits.block_size or len(stored) % bytes_a_row:
+        return None
+    stored = np.ascontiguousarray(stored)
+    if type_name == "f32":
+        return stored.view(np.float32).reshape(-1, width)
+    out = np.empty((len(stored) // bytes_a_row, width), np.float32)
+    traits.to_float(ctypes.c_void_p(stored.ctypes.data), ctypes.c_void_p(out.ctypes.data), out.size)
+    return out

@@ -17,7 +17,8 @@ from pass_edge.native.errors import (
 
 from .engine import Engine
 from .generation import Generation
-from .lookahead import Lookahead, read_lookahead, write_sidecar
+from .lookahead import Lookahead
+from .lookahead_file import read_lookahead, write_sidecar
 from .sampling import Sampling
 from .settings import Settings
 from .stats import Stats

@@ -18,7 +18,8 @@ from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
 from .generation import Generation
-from .lookahead import Base, Lookahead, find_lookahead, read_lookahead
+from .lookahead import Lookahead
+from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .sampling import Sampler, Sampling
 from .schedules import SCHEDULES, rows_needed
 from .session import SPARE_CELLS, Inputs, Session
@@ -50,7 +51,7 @@ class Engine:
         self.settings = settings or Settings()
         self.notes: list[str] = []
         path = check_is_gguf(Path(model))
-        self.base = Base.of(path)
+        self.base = read_base(path)
         self.calibration = calibrate(path, self.settings, note)
         self.model = Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
         try:

@@ -6,15 +6,30 @@ A pass over n tokens costs less than n passes over one, so this is how text is m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pass_edge.native.batch import Rows, rows_of_sequence
-from pass_edge.native.context import Context, ContextSettings
+from pass_edge.native.context import Context, ContextSettings, Floats
 from pass_edge.native.model import Model
 
 from .sampling import Sampler
+
+_PREFILL = 128  # rows at once: each makes logits too, because hidden states are kept
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One token for each of the conversations ``running`` (numbers of prompts): ``tokens``, and what they
+    were chosen from: ``logits`` (running, n_vocab) and ``hidden`` (running, n_embd), the state behind the
+    last norm; float32 views that are valid until the next pass."""
+
+    running: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logits: Floats
+    hidden: Floats
 
 
 class Parallel:
@@ -25,31 +40,32 @@ class Parallel:
         """``settings``: cache types and threads. Raises ContextError."""
         self.sequences, self.length = sequences, length
         self._model = model
+        own = {"cells": sequences * length, "sequences": sequences, "unified": False}
         self._context = Context(
-            model,
-            dataclasses.replace(
-                settings, cells=sequences * length, sequences=sequences, outputs=sequences, unified=False
-            ),
+            model, dataclasses.replace(settings, **own, hidden=True, batch_size=max(_PREFILL, sequences))
         )
 
     def answer(
         self, prompts: Sequence[Sequence[int]], samplers: Sequence[Sampler], max_tokens: int
-    ) -> list[list[int]]:
-        """What the model answers to each of ``prompts`` (at most ``sequences`` of them), up to its end token,
-        ``max_tokens`` or the end of its room. The answer to a prompt is the one that ``Engine.stream`` gives
-        where the backend is batch-invariant. Raises ContextError."""
+    ) -> Iterator[Pass]:
+        """Answer each of ``prompts`` (at most ``sequences`` of them) up to its end token, ``max_tokens`` or
+        the end of its room, pass by pass. An answer is the one that ``Engine.stream`` gives where the backend
+        is batch-invariant. Raises ContextError."""
         self._context.clear()
         for sequence, prompt in enumerate(prompts):
             self._prefill(sequence, prompt[:-1])
         conversations = [list(prompt) for prompt in prompts]
         running = list(range(len(prompts)))
         while running:
-            logits = self._step(conversations, running)
+            self._decode(conversations, running)
+            logits = self._context.logits(len(running))
+            tokens = []
             for sequence, row in zip(running, logits, strict=True):
                 history = conversations[sequence]
-                history.append(samplers[sequence].choose(row, len(history), history))
+                tokens.append(samplers[sequence].choose(row, len(history), history))
+                history.append(tokens[-1])
+            yield Pass(tuple(running), tuple(tokens), logits, self._context.hidden(len(running)))
             running = [s for s in running if self._goes_on(conversations[s], len(prompts[s]), max_tokens)]
-        return [ids[len(prompt) :] for ids, prompt in zip(conversations, prompts, strict=True)]
 
     def _prefill(self, sequence: int, tokens: Sequence[int]) -> None:
         size = self._context.settings.batch_size
@@ -57,7 +73,7 @@ class Parallel:
             part = np.array(tokens[start : start + size], np.int32)
             self._context.decode_tokens(rows_of_sequence(start, len(part), sequence=sequence), part)
 
-    def _step(self, conversations: Sequence[Sequence[int]], running: Sequence[int]) -> np.ndarray:
+    def _decode(self, conversations: Sequence[Sequence[int]], running: Sequence[int]) -> None:
         n = len(running)
         rows = Rows(
             positions=np.array([len(conversations[s]) - 1 for s in running], np.int32),
@@ -66,7 +82,6 @@ class Parallel:
             outputs=np.ones(n, np.bool_),
         )
         self._context.decode_tokens(rows, np.array([conversations[s][-1] for s in running], np.int32))
-        return self._context.logits(n)
 
     def _goes_on(self, ids: Sequence[int], prompt: int, max_tokens: int) -> bool:
         ended = self._model.vocabulary.is_end(ids[-1])

@@ -12,7 +12,7 @@ from gguf import GGUFWriter
 
 from pass_edge import Lookahead, read_lookahead, write_sidecar
 from pass_edge.cli import main
-from pass_edge.lookahead import shipped_sidecars
+from pass_edge.lookahead_file import shipped_sidecars
 
 
 def run(*arguments: str, stdin: bytes = b"") -> Result:

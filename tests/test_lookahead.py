@@ -10,7 +10,8 @@ import pytest
 
 from pass_edge import Engine, Lookahead, LookaheadError, Settings, read_lookahead, write_sidecar
 from pass_edge.convert.checkpoint import convert
-from pass_edge.lookahead import Base, find_lookahead, shipped_sidecars
+from pass_edge.lookahead import Base
+from pass_edge.lookahead_file import find_lookahead, read_base, shipped_sidecars
 from pass_edge.native.model import Model
 
 BASE = Base("llama", "a model", 8, 100, "a" * 64, "b" * 64)
@@ -35,7 +36,7 @@ def test_other_weights_are_a_warning_and_another_tokenizer_an_error() -> None:
 def test_the_shipped_lookahead_fits_the_default_model_in_every_quantization(model_path: Path) -> None:
     (shipped,) = shipped_sidecars()
     with Model(model_path) as model:
-        base = Base.of(model.path)
+        base = read_base(model.path)
     assert find_lookahead(model_path, base) == shipped
     assert read_lookahead(shipped).embeddings.shape == (4, 576)
 

@@ -15,7 +15,7 @@ import pytest
 from pass_edge import Engine, Lookahead, LookaheadError, ModelError, OutputError, Sampling, write_sidecar
 from pass_edge.convert.inspection import inspect
 from pass_edge.convert.merge import merge
-from pass_edge.lookahead import WEIGHT, Base, read_lookahead, shipped_sidecars
+from pass_edge.lookahead_file import WEIGHT, read_base, read_lookahead, shipped_sidecars
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.gguf_file import GgufFile, NewTensor, write_gguf
 from pass_edge.native.quantize import quantize
@@ -26,7 +26,7 @@ QUESTION = [{"role": "user", "content": "Why do cats purr?"}]
 
 
 def sidecar_for(model: Path, count: int = 3) -> Path:
-    base = Base.of(model)
+    base = read_base(model)
     rows = np.random.default_rng(0).standard_normal((count, base.n_embd)).astype(np.float32)
     write_sidecar(Lookahead(rows, base), model.with_suffix(".pass.gguf"))
     return model.with_suffix(".pass.gguf")

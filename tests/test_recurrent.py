@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from pass_edge import Engine, Sampling
-from pass_edge.lookahead import Base, Lookahead
+from pass_edge import Engine, Lookahead, Sampling
+from pass_edge.lookahead_file import read_base
 from pass_edge.native.model import Model
 
 N_VOCAB, N_EMBD, N_INNER, N_STATE, N_RANK, N_CONV = 32, 64, 128, 16, 4, 4
@@ -64,7 +64,7 @@ def mamba_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_recurrent_model_decodes_plainly_and_says_so(mamba_path: Path) -> None:
     with Model(mamba_path) as model:
-        base = Base.of(model.path)
+        base = read_base(model.path)
     lookahead = Lookahead(np.ones((2, N_EMBD), np.float32), base)
     with Engine(mamba_path, lookahead=lookahead) as engine:
         assert engine.schedule == "plain"

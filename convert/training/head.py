@@ -1,8 +1,8 @@
 """The draft head: a small network on the host that knows the token a draft comes after.
 
-A hidden state of the model, or the output of a lookahead token, was made before the next token y was known. The
-head makes from that *state* h and the embedding e(y) the state one position further, so that the model's own
-output matrix tells the token after y (Hydra, Ankner et al. 2024, arXiv 2402.05109, with a gated layer):
+A hidden state of the model, or the output of a lookahead token, was made before the next token y was known.
+The head makes from that *state* h and the embedding e(y) the state one position further, so that the model's
+own output matrix tells the token after y (Hydra, Ankner et al. 2024, arXiv 2402.05109, with a gated layer):
 
     h + W_down · (silu(W_gate · x) * (W_up · x)),  x = [rms(h); rms(e(y))]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 _EPSILON = 1e-6
 
@@ -28,7 +27,7 @@ class DraftHead(nn.Module):
 
     def forward(self, state: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         x = torch.cat([_rms(state), _rms(embedding)], -1)
-        return state + self.down(F.silu(self.gate(x)) * self.up(x))
+        return state + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

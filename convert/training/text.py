@@ -1,8 +1,13 @@
-"""Training text: the model's own answers to prompts, because that is what it will have to draft.
+"""Training text: the model's own answers to prompts, because that is what it will have to draft, and what the
+model thought when it chose each of their tokens.
 
-Half of the answers are greedy, half are sampled at temperature 0.8. They stand in one file of int32: for each
-answer the lengths of prompt and answer, then the ids of both. Answers are made in groups, and a group is
-written at once; so a run that was killed goes on behind the last whole group, and gives the same file.
+Half of the answers are greedy, half are sampled. They are made in groups, and a group is written at once; a
+run that was killed goes on behind the last whole group, and gives the same files:
+
+text.i32      for each answer, the lengths of prompt and answer, then the ids of both
+hidden.f16    for each token of the answers, the hidden state behind the last norm that it was chosen from
+likely.i32    … the most likely tokens in its place, the best first
+logprobs.f16  … and their log-probabilities
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pass_edge import Engine, Sampling
 from pass_edge.native.errors import SettingsError
@@ -24,51 +30,60 @@ from pass_edge.settings import context_settings
 
 GROUP = 32
 """Answers made at once."""
+LIKELY = 16
+"""Tokens kept in a place; what they leave of the probability is ignored."""
 _HEADER = 2
+_TEXT, _HIDDEN, _LIKELY, _LOGPROBS = "text.i32", "hidden.f16", "likely.i32", "logprobs.f16"
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt and its answer: ``ids`` (n,) int32, of which the first ``prompt`` are the prompt."""
+    """A prompt and its answer: ``ids`` (n,) int32, of which the first ``prompt`` are the prompt. For each of
+    the m tokens of the answer: ``hidden`` (m, n_embd) float16, ``likely`` (m, LIKELY) int32 and ``logprobs``
+    (m, LIKELY) float16."""
 
     ids: npt.NDArray[np.int32]
     prompt: int
+    hidden: npt.NDArray[np.float16]
+    likely: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float16]
 
 
 def make_text(
     engine: Engine,
     prompts: Iterable[str],
-    path: Path,
+    folder: Path,
     *,
     count: int,
     max_tokens: int = 256,
     max_prompt: int = 640,
+    temperatures: Sequence[float] = (0.0, 0.8),
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> list[Answered]:
     """``count`` answers of up to ``max_tokens`` tokens to the first ``prompts`` of up to ``max_prompt``,
-    read from ``path`` as far as they are there, and added to it as they are made. Raises SettingsError if
-    there are too few prompts."""
-    done = len(read_text(path)) // GROUP * GROUP if path.exists() else 0
-    _keep_records(path, done)
+    at ``temperatures`` in turn, read from ``folder`` as far as they are there, and added to it as they are
+    made. Raises SettingsError if there are too few prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _cut_to_whole_groups(folder, engine.model.n_embd)
     rendered = (ids for prompt in prompts if len(ids := as_prompt(engine, prompt)) <= max_prompt)
     wanted = list(itertools.islice(rendered, count))
     if len(wanted) < count:
         raise SettingsError(f"there are {len(wanted)} prompts that can be used; {count} are asked for")
     settings = context_settings(engine.model, engine.settings, cells=1)
-    with Parallel(engine.model, settings, GROUP, max_prompt + max_tokens) as parallel, path.open("ab") as file:
+    with Parallel(engine.model, settings, GROUP, max_prompt + max_tokens) as parallel:
         for start in range(done, count, GROUP):
             progress(start, count)
             group = wanted[start : start + GROUP]
-            samplers = [_sampler(start + i, seed) for i in range(len(group))]
-            for ids, answer in zip(group, parallel.answer(group, samplers, max_tokens), strict=True):
-                file.write(np.array([len(ids), len(answer), *ids, *answer], np.int32).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            samplers = [
+                Sampler(Sampling(temperature=temperatures[i % len(temperatures)], seed=seed + i))
+                for i in range(start, start + len(group))
+            ]
+            _append(folder, _answered(parallel, group, samplers, max_tokens))
     progress(count, count)
-    return read_text(path)[:count]
+    return read_text(folder, engine.model.n_embd)[:count]
 
 
 def as_prompt(engine: Engine, text: str) -> list[int]:
@@ -78,16 +93,53 @@ def as_prompt(engine: Engine, text: str) -> list[int]:
     return engine.render([{"role": "user", "content": text}])
 
 
-def _sampler(index: int, seed: int) -> Sampler:
-    return Sampler(Sampling(temperature=0.0 if index % 2 == 0 else 0.8, seed=seed + index))
+def _answered(
+    parallel: Parallel, prompts: Sequence[list[int]], samplers: Sequence[Sampler], max_tokens: int
+) -> dict[str, bytes]:
+    """What is to be added to each file for a group of prompts."""
+    answers: list[list[tuple[int, bytes, bytes, bytes]]] = [[] for _ in prompts]
+    for step in parallel.answer(prompts, samplers, max_tokens):
+        logits = torch.from_numpy(step.logits)
+        best, likely = logits.topk(LIKELY)
+        columns = (
+            step.tokens,
+            step.hidden.astype(np.float16),
+            likely.int().numpy(),
+            (best - logits.logsumexp(1, keepdim=True)).half().numpy(),
+        )
+        for which, token, *rows in zip(step.running, *columns, strict=True):
+            answers[which].append((token, *(row.tobytes() for row in rows)))
+    added = {_TEXT: b"", _HIDDEN: b"", _LIKELY: b"", _LOGPROBS: b""}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        tokens, *rows = zip(*answer, strict=True)
+        text = np.array([len(prompt), len(tokens), *prompt, *tokens], np.int32)
+        for name, data in zip(added, (text.tobytes(), *map(b"".join, rows)), strict=True):
+            added[name] += data
+    return added
 
 
-def read_text(path: Path) -> list[Answered]:
-    """All whole records of ``path``."""
-    return [Answered(ids, prompt) for ids, prompt in _records(np.fromfile(path, np.int32))]
+def read_text(folder: Path, n_embd: int) -> list[Answered]:
+    """All answers in ``folder`` that are whole; hidden states and the like are mapped, not loaded."""
+    texts = list(_texts(folder / _TEXT))
+    columns = [
+        np.memmap(folder / name, dtype, "r").reshape(-1, width)
+        for name, dtype, width in _columns(n_embd)
+        if texts
+    ]
+    starts = itertools.accumulate((len(ids) - prompt for ids, prompt in texts), initial=0)
+    answered = [
+        (ids, prompt, *(column[start : start + len(ids) - prompt] for column in columns))
+        for (ids, prompt), start in zip(texts, starts, strict=False)
+    ]
+    return [Answered(*each) for each in answered if len(each[-1]) == len(each[0]) - each[1]]
 
 
-def _records(numbers: npt.NDArray[np.int32]) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
+def _columns(n_embd: int) -> tuple[tuple[str, type, int], ...]:
+    return (_HIDDEN, np.float16, n_embd), (_LIKELY, np.int32, LIKELY), (_LOGPROBS, np.float16, LIKELY)
+
+
+def _texts(path: Path) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
+    numbers = np.fromfile(path, np.int32) if path.exists() else np.zeros(0, np.int32)
     start = 0
     while start + _HEADER <= len(numbers):
         prompt, answer = numbers[start : start + _HEADER].tolist()
@@ -97,7 +149,23 @@ def _records(numbers: npt.NDArray[np.int32]) -> Iterator[tuple[npt.NDArray[np.in
         yield numbers[start - prompt - answer : start], prompt
 
 
-def _keep_records(path: Path, count: int) -> None:
-    if path.exists():
-        kept: Sequence[Answered] = read_text(path)[:count]
-        os.truncate(path, 4 * sum(_HEADER + len(record.ids) for record in kept))
+def _append(folder: Path, added: dict[str, bytes]) -> None:
+    # the text last: an answer counts once it is there, and then all else is
+    for name in reversed(added):
+        with (folder / name).open("ab") as file:
+            file.write(added[name])
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _cut_to_whole_groups(folder: Path, n_embd: int) -> int:
+    """Take away what a killed run left behind the last whole group; returns how many answers are left."""
+    texts = list(_texts(folder / _TEXT))
+    texts = texts[: len(texts) // GROUP * GROUP]
+    rows = sum(len(ids) - prompt for ids, prompt in texts)
+    sizes = {name: rows * width * np.dtype(dtype).itemsize for name, dtype, width in _columns(n_embd)}
+    sizes[_TEXT] = 4 * sum(_HEADER + len(ids) for ids, _ in texts)
+    for name, size in sizes.items():
+        if (folder / name).exists():
+            os.truncate(folder / name, size)
+    return len(texts)

@@ -1,0 +1,129 @@
+"""The draft head computed by ggml: its own kernels, on rows of the model's output matrix as they are stored.
+
+It runs on the CPU, between two forward passes, and shares nothing with a context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .embeddings import TOKEN_EMBEDDINGS, encode_rows
+from .errors import LibraryError, ModelError
+from .gguf_file import GgufFile
+from .library import GGML_TYPES, arena_params, ggml
+
+Floats = npt.NDArray[np.float32]
+OUTPUT_HEAD = "output.weight"
+_F32 = GGML_TYPES["f32"]
+_STORED = "q8_0"  # half the memory traffic of F16, and the draft is only a guess
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """``gate`` and ``up`` (width, 2 · n_embd), ``down`` (n_embd, width), float32."""
+
+    gate: Floats
+    up: Floats
+    down: Floats
+
+
+class DraftHead:
+    """From the state h before a token and the token's embedding e to the state behind it, and the logits of
+    ``candidates`` there:
+
+        h' = h + down · (silu(gate · x) * (up · x)),  x = [rms(h); rms(e)];  logits = output[candidates] · h'
+
+    Close it, or use it as a context manager. Not thread-safe.
+    """
+
+    def __init__(
+        self, model: Path, weights: HeadWeights, candidates: npt.NDArray[np.int32], *, threads: int
+    ) -> None:
+        """``candidates``: (m,) token ids, whose rows of the output matrix of ``model`` are read. Raises
+        ModelError, LibraryError."""
+        width = len(weights.down)
+        code, rows = _output_rows(model, candidates)
+        self._arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
+        self._backend = ggml("ggml_backend_cpu_init")()
+        ggml("ggml_backend_cpu_set_n_threads")(self._backend, threads)
+        self._state, self._embedding = self._tensor(_F32, width, 1), self._tensor(_F32, width, 1)
+        stored = [encode_rows(matrix, _STORED) for matrix in (weights.gate, weights.up, weights.down)]
+        matrices = [
+            self._tensor(GGML_TYPES[_STORED], matrix.shape[1], matrix.shape[0])
+            for matrix in (weights.gate, weights.up, weights.down)
+        ]
+        output = self._tensor(code, width, len(candidates))
+        self._next = self._forward(*matrices)
+        self._logits = self._op("ggml_mul_mat", output, self._next)
+        self._graph = ggml("ggml_new_graph")(self._arena)
+        ggml("ggml_build_forward_expand")(self._graph, self._logits)
+        self._buffer = ggml("ggml_backend_alloc_ctx_tensors")(self._arena, self._backend)
+        if not self._buffer:
+            raise LibraryError("there is no memory for the draft head")
+        for tensor, data in zip([*matrices, output], [*stored, rows], strict=True):
+            _write(tensor, data)
+        self._width, self._count = width, len(candidates)
+
+    def step(self, state: Floats, embedding: Floats) -> tuple[Floats, Floats]:
+        """(n_embd,) ``state`` before a token and its (n_embd,) ``embedding`` → the (n_embd,) state behind it
+        and the (m,) logits of the candidates, float32."""
+        _write(self._state, np.ascontiguousarray(state, np.float32))
+        _write(self._embedding, np.ascontiguousarray(embedding, np.float32))
+        if ggml("ggml_backend_graph_compute")(self._backend, self._graph):
+            raise LibraryError("ggml could not compute the draft head")
+        return _read(self._next, self._width), _read(self._logits, self._count)
+
+    def _forward(self, gate: int, up: int, down: int) -> int:
+        norms = [
+            ggml("ggml_rms_norm")(self._arena, tensor, _EPSILON) for tensor in (self._state, self._embedding)
+        ]
+        x = ggml("ggml_concat")(self._arena, *norms, 0)
+        opened = self._op("ggml_swiglu_split", *(self._op("ggml_mul_mat", side, x) for side in (gate, up)))
+        return self._op("ggml_add", self._state, self._op("ggml_mul_mat", down, opened))
+
+    def _op(self, name: str, one: int, other: int) -> int:
+        return int(ggml(name)(self._arena, one, other))
+
+    def _tensor(self, code: int, width: int, height: int) -> int:
+        return int(ggml("ggml_new_tensor")(self._arena, code, 2, (ctypes.c_int64 * 2)(width, height)))
+
+    def close(self) -> None:
+        """Free its memory; safe to call twice."""
+        if self._backend:
+            ggml("ggml_backend_buffer_free")(self._buffer)
+            ggml("ggml_backend_free")(self._backend)
+            ggml("ggml_free")(self._arena)
+            self._backend = None
+
+    def __enter__(self) -> DraftHead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.uint8]]:
+    """Type and bytes of the rows of ``tokens`` in the output matrix (a tied model's embedding matrix)."""
+    with GgufFile(model) as file:
+        tensor = file.tensors.get(OUTPUT_HEAD) or file.tensors.get(TOKEN_EMBEDDINGS)
+    if tensor is None:
+        raise ModelError(f"{model} holds no {OUTPUT_HEAD}; is it part of a split model?")
+    count = tensor.shape[0]
+    rows = np.memmap(model, np.uint8, "r", tensor.offset, (count, tensor.size // count))
+    return tensor.code, rows[tokens]
+
+
+def _write(tensor: int, data: npt.NDArray[np.generic]) -> None:
+    ggml("ggml_backend_tensor_set")(tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
+
+
+def _read(tensor: int, count: int) -> Floats:
+    out = np.empty(count, np.float32)
+    ggml("ggml_backend_tensor_get")(tensor, ctypes.c_void_p(out.ctypes.data), 0, out.nbytes)
+    return out
