@@ -23,8 +23,8 @@ TO_THE_END = -1
 class ContextSettings:
     """How a context is made. ``cells``: KV cells (positions it can hold); ``batch_size``: most rows
     in one decode; ``sequences``: most sequence ids; ``outputs``: most rows with logits in a decode;
-    ``cache_type_k``/``_v``: ggml type names; ``hidden``: keep hidden states too (then every row
-    gives logits); ``unified``: sequences may share cells, else each has an equal part of them."""
+    ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an
+    equal part of them."""
 
     cells: int
     batch_size: int = 512
@@ -34,7 +34,6 @@ class ContextSettings:
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     flash_attention: bool = True
-    hidden: bool = False
     unified: bool = True
 
 
@@ -55,6 +54,7 @@ class Context:
             )
         self._memory = llama.llama_get_memory(self._handle)
         self._batch = Batch(settings.batch_size, model.n_embd, settings.sequences)
+        self._keeps_hidden = False
 
     # -- decoding ---------------------------------------------------------------------------------
 
@@ -65,6 +65,12 @@ class Context:
     def decode_embeddings(self, rows: Rows, embeddings: Floats) -> None:
         """Decode ``embeddings`` (n, n_embd) float32 at ``rows``. Raises ContextFullError, ContextError."""
         self._decode(self._batch.fill_embeddings(rows, embeddings))
+
+    def keep_hidden(self, wanted: bool) -> None:
+        """Whether the next decodes keep hidden states too; then every row of theirs gives logits."""
+        if wanted != self._keeps_hidden:
+            llama.llama_set_embeddings(self._handle, wanted)
+            self._keeps_hidden = wanted
 
     def _decode(self, batch: llama.llama_batch) -> None:
         status = llama.llama_decode(self._handle, batch)
@@ -80,8 +86,8 @@ class Context:
         return _view(llama.llama_get_logits(self._handle), (count, self.model.n_vocab))
 
     def hidden(self, count: int) -> Floats:
-        """Hidden states of the last decode's first ``count`` rows, (count, n_embd) float32 view;
-        needs ``ContextSettings.hidden``."""
+        """Hidden states of the last decode's first ``count`` rows, behind the model's last norm: a
+        (count, n_embd) float32 view, valid until the next decode; ``keep_hidden`` comes first."""
         return _view(llama.llama_get_embeddings(self._handle), (count, self.model.n_embd))
 
     # -- KV sequences -----------------------------------------------------------------------------
@@ -143,12 +149,11 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     params.n_ctx = settings.cells
     params.n_batch = params.n_ubatch = settings.batch_size
     params.n_seq_max = settings.sequences
-    params.n_outputs_max = settings.outputs if not settings.hidden else settings.batch_size
+    params.n_outputs_max = settings.outputs
     params.n_threads = params.n_threads_batch = settings.threads or default_threads()
     params.type_k = _cache_type(settings.cache_type_k)
     params.type_v = _cache_type(settings.cache_type_v)
     params.flash_attn_type = 1 if settings.flash_attention else 0
-    params.embeddings = settings.hidden
     params.no_perf = True
     # A node of the draft tree lives in several sequences at once: that needs one cache for all, and
     # a sliding-window cache that keeps what a rollback may come back to.

@@ -12,20 +12,21 @@ from pathlib import Path
 
 from pass_edge.native import chat_template
 from pass_edge.native.context import Context
+from pass_edge.native.devices import default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
+from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .sampling import Sampler, Sampling
 from .schedules import SCHEDULES, rows_needed
 from .session import SPARE_CELLS, Inputs, Session
-from .settings import Settings, context_settings
+from .settings import AUTO, Settings, context_settings
 
-AUTO = "auto"
 DEFAULT_CONTEXT = 4096
 
 
@@ -57,7 +58,8 @@ class Engine:
         try:
             self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
             self.lookahead = self._find_lookahead(lookahead)
-            self.schedule, self._group = self._choose_schedule()
+            self.schedule, depth = self._choose_schedule()
+            self._heads = self._open_heads()
             self._context = Context(
                 self.model, context_settings(self.model, self.settings, self.context_size + SPARE_CELLS)
             )
@@ -69,7 +71,7 @@ class Engine:
             SCHEDULES[self.schedule],
             Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead else None,
             n_vocab=self.base.n_vocab,
-            group=self._group,
+            drafter=Drafter(depth, self._heads),
             rule=self.settings.verify,
         )
 
@@ -148,18 +150,20 @@ class Engine:
         return lookahead
 
     def _choose_schedule(self) -> tuple[str, int]:
-        wanted, reason = self.settings.schedule, None
+        """The schedule, and how many tokens it drafts ahead."""
+        wanted = self.settings.schedule
         if wanted == "plain" or self.lookahead is None:
             return "plain", 0
-        if not self.model.can_roll_back:
-            reason = f"the memory of a {self.model.architecture} model cannot be rolled back"
-        elif not self.calibration.embeddings_exact:
-            reason = f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
-        group = min(self.settings.draft_max, len(self.lookahead))
+        if wanted == AUTO:
+            wanted = "head" if self.lookahead.hidden_head else "fused"
+        reason = self._why_not(wanted)
+        depth = (
+            self.settings.draft_max if wanted == "head" else min(self.settings.draft_max, len(self.lookahead))
+        )
         widest = self.calibration.widest_step
-        while group and rows_needed(SCHEDULES[wanted], group) > widest:
-            group -= 1
-        if not group:
+        while depth and rows_needed(SCHEDULES[wanted], depth) > widest:
+            depth -= 1
+        if not depth:
             reason = reason or f"only {widest} tokens may share a pass here without changing the logits"
         if reason:
             self.notes.append(f"{reason}, so it decodes plainly")
@@ -173,10 +177,34 @@ class Engine:
                 "Q4_1 has no kernel for several tokens, so drafting gains more in Q4_0: "
                 "pass-edge quantize MODEL.gguf OUTPUT.gguf Q4_0"
             )
-        return wanted, group
+        return wanted, depth
+
+    def _why_not(self, schedule: str) -> str | None:
+        """Why this model cannot draft as ``schedule`` does, if it cannot."""
+        assert self.lookahead is not None
+        if not self.model.can_roll_back:
+            return f"the memory of a {self.model.architecture} model cannot be rolled back"
+        if schedule == "head":
+            return None if self.lookahead.hidden_head else "this lookahead has no head for hidden states"
+        if not len(self.lookahead):
+            return "this lookahead has no lookahead embeddings"
+        if not self.calibration.embeddings_exact:
+            return f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
+        return None
+
+    def _open_heads(self) -> Heads | None:
+        if self.schedule == "plain" or not self.lookahead:
+            return None
+        if not (self.lookahead.head or self.lookahead.hidden_head):
+            return None
+        threads = self.settings.threads or default_threads()
+        path = self.model.path
+        return Heads(self.lookahead, TokenEmbeddings(path), path, threads=threads)
 
     def close(self) -> None:
-        """Free the context and the model; safe to call twice."""
+        """Free the context, the heads and the model; safe to call twice."""
+        if self._heads:
+            self._heads.close()
         self._context.close()
         self.model.close()
 

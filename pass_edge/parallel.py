@@ -17,8 +17,6 @@ from pass_edge.native.model import Model
 
 from .sampling import Sampler
 
-_PREFILL = 128  # rows at once: each makes logits too, because hidden states are kept
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -40,10 +38,8 @@ class Parallel:
         """``settings``: cache types and threads. Raises ContextError."""
         self.sequences, self.length = sequences, length
         self._model = model
-        own = {"cells": sequences * length, "sequences": sequences, "unified": False}
-        self._context = Context(
-            model, dataclasses.replace(settings, **own, hidden=True, batch_size=max(_PREFILL, sequences))
-        )
+        own = {"cells": sequences * length, "sequences": sequences, "outputs": sequences, "unified": False}
+        self._context = Context(model, dataclasses.replace(settings, **own))
 
     def answer(
         self, prompts: Sequence[Sequence[int]], samplers: Sequence[Sampler], max_tokens: int
@@ -52,8 +48,10 @@ class Parallel:
         the end of its room, pass by pass. An answer is the one that ``Engine.stream`` gives where the backend
         is batch-invariant. Raises ContextError."""
         self._context.clear()
+        self._context.keep_hidden(False)
         for sequence, prompt in enumerate(prompts):
             self._prefill(sequence, prompt[:-1])
+        self._context.keep_hidden(True)
         conversations = [list(prompt) for prompt in prompts]
         running = list(range(len(prompts)))
         while running:

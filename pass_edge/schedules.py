@@ -1,6 +1,7 @@
-"""The three ways to spend a forward pass: which tree a step decodes, given the draft at hand.
+"""The ways to spend a forward pass: which tree a step decodes, given the draft at hand.
 
 ``plain``     the root alone: one token a pass, the reference.
+``head``      every pass verifies a draft that the hidden head made from the last one; no lookahead tokens.
 ``two-pass``  the PaSS paper's own (arXiv 2311.13581, section 3): one pass drafts, the next verifies.
 ``fused``     every pass verifies the last draft and makes the next one.
 """
@@ -44,10 +45,15 @@ def plain(root: int, draft: Draft, group: int) -> DraftTree:
     return chain(root, NO_DRAFT, (0,))
 
 
+def head(root: int, draft: Draft, group: int) -> DraftTree:
+    """Verify the draft; no lookahead tokens."""
+    return chain(root, draft, (0,) * (1 + len(draft.tokens)))
+
+
 def two_pass(root: int, draft: Draft, group: int) -> DraftTree:
     """Draft if there is no draft, else verify it."""
     if draft.tokens:
-        return chain(root, draft, (0,) * (1 + len(draft.tokens)))
+        return head(root, draft, group)
     return chain(root, NO_DRAFT, (group,))
 
 
@@ -56,7 +62,7 @@ def fused(root: int, draft: Draft, group: int) -> DraftTree:
     return chain(root, draft, (group,) * (1 + len(draft.tokens)))
 
 
-SCHEDULES: dict[str, Schedule] = {"plain": plain, "two-pass": two_pass, "fused": fused}
+SCHEDULES: dict[str, Schedule] = {"plain": plain, "head": head, "two-pass": two_pass, "fused": fused}
 
 
 def rows_needed(schedule: Schedule, group: int) -> int:

@@ -16,7 +16,7 @@ from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, Floats
 from pass_edge.native.embeddings import TokenEmbeddings
 
-from .noise import DRAFT
+from .drafter import Drafter, Outcome
 from .sampling import Sampler
 from .schedules import NO_DRAFT, Draft, Schedule
 from .tree import DraftTree, Layout
@@ -67,17 +67,17 @@ class Session:
         inputs: Inputs | None,
         *,
         n_vocab: int | None = None,
-        group: int = 0,
+        drafter: Drafter | None = None,
         rule: str = "sampling",
     ) -> None:
         """``inputs`` is needed by schedules that use lookahead; ``n_vocab``: tokens that may be sampled,
-        if not all (those behind them are a merged file's lookahead); ``group``: lookahead tokens at a node;
+        if not all (those behind them are a merged file's lookahead); ``drafter``: None drafts nothing;
         ``rule``: a name in verify.RULES."""
         self._context = context
         self._schedule = schedule
         self._inputs = inputs
         self._n_vocab = n_vocab
-        self._group = group
+        self._drafter = drafter or Drafter(0)
         self._rule = rule
         self._verify = RULES[rule]
         self._spacer = context.settings.sequences - 1
@@ -100,6 +100,7 @@ class Session:
         self.rollback_to(common)
         common = len(self.tokens)
         size = self._context.settings.batch_size
+        self._context.keep_hidden(False)
         try:
             for start in range(common, len(tokens) - 1, size):
                 part = tokens[start : min(start + size, len(tokens) - 1)]
@@ -128,7 +129,7 @@ class Session:
         """Decode one tree, keep what the model would have said itself, and draft what may follow.
         ``prefill`` must have set the root."""
         assert self.root is not None, "prefill first"
-        return self.decode_tree(self._schedule(self.root, self._draft, self._group), sampler)
+        return self.decode_tree(self._schedule(self.root, self._draft, self._drafter.depth), sampler)
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
@@ -136,6 +137,7 @@ class Session:
         layout = tree.layout(start)
         try:
             self._make_room(layout)
+            self._context.keep_hidden(self._drafter.heads is not None)
             began = time.perf_counter()
             logits = self._decode(layout)
             model_seconds = time.perf_counter() - began
@@ -148,7 +150,7 @@ class Session:
         new = [tree.tokens[node] for node in verdict.path[1:]] + [verdict.token]
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
-        self._draft = self._next_draft(tree, layout, verdict.path[-1], logits, sampler, history + new)
+        self._draft = self._next_draft(tree, layout, verdict, logits, sampler, history + new)
         return Step(tuple(new), int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds)
 
     def _decode(self, layout: Layout) -> Floats:
@@ -166,20 +168,23 @@ class Session:
         return [*(self.tokens if length < 0 else self.tokens[-length:]), root]
 
     def _next_draft(
-        self, tree: DraftTree, layout: Layout, node: int, logits: Floats, sampler: Sampler, history: list[int]
+        self,
+        tree: DraftTree,
+        layout: Layout,
+        verdict: Verdict,
+        logits: Floats,
+        sampler: Sampler,
+        history: list[int],
     ) -> Draft:
         # lookahead token k of the last accepted node drafts the token k + 1 positions after the new root
-        first, position = layout.shape.group_starts[node], len(self.tokens) + 1
-        tokens: list[int] = []
-        proposals = []
-        for k in range(tree.lookahead[node]):
-            if self._rule == "rejection":
-                proposals.append(sampler.distribution(logits[first + k], history))
-                tokens.append(proposals[-1].draw(sampler.seed, position + k, DRAFT))
-            else:
-                tokens.append(sampler.choose(logits[first + k], position + k, history))
-            history.append(tokens[-1])
-        return Draft(tuple(tokens), tuple(proposals))
+        node = verdict.path[-1]
+        first = layout.shape.group_starts[node]
+        group = slice(first, first + tree.lookahead[node])
+        outcome = Outcome(logits[group])
+        if self._drafter.heads:
+            hidden = self._context.hidden(len(layout.rows))
+            outcome = Outcome(logits[group], hidden[node], hidden[group])
+        return self._drafter.draft(outcome, verdict.token, sampler, len(self.tokens) + 1, history, self._rule)
 
     # -- the KV cache: the one place that shares, keeps and removes cells -------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pass_edge.native.context import ContextSettings
@@ -13,6 +13,7 @@ from pass_edge.native.model import ALL_LAYERS, Model
 from .schedules import SCHEDULES
 from .verify import RULES
 
+AUTO = "auto"
 _Q8_0_BLOCK = 32
 _MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
 
@@ -21,14 +22,15 @@ _MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
 class Settings:
     """How an engine runs. Raises SettingsError on values that cannot be.
 
-    ``schedule``: "plain", "two-pass" or "fused". ``verify``: "sampling" (same text with and without
+    ``schedule``: "plain", "head", "two-pass", "fused", or "auto": head where a hidden head is there, else
+    fused. ``verify``: "sampling" (same text with and without
     drafting) or "rejection" (the paper's rule: the same distribution). ``draft_max``: tokens drafted
     ahead. ``context_size``: tokens a conversation may hold (0: the model's own, at most 4,096).
     ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that keeps batch
     sizes from changing the logits. ``gpu_layers`` -1 means all.
     """
 
-    schedule: str = "fused"
+    schedule: str = "auto"
     verify: str = "sampling"
     draft_max: int = 1
     context_size: int = 0
@@ -38,7 +40,7 @@ class Settings:
     cache_type_v: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("schedule", self.schedule, (AUTO, *SCHEDULES))
         _one_of("verification rule", self.verify, RULES)
         for name, least in (("draft_max", 1), ("context_size", 0), ("threads", 1), ("gpu_layers", -1)):
             value = getattr(self, name)
@@ -48,7 +50,7 @@ class Settings:
             raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MOST_THREADS}")
 
 
-def _one_of(what: str, name: str, known: Mapping[str, object]) -> None:
+def _one_of(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise SettingsError(f"unknown {what} {name!r}; known are {', '.join(known)}")
 

@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import chisquare
 
 from pass_edge import verify
+from pass_edge.drafter import Drafter
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
@@ -138,7 +139,7 @@ def tiny_fused(tiny_path: Path) -> Iterator[Callable[[str], Session]]:
         embeddings = TokenEmbeddings(model.path)
         # token rows as lookahead rows: drafts are then neither random nor always right
         inputs = Inputs(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
-        yield lambda rule: Session(context, fused, inputs, group=2, rule=rule)
+        yield lambda rule: Session(context, fused, inputs, drafter=Drafter(2), rule=rule)
 
 
 def exact_triples(session: Session, sampler: Sampler) -> dict:

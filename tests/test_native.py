@@ -98,7 +98,8 @@ def test_a_saved_sequence_comes_back_bit_for_bit(tiny_path: Path) -> None:
 
 
 def test_hidden_states_come_with_the_logits(tiny_path: Path) -> None:
-    with Model(tiny_path) as model, Context(model, ContextSettings(cells=256, hidden=True)) as context:
+    with Model(tiny_path) as model, Context(model, ContextSettings(cells=256)) as context:
+        context.keep_hidden(True)
         context.decode_tokens(rows_of_sequence(0, 3, last_output=True), np.arange(3, dtype=np.int32))
         assert np.isfinite(context.hidden(3)).all()
         assert context.hidden(3).shape == (3, model.n_embd)

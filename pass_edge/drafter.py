@@ -1,0 +1,131 @@
+"""From what a forward pass gave to a draft of the tokens after the new root.
+
+Three sources, each with distributions of the same tokens: the outputs of lookahead tokens as they are; those
+outputs corrected by the draft head, which knows the token before; and the hidden state of the last accepted
+token, which the hidden head carries forward from token to token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pass_edge.native.draft_head import DraftHead
+from pass_edge.native.embeddings import TokenEmbeddings
+
+from .lookahead import Floats, Lookahead
+from .noise import DRAFT
+from .sampling import Sampler
+from .schedules import Draft
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass gave at the last accepted node: its ``hidden`` state (n_embd,), and the ``logits``
+    (g, n_vocab) and ``states`` (g, n_embd) of its lookahead group. States are None where none were kept."""
+
+    logits: Floats
+    hidden: Floats | None = None
+    states: Floats | None = None
+
+
+class Heads:
+    """The draft heads of one model's lookahead. Close it when done."""
+
+    def __init__(
+        self, lookahead: Lookahead, embeddings: TokenEmbeddings, model: Path, *, threads: int
+    ) -> None:
+        """``model``: the file that rows of the output matrix are read from. Raises ModelError."""
+        self._embeddings = embeddings
+        self._candidates = lookahead.candidates
+        self._n_vocab = lookahead.base.n_vocab
+        self._heads = [
+            DraftHead(model, weights, self._candidates, threads=threads) if weights else None
+            for weights in (lookahead.head, lookahead.hidden_head)
+        ]
+
+    def corrected(self, state: Floats, token: int) -> Floats | None:
+        """Logits (n_vocab,) behind ``token``, of a lookahead output (n_embd,) in its place; None without a
+        head for that."""
+        head = self._heads[0]
+        return self._spread(head.step(state, self._embedding(token))[1]) if head else None
+
+    def onward(self, state: Floats, token: int) -> tuple[Floats, Floats] | None:
+        """From the hidden state before ``token`` to the one behind it, (n_embd,), and logits (n_vocab,)
+        there; None without a head for that."""
+        head = self._heads[1]
+        if not head:
+            return None
+        state, scores = head.step(state, self._embedding(token))
+        return state, self._spread(scores)
+
+    def _embedding(self, token: int) -> Floats:
+        return self._embeddings.rows(np.array([token], np.int32))[0]
+
+    def _spread(self, scores: Floats) -> Floats:
+        logits = np.full(self._n_vocab, -np.inf, np.float32)
+        logits[self._candidates] = scores
+        return logits
+
+    def close(self) -> None:
+        """Free their memory; safe to call twice."""
+        for head in self._heads:
+            if head:
+                head.close()
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """Drafts chains of up to ``depth`` tokens, with ``heads`` if there are any."""
+
+    depth: int
+    heads: Heads | None = None
+
+    def draft(
+        self, outcome: Outcome, root: int, sampler: Sampler, position: int, history: Sequence[int], rule: str
+    ) -> Draft:
+        """The tokens from ``position`` on, after the new ``root``; ``history`` ends with it."""
+        tokens, proposals, history = [root], [], list(history)
+        for logits in self._chain(outcome, tokens):
+            if rule == "rejection":
+                proposals.append(sampler.distribution(logits, history))
+                tokens.append(proposals[-1].draw(sampler.seed, position, DRAFT))
+            else:
+                tokens.append(sampler.choose(logits, position, history))
+            history.append(tokens[-1])
+            position += 1
+        return Draft(tuple(tokens[1:]), tuple(proposals))
+
+    def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Floats]:
+        """Logits (n_vocab,) for each depth, made once the token before stands at the end of ``tokens``."""
+        state = outcome.hidden
+        for depth in range(self.depth):
+            opinions = []
+            if depth < len(outcome.logits):
+                opinions.append(self._looked_ahead(outcome, depth, tokens[-1]))
+            if self.heads and state is not None and (onward := self.heads.onward(state, tokens[-1])):
+                state = onward[0]
+                opinions.append(onward[1])
+            if not opinions:
+                return
+            yield opinions[0] if len(opinions) == 1 else _mixture(opinions)
+
+    def _looked_ahead(self, outcome: Outcome, depth: int, token: int) -> Floats:
+        if self.heads and outcome.states is not None:
+            corrected = self.heads.corrected(outcome.states[depth], token)
+            if corrected is not None:
+                return corrected
+        return outcome.logits[depth]
+
+
+def _mixture(opinions: Sequence[Floats]) -> Floats:
+    """Log-probabilities of the even mixture of distributions given as logits."""
+    return np.logaddexp.reduce([_log_softmax(logits) for logits in opinions])
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    best = logits.max()
+    return logits - (best + np.log(np.exp(logits - best).sum()))
