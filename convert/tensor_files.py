@@ -27,12 +27,12 @@ _TORCH_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, not read yet. ``read`` gives its rows from one on, as float32."""
+    """A tensor in a file, not read yet. ``read`` gives some of its rows as float32."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[int], npt.NDArray[np.float32]]
+    read: Callable[[range], npt.NDArray[np.float32]]
 
     @property
     def size(self) -> str:
@@ -52,9 +52,9 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
 
 
 def _in_safetensors(path: Path) -> list[StoredTensor]:
-    def read(name: str, first: int) -> npt.NDArray[np.float32]:
+    def read(name: str, rows: range) -> npt.NDArray[np.float32]:
         with _readable(path, "safetensors file"), safe_open(path, "np") as file:
-            return np.asarray(file.get_slice(name)[first:], np.float32)
+            return np.asarray(file.get_slice(name)[rows.start : rows.stop], np.float32)
 
     with _readable(path, "safetensors file"), safe_open(path, "np") as file:
         parts = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 - not a dict
@@ -88,9 +88,9 @@ def _dtype(tensor: Any) -> str:
     return _TORCH_NAMES.get(str(tensor.dtype), str(tensor.dtype))
 
 
-def _rows(path: Path, tensor: Any, first: int) -> npt.NDArray[np.float32]:
+def _rows(path: Path, tensor: Any, rows: range) -> npt.NDArray[np.float32]:
     with _readable(path, "torch file of tensors alone"):
-        return tensor[first:].detach().float().contiguous().numpy()
+        return tensor[rows.start : rows.stop].detach().float().contiguous().numpy()
 
 
 def _flat(content: object, name: str) -> Iterator[tuple[str, object]]:

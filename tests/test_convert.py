@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -62,6 +63,36 @@ def test_rows_added_to_a_vocabulary(shards: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_embeddings(folder, BASE, scale=np.float32(8)), 8 * want)
     with pytest.raises(LookaheadError, match="no tensors 'nothing'"):
         read_embeddings(folder, BASE, "nothing")
+
+
+def test_rows_of_padding_are_no_lookahead(tmp_path: Path) -> None:
+    padded = np.concatenate([VOCABULARY, ROWS, np.zeros((5, D), np.float32)])
+    save_file({"model.embed_tokens.weight": padded}, tmp_path / "model.safetensors")
+    assert len(read_embeddings(tmp_path, BASE)) == 8  # nothing tells them apart
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE, rows=range(V, V + 3)), ROWS)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<a>": V, "<b>": V + 1, "<c>": V + 2}))
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE), ROWS)
+    (tmp_path / "added_tokens.json").unlink()
+    added = [{"id": 2, "content": "<s>"}, {"id": V + 2, "content": "<c>"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE), ROWS)
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": [{"id": 2}]}')  # no token was added for them
+    assert len(read_embeddings(tmp_path, BASE)) == 8
+
+
+def test_tokens_that_took_the_place_of_padding_are_named_by_their_rows(tmp_path: Path) -> None:
+    roomy = dataclasses.replace(BASE, n_vocab=V + 100)  # GGUF counts the rows of padding as tokens
+    matrix = np.concatenate([np.tile(VOCABULARY, (6, 1)), ROWS])
+    save_file({"model.embed_tokens.weight": matrix}, tmp_path / "model.safetensors")
+    with pytest.raises(LookaheadError, match=r"--rows FIRST:COUNT.*75 × 64"):
+        read_embeddings(tmp_path, roomy)
+    with pytest.raises(LookaheadError, match=r"has 75 rows.*--rows FIRST:COUNT"):
+        read_embeddings(tmp_path, roomy, "model.embed_tokens.weight")
+    taken = read_embeddings(tmp_path, roomy, rows=range(72, 75), scale=np.float32(8))
+    np.testing.assert_array_equal(taken, 8 * ROWS)
+    for absent in (range(73, 76), range(72, 72)):
+        with pytest.raises(LookaheadError, match="--rows"):
+            read_embeddings(tmp_path, roomy, rows=absent)
 
 
 def test_a_prompt_decoding_adapter(tmp_path: Path) -> None:
