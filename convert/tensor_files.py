@@ -6,6 +6,8 @@ Nothing in a file is run: safetensors hold numbers only, and torch's pickles are
 
 from __future__ import annotations
 
+import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,8 +73,8 @@ def _in_torch_file(path: Path) -> list[StoredTensor]:
         raise LookaheadError(
             f"{path} is a torch file, and torch is not installed; install it, or save as safetensors"
         ) from error
-    with _readable(path, "torch file of tensors alone"):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    with _readable(path, "torch file"):
+        content = _load(path)
         dense = {
             name: value
             for name, value in _flat(content, "")
@@ -84,12 +86,23 @@ def _in_torch_file(path: Path) -> list[StoredTensor]:
         ]
 
 
+def _load(path: Path) -> object:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damage that ends in an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:  # its text would tell how to run the file's code after all
+        raise ValueError("it holds more than tensors and plain containers, or is damaged") from error
+
+
 def _dtype(tensor: Any) -> str:
     return _TORCH_NAMES.get(str(tensor.dtype), str(tensor.dtype))
 
 
 def _rows(path: Path, tensor: Any, rows: range) -> npt.NDArray[np.float32]:
-    with _readable(path, "torch file of tensors alone"):
+    with _readable(path, "torch file"):
         return tensor[rows.start : rows.stop].detach().float().contiguous().numpy()
 
 
