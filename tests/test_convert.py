@@ -23,6 +23,7 @@ from pass_edge import LookaheadError, OutputError, read_lookahead
 from pass_edge.convert.checkpoint import convert, read_embeddings
 from pass_edge.convert.inspection import inspect
 from pass_edge.lookahead import Base
+from pass_edge.native.embeddings import TokenEmbeddings
 
 D, V = 64, 12  # the tiny model's
 BASE = Base("llama", "tiny", D, V, "a" * 64, "b" * 64)
@@ -93,6 +94,23 @@ def test_tokens_that_took_the_place_of_padding_are_named_by_their_rows(tmp_path:
     for absent in (range(73, 76), range(72, 72)):
         with pytest.raises(LookaheadError, match="--rows"):
             read_embeddings(tmp_path, roomy, rows=absent)
+
+
+@pytest.mark.slow
+def test_rows_added_to_a_vocabulary_that_the_model_scales(gemma_path: Path, tmp_path: Path) -> None:
+    """Such rows are stored as the model's own are, and reach llama.cpp as its own do."""
+    tokens = np.array([1000, 2000], np.int32)
+    own = TokenEmbeddings(gemma_path)
+    rows = (own.rows(tokens) / own.scale).astype(np.float16)
+    matrix = {"dtype": "F16", "shape": [262_146, 640], "data_offsets": [0, 262_146 * 640 * 2]}
+    header = json.dumps({"model.embed_tokens.weight": matrix}).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:  # sparse: the rows of the vocabulary are holes
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.seek(262_144 * 640 * 2, os.SEEK_CUR)
+        file.write(rows.tobytes())
+    lookahead = convert(tmp_path, gemma_path, tmp_path / "o.pass.gguf")
+    assert lookahead.embeddings.tobytes() == (rows.astype(np.float32) * np.float32(640**0.5)).tobytes()
+    np.testing.assert_allclose(lookahead.embeddings, own.rows(tokens), rtol=1e-3)
 
 
 def test_a_prompt_decoding_adapter(tmp_path: Path) -> None:
