@@ -75,14 +75,10 @@ def _in_torch_file(path: Path) -> list[StoredTensor]:
         ) from error
     with _readable(path, "torch file"):
         content = _load(path)
-        dense = {
-            name: value
+        return [
+            StoredTensor(name, tuple(value.shape), _dtype(value), partial(_rows, path, value))
             for name, value in _flat(content, "")
             if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_cpu
-        }
-        return [
-            StoredTensor(name, tuple(tensor.shape), _dtype(tensor), partial(_rows, path, tensor))
-            for name, tensor in dense.items()
         ]
 
 

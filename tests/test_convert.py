@@ -185,6 +185,13 @@ def test_a_hostile_torch_file_is_one_sentence_and_runs_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
+def test_two_tensors_of_one_name_are_not_confused(tmp_path: Path) -> None:
+    torch.save({"a.b": torch.ones(3, D), "a": {"b": torch.zeros(3, D)}}, tmp_path / "c.pt")
+    for tensor in (None, "a.b"):
+        with pytest.raises(LookaheadError, match=r"several tensors that fit|has 2 tensors"):
+            read_embeddings(tmp_path / "c.pt", BASE, tensor)
+
+
 def test_two_tensors_that_fit_need_a_name(tmp_path: Path) -> None:
     save_file({"a": ROWS, "b": -ROWS}, tmp_path / "c.safetensors")
     with pytest.raises(LookaheadError, match=r"several tensors that fit.*--tensor.*a \(3 × 64\)"):
