@@ -533,10 +533,12 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
     \b
     pass-edge quantize model.Q4_1.gguf model.Q4_0.gguf Q4_0
     """
+    from pass_edge.native.model import check_is_gguf, check_loads
     from pass_edge.native.output import check_free, unfinished_path
     from pass_edge.native.quantize import quantize as quantize_model
 
     check_free(output, force)
+    check_loads(check_is_gguf(source))
     with tensor_progress("quantizing") as progress:
         run_beside(
             lambda: quantize_model(source, output, file_type, threads=threads or 0, progress=progress),

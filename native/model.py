@@ -155,7 +155,7 @@ def check_loads(path: Path) -> None:
     except subprocess.TimeoutExpired:
         refusal = f"it did not end in {_LONGEST_LOAD} seconds"
     if refusal:
-        raise ModelError(f"llama.cpp cannot load this model so: {refusal}")
+        raise ModelError(f"llama.cpp cannot load this model: {refusal}")
 
 
 def _last_line(text: str) -> str:

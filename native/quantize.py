@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import LibraryError, OutputError, SettingsError
+from .gguf_file import GgufFile
 from .library import llama, log, take_errors
-from .model import check_is_gguf
 from .output import written_whole
 
 FILE_TYPES = {
@@ -33,10 +33,10 @@ def quantize(
 ) -> None:
     """Write ``source`` to ``target`` as ``file_type`` (``"Q4_K_M"`` …); quantized sources are allowed,
     at a loss. ``target`` appears only once it is whole. ``progress`` is told how many tensors of how
-    many were reached. Raises ModelError, SettingsError, LibraryError,
-    OutputError.
+    many were reached. A strange ``source`` should have passed check_loads: llama.cpp may abort on it.
+    Raises ModelError, SettingsError, LibraryError, OutputError.
     """
-    check_is_gguf(Path(source))
+    GgufFile(source).close()
     if file_type.upper() not in FILE_TYPES:
         raise SettingsError(f"unknown type {file_type!r}; known are {', '.join(FILE_TYPES)}")
     params = llama.llama_model_quantize_default_params()

@@ -283,7 +283,20 @@ def test_a_gguf_that_cannot_be_read(content: bytes, tiny_path: Path, tmp_path: P
         ("merge", tiny_path, bad, "-o", out),
     ):
         assert_refused(run(*command), "bad.gguf is damaged or cut off")
-    assert run("quantize", bad, out, "Q4_0").exit_code == 2
+    assert_refused(run("quantize", bad, out, "Q4_0"), "cannot load this model")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_model_on_which_llama_cpp_aborts(tiny_path: Path, tmp_path: Path) -> None:
+    no_layers, sidecar, out = tmp_path / "bad.gguf", tmp_path / "s", tmp_path / "out"
+    whole = tiny_path.read_bytes()
+    layers = whole.index(key := b"llama.block_count") + len(key) + 4
+    no_layers.write_bytes(whole[:layers] + bytes(4) + whole[layers + 4 :])
+    convert = ("convert", safetensors(tmp_path / "c", a=GOOD), "-m", no_layers, "-o", sidecar)
+    assert run(*convert).exit_code == 0
+    before = sorted(tmp_path.iterdir())
+    assert_refused(run("merge", no_layers, sidecar, "-o", out), "cannot load this model: it died")
+    assert_refused(run("quantize", no_layers, out, "Q4_0"), "cannot load this model: it died")
     assert sorted(tmp_path.iterdir()) == before
 
 
