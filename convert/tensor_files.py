@@ -6,6 +6,8 @@ Nothing in a file is run: safetensors hold numbers only, and torch's pickles are
 
 from __future__ import annotations
 
+import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,12 +29,12 @@ _TORCH_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, not read yet. ``read`` gives its rows from one on, as float32."""
+    """A tensor in a file, not read yet. ``read`` gives some of its rows as float32."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[int], npt.NDArray[np.float32]]
+    read: Callable[[range], npt.NDArray[np.float32]]
 
     @property
     def size(self) -> str:
@@ -52,9 +54,9 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
 
 
 def _in_safetensors(path: Path) -> list[StoredTensor]:
-    def read(name: str, first: int) -> npt.NDArray[np.float32]:
+    def read(name: str, rows: range) -> npt.NDArray[np.float32]:
         with _readable(path, "safetensors file"), safe_open(path, "np") as file:
-            return np.asarray(file.get_slice(name)[first:], np.float32)
+            return np.asarray(file.get_slice(name)[rows.start : rows.stop], np.float32)
 
     with _readable(path, "safetensors file"), safe_open(path, "np") as file:
         parts = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 - not a dict
@@ -71,26 +73,33 @@ def _in_torch_file(path: Path) -> list[StoredTensor]:
         raise LookaheadError(
             f"{path} is a torch file, and torch is not installed; install it, or save as safetensors"
         ) from error
-    with _readable(path, "torch file of tensors alone"):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        dense = {
-            name: value
+    with _readable(path, "torch file"):
+        content = _load(path)
+        return [
+            StoredTensor(name, tuple(value.shape), _dtype(value), partial(_rows, path, value))
             for name, value in _flat(content, "")
             if isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_cpu
-        }
-        return [
-            StoredTensor(name, tuple(tensor.shape), _dtype(tensor), partial(_rows, path, tensor))
-            for name, tensor in dense.items()
         ]
+
+
+def _load(path: Path) -> object:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damage that ends in an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:  # its text would tell how to run the file's code after all
+        raise ValueError("it holds more than tensors and plain containers, or is damaged") from error
 
 
 def _dtype(tensor: Any) -> str:
     return _TORCH_NAMES.get(str(tensor.dtype), str(tensor.dtype))
 
 
-def _rows(path: Path, tensor: Any, first: int) -> npt.NDArray[np.float32]:
-    with _readable(path, "torch file of tensors alone"):
-        return tensor[first:].detach().float().contiguous().numpy()
+def _rows(path: Path, tensor: Any, rows: range) -> npt.NDArray[np.float32]:
+    with _readable(path, "torch file"):
+        return tensor[rows.start : rows.stop].detach().float().contiguous().numpy()
 
 
 def _flat(content: object, name: str) -> Iterator[tuple[str, object]]:

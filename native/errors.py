@@ -4,6 +4,11 @@
 class PassEdgeError(Exception):
     """Base of every error raised on purpose; its text says what was wrong and what to do."""
 
+    def __str__(self) -> str:
+        """One line that a terminal can show, whatever stands in the names that a file has given."""
+        text = super().__str__()
+        return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
 
 class LibraryError(PassEdgeError):
     """The llama.cpp library is missing, broken on this machine, or failed inside a call."""

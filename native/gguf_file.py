@@ -64,10 +64,18 @@ class GgufFile:
             reason = take_errors() or "llama.cpp gave no reason"
             raise ModelError(f"{path} is damaged or cut off: {reason}")
         self.tensors = {tensor.name: tensor for tensor in self._read_tensors()}
+        if problem := self._problem():
+            self.close()
+            raise ModelError(f"{path} is damaged or cut off: {problem}")
+
+    def _problem(self) -> str:
+        """What ggml reads, but cannot be used; empty if there is nothing."""
         end = max((tensor.offset + tensor.size for tensor in self.tensors.values()), default=0)
         if end > self.path.stat().st_size:
-            self.close()
-            raise ModelError(f"{path} is damaged or cut off: its tensors end behind its end")
+            return "its tensors end behind its end"
+        if ggml("gguf_find_key")(self.handle, b"") >= 0:  # ggml aborts when it is to copy one
+            return "a key has no name"
+        return ""
 
     def get(self, key: str) -> Value | None:
         """What ``key`` holds; None if it is not there."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from .library import llama, take_errors
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1
+_LONGEST_LOAD = 120  # seconds; without weights it takes a fraction of one
 
 
 class Model:
@@ -138,11 +142,31 @@ def check_is_gguf(path: Path) -> Path:
 
 
 def check_loads(path: Path) -> None:
-    """Raises ModelError if llama.cpp would refuse to load ``path``. Reads no weights."""
+    """Raises ModelError if llama.cpp would refuse to load ``path``, or die of it: it aborts on some absurd
+    metadata, so a child process finds out. Reads no weights."""
+    code = f"import sys, {__name__} as model; print(model._refusal(sys.argv[1]))"
+    environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            env=environment, capture_output=True, text=True, errors="replace", timeout=_LONGEST_LOAD,
+        )  # fmt: skip
+        refusal = done.stdout.strip() if done.returncode == 0 else f"it died ({_last_line(done.stderr)})"
+    except subprocess.TimeoutExpired:
+        refusal = f"it did not end in {_LONGEST_LOAD} seconds"
+    if refusal:
+        raise ModelError(f"llama.cpp cannot load this model: {refusal}")
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["without a word"])[-1]
+
+
+def _refusal(path: str) -> str:
     params = llama.llama_model_default_params()
     params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0  # maps nothing either
-    take_errors()
-    handle = llama.llama_model_load_from_file(str(path).encode(), params)
+    handle = llama.llama_model_load_from_file(path.encode(), params)
     if not handle:
-        raise ModelError(f"llama.cpp cannot load this model so: {take_errors()}")
+        return take_errors() or "it gave no reason"
     llama.llama_model_free(handle)
+    return ""

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import LibraryError, SettingsError
+from .errors import LibraryError, OutputError, SettingsError
+from .gguf_file import GgufFile
 from .library import llama, log, take_errors
-from .model import check_is_gguf
 from .output import written_whole
 
 FILE_TYPES = {
@@ -20,6 +20,7 @@ FILE_TYPES = {
     "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
 }  # fmt: skip
 """`llama.h`, `enum llama_ftype`."""
+_STREAM_FAILED = "iostream error"  # all that C++ says of a write that failed
 
 
 def quantize(
@@ -32,10 +33,10 @@ def quantize(
 ) -> None:
     """Write ``source`` to ``target`` as ``file_type`` (``"Q4_K_M"`` …); quantized sources are allowed,
     at a loss. ``target`` appears only once it is whole. ``progress`` is told how many tensors of how
-    many were reached. Raises ModelError, SettingsError, LibraryError,
-    OutputError.
+    many were reached. A strange ``source`` should have passed check_loads: llama.cpp may abort on it.
+    Raises ModelError, SettingsError, LibraryError, OutputError.
     """
-    check_is_gguf(Path(source))
+    GgufFile(source).close()
     if file_type.upper() not in FILE_TYPES:
         raise SettingsError(f"unknown type {file_type!r}; known are {', '.join(FILE_TYPES)}")
     params = llama.llama_model_quantize_default_params()
@@ -44,11 +45,15 @@ def quantize(
     params.allow_requantize = True
     take_errors()
     with written_whole(target) as unfinished, _watched(progress):
+        unfinished.touch()  # Python tells why it cannot; llama.cpp's streams do not
         status = llama.llama_model_quantize(
             str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
         )
         if status != 0:
-            raise LibraryError(f"{source} cannot be quantized to {file_type}: {take_errors()}")
+            reason = take_errors()
+            if _STREAM_FAILED in reason:
+                raise OutputError(f"{target} cannot be written; is the disk full?")
+            raise LibraryError(f"{source} cannot be quantized to {file_type}: {reason}")
 
 
 class _Watcher(logging.Handler):

@@ -17,7 +17,7 @@ from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ModelError
-from pass_edge.native.model import Model
+from pass_edge.native.model import Model, check_loads
 from pass_edge.native.probe import check_verdict, probe
 
 from .memory import library_key, model_key, recall, remember
@@ -62,6 +62,7 @@ def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Ca
     if known is not None:
         return Calibration(**known)
     may_repack = check_verdict(library_verdict(note))
+    check_loads(path)
     note("measuring this model on this machine (once)")
     best = _measure(path, settings, repack=may_repack)
     if may_repack and best.width < _ENOUGH:

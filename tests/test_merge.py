@@ -32,12 +32,25 @@ def sidecar_for(model: Path, count: int = 3) -> Path:
     return model.with_suffix(".pass.gguf")
 
 
-def answer(model: Path, lookahead: Path | str | None, temperature: float) -> tuple[list[int], list[float]]:
+def answer(
+    model: Path, lookahead: Path | str | None, temperature: float, prompt: str | None = None
+) -> tuple[list[int], list[float]]:
+    """What follows ``prompt``, or QUESTION, and how much of it was drafted right."""
     with Engine(model, lookahead=lookahead) as engine:
+        ids = engine.tokenize(prompt) if prompt else engine.render(QUESTION)
         sampling = Sampling(temperature=temperature, seed=7)
-        generation = engine.chat(QUESTION, sampling=sampling, max_tokens=60).run()
+        generation = engine.stream(ids, sampling=sampling, max_tokens=60).run()
         assert engine.schedule == ("plain" if lookahead is None else "fused")
         return generation.ids, generation.stats.acceptance
+
+
+def assert_drafts_as_base_and_sidecar(
+    merged: Path, base: Path, sidecar: Path, temperature: float, prompt: str | None = None
+) -> None:
+    ids, acceptance = answer(base, sidecar, temperature, prompt)
+    assert answer(merged, "auto", temperature, prompt) == (ids, acceptance)
+    assert sum(acceptance) > 0
+    assert answer(merged, None, temperature, prompt)[0] == ids
 
 
 @pytest.mark.parametrize(
@@ -53,10 +66,7 @@ def test_merged_is_base_and_sidecar(file_type: str, quantized: Callable[[str], P
     base, merged = quantized(file_type), tmp_path / "merged.gguf"
     merge(base, SHIPPED, merged)
     for temperature in (0.0, 1.5):
-        ids, acceptance = answer(base, SHIPPED, temperature)
-        assert answer(merged, "auto", temperature) == (ids, acceptance)
-        assert sum(acceptance) > 0
-        assert answer(merged, None, temperature)[0] == ids
+        assert_drafts_as_base_and_sidecar(merged, base, SHIPPED, temperature)
     assert read_lookahead(merged).embeddings.tobytes() == read_lookahead(SHIPPED).embeddings.tobytes()
 
 
@@ -91,17 +101,37 @@ print(json.dumps(answer["choices"][0]["text"]))
 """
 
 
+def text_in(program: str, model: Path, prompt: str) -> str:
+    command = [sys.executable, "-c", program, str(model), prompt]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize("program", [IN_LLAMA_CPP_PYTHON, IN_XLLAMACPP], ids=["llama_cpp", "xllamacpp"])
 def test_other_programs_run_it_as_the_plain_model(program: str, model_path: Path, tmp_path: Path) -> None:
     merge(model_path, SHIPPED, tmp_path / "merged.gguf")
+    text = text_in(program, model_path, prompt := "Once upon a time, a small river")
+    assert len(text) > 20
+    assert text_in(program, tmp_path / "merged.gguf", prompt) == text
 
-    def text(model: Path) -> str:
-        command = [sys.executable, "-c", program, str(model), "Once upon a time, a small river"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
 
-    assert len(text(model_path)) > 20
-    assert text(tmp_path / "merged.gguf") == text(model_path)
+@pytest.mark.slow
+def test_embeddings_that_the_model_scales(gemma_path: Path, tmp_path: Path) -> None:
+    """Gemma multiplies rows of its matrix by √n_embd. Rows of common words are drafts of a kind."""
+    sidecar, merged, prompt = tmp_path / "g.pass.gguf", tmp_path / "merged.gguf", "The capital of France is"
+    with Engine(gemma_path, lookahead=None) as engine:
+        words = np.array(engine.tokenize(" of the")[-2:], np.int32)
+    own = TokenEmbeddings(gemma_path)
+    assert own.scale == np.float32(640**0.5)
+    write_sidecar(Lookahead(own.rows(words), read_base(gemma_path)), sidecar)
+    merge(gemma_path, sidecar, merged)
+    added = np.arange(262_144, 262_146, dtype=np.int32)
+    np.testing.assert_allclose(TokenEmbeddings(merged).rows(added), own.rows(words), atol=0.1)
+    for temperature in (0.0, 0.8):
+        assert_drafts_as_base_and_sidecar(merged, gemma_path, sidecar, temperature, prompt)
+    text = text_in(IN_LLAMA_CPP_PYTHON, gemma_path, prompt)
+    assert len(text) > 20
+    assert text_in(IN_LLAMA_CPP_PYTHON, merged, prompt) == text
 
 
 # a file type whose token embeddings are of that type
