@@ -37,7 +37,7 @@ class Text:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny") / "f32.gguf"
-    return write_tiny_model(path, n_vocab=VOCABULARY, n_embd=WIDTH, n_head=2, n_ff=128, seed=3)
+    return write_tiny_model(path, n_vocab=VOCABULARY, n_embd=WIDTH, n_head=2, n_ff=128, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def answered(frozen: FrozenModel, prompt: npt.NDArray[np.int64], length: int) ->
 
 
 def train(frozen: FrozenModel, texts: Sequence[Text], folder: Path, **settings: object) -> Trained:
-    chosen = {"count": 3, "prefix": 2, "head_width": 16, "steps": 120, "anchors": 16, "measure_every": 60}
+    chosen = {"count": 3, "prefix": 2, "head_width": 16, "steps": 120, "anchors": 16, "lr": 0.1}
     return train_lookahead(frozen, texts[:-4], texts[-4:], folder, **{**chosen, **settings})  # type: ignore[arg-type]
 
 
@@ -120,7 +120,9 @@ def test_torch_gives_the_logits_of_llama_cpp(n_prefix: int, n_head_kv: int, tmp_
     anchors = [5, 6, 11, 20, 21, 28]
     lookahead, prefix = rng.standard_normal((2, 5, 256), dtype=np.float32)
     lookahead, prefix = lookahead[:3], prefix[:n_prefix]
-    settings = ContextSettings(cells=256, sequences=8, cache_type_k="f32", cache_type_v="f32", flash_attention=False)
+    settings = ContextSettings(
+        cells=256, sequences=8, cache_type_k="f32", cache_type_v="f32", flash_attention=False
+    )
     with Model(path) as model, Context(model, settings) as context:
         expected = in_llama_cpp(context, text, anchors, lookahead, prefix)
     found = in_torch(FrozenModel(path, dtype=torch.float32), text, anchors, lookahead, prefix)
@@ -138,7 +140,8 @@ def test_torch_accepts_what_llama_cpp_accepts(quantized: Callable[[str], Path]) 
     with Model(path) as model, Context(model, settings) as context:
         lookahead = read_shipped(path)
         for question in spread_questions(8):
-            prompt = model.vocabulary.tokenize(f"<|im_start|>user\n{question[:600]}<|im_end|>\n", parse_special=True)
+            chat = f"<|im_start|>user\n{question[:600]}<|im_end|>\n<|im_start|>assistant\n"
+            prompt = model.vocabulary.tokenize(chat, parse_special=True)
             text = generated(context, prompt, 120)
             anchors = range(text.prompt - 1, len(text.ids) - len(lookahead))
             arguments = text, anchors, lookahead, np.zeros((0, frozen.n_embd), np.float32)
@@ -175,16 +178,17 @@ def generated(context: Context, prompt: npt.NDArray[np.int32], length: int) -> T
 
 def test_training_beats_the_untrained(frozen: FrozenModel, texts: list[Text], tmp_path: Path) -> None:
     untrained = train(frozen, texts, tmp_path / "untrained", steps=1).acceptance
-    trained = train(frozen, texts, tmp_path / "trained")
+    trained = train(frozen, texts, tmp_path / "trained", steps=200)
     assert trained.embeddings.shape == (3, WIDTH)
     assert trained.prefix.shape == (2, WIDTH)
-    assert trained.losses[-10:].mean() < 0.7 * trained.losses[:10].mean()
-    assert trained.acceptance.alone.top_1[0] > untrained.alone.top_1[0] + 0.2
+    assert trained.losses[-20:].mean() < 0.5 * trained.losses[:20].mean()
+    assert np.mean(trained.acceptance.alone.top_1) > np.mean(untrained.alone.top_1) + 0.15
     assert trained.acceptance.with_head
-    assert trained.acceptance.with_head.both > trained.acceptance.alone.both
+    assert trained.acceptance.with_head.top_1[0] > trained.acceptance.alone.top_1[0]
+    assert trained.acceptance.with_head.both > trained.acceptance.alone.both + 0.15
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -197,28 +201,30 @@ def test_a_killed_run_goes_on_as_one(
 
     def progress(step: int, *_: object) -> None:
         if (moment, step) in {("before the first save", 7), ("between saves", 73)}:
-            raise Killed
+            raise KilledError
 
     def torn(state: object, file: object) -> None:
         file.write(b"half a file")  # type: ignore[attr-defined]
-        raise Killed
+        raise KilledError
 
-    with pytest.raises(Killed), monkeypatch.context() as patched:
-        if moment == "while saving":
-            train_until_saved(frozen, texts, tmp_path / "killed", settings)
-            patched.setattr(torch, "save", torn)
-        train(frozen, texts, tmp_path / "killed", **settings, progress=progress)
-    assert same(train(frozen, texts, tmp_path / "killed", **settings), whole)
-    assert same(train(frozen, texts, tmp_path / "killed", **settings), whole)  # there is nothing left to do
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == [STATE]
+    folder = tmp_path / "killed"
+    if moment == "while saving":
+        train_until_saved(frozen, texts, folder, settings)
+        monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(KilledError):
+        train(frozen, texts, folder, **settings, progress=progress)
+    monkeypatch.undo()
+    assert same(train(frozen, texts, folder, **settings), whole)
+    assert same(train(frozen, texts, folder, **settings), whole)  # there is nothing left to do
+    assert [path.name for path in folder.iterdir()] == [STATE]
 
 
 def train_until_saved(frozen: FrozenModel, texts: list[Text], folder: Path, settings: dict[str, int]) -> None:
     def progress(step: int, *_: object) -> None:
         if (folder / STATE).exists():
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(frozen, texts, folder, **settings, progress=progress)
 
 
@@ -230,7 +236,9 @@ def same(one: Trained, other: Trained) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in pairs) and one.measured == other.measured
 
 
-def test_other_settings_do_not_go_on_with_a_run(frozen: FrozenModel, texts: list[Text], tmp_path: Path) -> None:
+def test_other_settings_do_not_go_on_with_a_run(
+    frozen: FrozenModel, texts: list[Text], tmp_path: Path
+) -> None:
     train(frozen, texts, tmp_path, steps=1)
     with pytest.raises(SettingsError, match="other settings or texts"):
         train(frozen, texts, tmp_path, steps=2)
@@ -238,7 +246,9 @@ def test_other_settings_do_not_go_on_with_a_run(frozen: FrozenModel, texts: list
         train(frozen, texts[1:], tmp_path, steps=1)
 
 
-def test_what_cannot_be_trained_on_is_said_in_words(frozen: FrozenModel, texts: list[Text], tmp_path: Path) -> None:
+def test_what_cannot_be_trained_on_is_said_in_words(
+    frozen: FrozenModel, texts: list[Text], tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match="no answers of more than 64 tokens"):
         train(frozen, texts, tmp_path, count=64)
     with pytest.raises(SettingsError, match=r"\(2, 64\), not \(3, 64\)"):

@@ -1,4 +1,4 @@
-"""How often drafts would be right: against what the model itself finds most likely, on texts not trained on."""
+"""How often drafts would be right, against what the model itself finds most likely, on held-out texts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _TOP = 3
 
 @dataclass(frozen=True)
 class Shares:
-    """Of all anchors, the share where the draft is right. ``top_1``, ``top_3``: (L,), by depth, where what comes
-    before is as in the text. ``both``: at depths 1 and 2 (0 if L is 1)."""
+    """Of all anchors, the share where the draft is right. ``top_1``, ``top_3``: (L,), by depth, where what
+    comes before is as in the text. ``both``: at depths 1 and 2 (0 if L is 1)."""
 
     top_1: tuple[float, ...]
     top_3: tuple[float, ...]

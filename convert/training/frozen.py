@@ -7,10 +7,11 @@ ahead* runs lookahead groups behind many tokens of that text, the *anchors*, aga
     position   j                      t + 1 + k
     sees       prefix rows 0 … j      text 0 … t, the prefix, rows 0 … k of its group
 
-A prefix row sees the prefix alone, from position 0 on, and the text sees no prefix: so llama.cpp can decode the
-prefix once, as a sequence of its own, and share its cells with the sequences of lookahead groups (whose members
-must have another sequence first in their lists, or they would see the prefix too). As everywhere in llama.cpp,
-no row sees a later position, and in layers with a sliding window none that lies a window behind it.
+A prefix row sees the prefix alone, and the text sees no prefix: so llama.cpp can decode the prefix once, as
+a sequence of its own from position 0 on, and share its cells with the sequences of lookahead groups. (A row
+sees what the first of its sequences holds; so a token in a group's sequence must be in another one before it.)
+As everywhere in llama.cpp, no row sees a later position, nor, in layers with a sliding window, one that lies
+a window behind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 (everyone calls it so)
 
 from pass_edge.native.errors import ModelError
 from pass_edge.native.model import check_is_gguf
@@ -36,7 +37,9 @@ class FrozenModel:
     """A model on ``device``. ``dtype`` is that of its matrix products and what is kept of a text; all else is
     float32. Attributes: ``n_embd``, ``n_vocab``, ``device``, ``dtype``."""
 
-    def __init__(self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None):
+    def __init__(
+        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ):
         """``dtype``: by default the fastest that ``device`` has. Raises ModelError if transformers cannot
         read the file, or does not know its architecture."""
         self.device = torch.device(device)
@@ -80,7 +83,9 @@ class FrozenModel:
         weight = self._output if tokens is None else self._output[tokens]
         return F.linear(states.to(self.dtype), weight).float()
 
-    def _run(self, rows: torch.Tensor, positions: torch.Tensor, attention: _Keeping | _Looking) -> torch.Tensor:
+    def _run(
+        self, rows: torch.Tensor, positions: torch.Tensor, attention: _Keeping | _Looking
+    ) -> torch.Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self._body(
                 inputs_embeds=rows[None],
@@ -122,13 +127,13 @@ class Text(Protocol):
     def prompt(self) -> int: ...
 
 
-# -- attention: (1, heads, n, size) queries, fewer heads of keys and values → (1, n, heads, size) -------------
+# -- attention: (heads of keys, heads of queries for each, n, size) queries, and states like them -----
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as the model has read it: ``ids`` (n,), ``hidden`` (n, n_embd) float32 behind the last norm, and for
-    each layer ``keys``, ``values`` (heads, n, size)."""
+    """A text as the model has read it: ``ids`` (n,), ``hidden`` (n, n_embd) float32 behind the last norm, and
+    for each layer ``keys``, ``values`` (heads, n, size)."""
 
     ids: torch.Tensor
     hidden: torch.Tensor
@@ -211,7 +216,9 @@ class _Looking:
         own = torch.einsum("hgakd,haqd->hgakq", rows.unflatten(2, self._shape), own_key).flatten(2, 3)
         scores = torch.cat([_all(rows, k.mT) for k in keys] + [own], -1)
         parts = _softmax(scores, bias, value.dtype).split([k.shape[1] for k in keys] + [self._shape[1]], -1)
-        states = torch.einsum("hgakq,haqd->hgakd", parts[-1].unflatten(2, self._shape), own_value).flatten(2, 3)
+        states = torch.einsum("hgakq,haqd->hgakd", parts[-1].unflatten(2, self._shape), own_value).flatten(
+            2, 3
+        )
         for part, v in zip(parts, values, strict=False):
             states = states + _all(part, v)
         prefix = _all(_softmax(_all(query[:, :, :n], keys[1].mT), prefix_bias, value.dtype), values[1])

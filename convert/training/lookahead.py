@@ -1,9 +1,9 @@
 """Lookahead embeddings, and with them a prefix and a draft head, learnt through the frozen model.
 
-Only they learn, and only from what the model itself says: behind a text's token at t, row k's output is to be
-the model's own distribution at t + 1 + k, and so is the output that the head has corrected, which knows the
-text's token at that position. Every step draws a text and anchors in its answer from the seed and the step's
-number alone, and what was learnt is saved in one file: so a run that was killed goes on as if it had not been.
+Only they learn, and only from what the model itself says: behind a text's token at t, row k's output is to
+be the model's own distribution at t + 1 + k, and so is that output as the head corrects it, which knows the
+text's token at t + 1 + k. A step draws a text and anchors in its answer from the seed and the step's number
+alone, and all that was learnt is saved in one file: so a run that was killed goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .head import DraftHead
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int, float, Acceptance | None], None]
-"""Told after every step: its number, the number of steps, the loss in nats, and the last acceptance measured."""
+"""Told after every step: its number, the number of steps, the loss in nats, the last measured acceptance."""
 
 STATE = "lookahead.pt"
 _SAVE_EVERY = 50
@@ -75,8 +75,8 @@ def train_lookahead(
     measure_every: int = 500,
     progress: Progress = lambda step, steps, loss, measured: None,
 ) -> Trained:
-    """Train ``count`` embeddings, ``prefix`` rows and a head of ``head_width`` (0: none) on ``texts``, going on
-    from what ``folder`` holds. ``start``: (count, n_embd) embeddings to begin with, else those of frequent
+    """Train ``count`` embeddings, ``prefix`` rows and a head of ``head_width`` (0: none) on ``texts``, going
+    on from what ``folder`` holds. ``start``: (count, n_embd) embeddings to begin with, else those of frequent
     tokens. ``anchors``: in each text and step. ``lr``: of the rows, in units of the size of the model's own.
     Under `accelerate launch` every process has its own text at a step. Raises SettingsError, ModelError."""
     accelerator = Accelerator()
@@ -86,11 +86,25 @@ def train_lookahead(
         raise SettingsError(f"there are no answers of more than {count} tokens to train on, or to measure on")
     candidates = _frequent(texts, frozen)
     student = _Student.new(frozen, candidates, count, prefix, head_width, start, seed)
-    learner = _Learner(accelerator, student, frozen.embed(candidates).square().mean().sqrt().item(), lr, steps)
-    asked = [count, prefix, head_width, steps, anchors, lr, seed, measure_every, *map(_digest, (texts, held_out))]
+    learner = _Learner(
+        accelerator, student, frozen.embed(candidates).square().mean().sqrt().item(), lr, steps
+    )
+    asked = [
+        count,
+        prefix,
+        head_width,
+        steps,
+        anchors,
+        lr,
+        seed,
+        measure_every,
+        *map(_digest, (texts, held_out)),
+    ]
     run = _Run(folder / STATE, learner, [*asked, None if start is None else _sha256(start)])
     while run.step < steps:
-        batch = _batch(texts, run.step * accelerator.num_processes + accelerator.process_index, anchors, count, seed)
+        batch = _batch(
+            texts, run.step * accelerator.num_processes + accelerator.process_index, anchors, count, seed
+        )
         run.losses.append(learner.step(run.step, frozen, candidates, *batch))
         run.step += 1
         if run.step % measure_every == 0 or run.step == steps:
@@ -121,7 +135,9 @@ class _Student(nn.Module):
         seed: int,
     ) -> _Student:
         if start is not None and start.shape != (count, frozen.n_embd):
-            raise SettingsError(f"the embeddings to start from are {start.shape}, not {(count, frozen.n_embd)}")
+            raise SettingsError(
+                f"the embeddings to start from are {start.shape}, not {(count, frozen.n_embd)}"
+            )
         drawn = np.random.default_rng([seed, 0]).integers(min(len(candidates), 512), size=count + prefix)
         rows = frozen.embed(candidates[torch.from_numpy(drawn).to(candidates.device)]).clone()
         if start is not None:
@@ -170,9 +186,11 @@ class _Student(nn.Module):
 
 
 class _Learner:
-    """The optimizer, and the processes that it works in. ``size``: root mean square of the model's own rows."""
+    """The optimizer, in all processes. ``size``: root mean square of the model's own rows."""
 
-    def __init__(self, accelerator: Accelerator, student: _Student, size: float, lr: float, steps: int) -> None:
+    def __init__(
+        self, accelerator: Accelerator, student: _Student, size: float, lr: float, steps: int
+    ) -> None:
         groups: list[dict[str, Any]] = [
             {"params": [student.embeddings, student.prefix], "lr": lr * size},
             {"params": list(student.head.parameters()) if student.head else [], "lr": lr * _HEAD_LR},
@@ -180,7 +198,9 @@ class _Learner:
         self.student = student
         self._accelerator, self._steps = accelerator, steps
         self._rates = [group["lr"] for group in groups]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=_BETAS, weight_decay=0)
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], betas=_BETAS, weight_decay=0
+        )
         self._module, self.optimizer = accelerator.prepare(student, optimizer)
 
     def step(self, number: int, *batch: Any) -> float:
@@ -241,7 +261,7 @@ class _Run:
 
 
 def _room(text: Text, count: int) -> int:
-    """How many anchors a text has: from its prompt's last token to the last with ``count`` tokens behind it."""
+    """How many anchors a text has: its prompt's last token, to the last with ``count`` tokens behind it."""
     return len(text.ids) - count - (text.prompt - 1)
 
 
