@@ -44,7 +44,6 @@ class Acceptance:
         return cls(numbers["anchors"], Shares(**alone), Shares(**with_head) if with_head else None)
 
 
-@torch.no_grad()
 def acceptance(
     frozen: FrozenModel,
     texts: Sequence[Text],
@@ -54,10 +53,11 @@ def acceptance(
 ) -> Acceptance:
     """Drafts behind every position of the answers in ``texts`` that has L more tokens behind it."""
     alone, with_head = [], []
-    for text in texts:
-        for ranks, corrected in _ranks(frozen, text, embeddings, prefix, head):
-            alone.append(ranks)
-            with_head.append(corrected)
+    with torch.no_grad():
+        for text in texts:
+            for ranks, corrected in _ranks(frozen, text, embeddings, prefix, head):
+                alone.append(ranks)
+                with_head.append(corrected)
     anchors = sum(map(len, alone))
     return Acceptance(anchors, _shares(alone), _shares(with_head) if head else None)
 

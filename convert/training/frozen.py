@@ -9,7 +9,7 @@ ahead* runs lookahead groups behind many tokens of that text, the *anchors*, aga
 
 A prefix row sees the prefix alone, and the text sees no prefix: so llama.cpp can decode the prefix once, as
 a sequence of its own from position 0 on, and share its cells with the sequences of lookahead groups. (A row
-sees what the first of its sequences holds; so a token in a group's sequence must be in another one before it.)
+sees what the first of its sequences holds; so a token in a group's sequence is to be in another one before.)
 As everywhere in llama.cpp, no row sees a later position, nor, in layers with a sliding window, one that lies
 a window behind.
 """
@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F  # noqa: N812 (everyone calls it so)
+from torch import nn
 
 from pass_edge.native.errors import ModelError
 from pass_edge.native.model import check_is_gguf
@@ -48,21 +48,21 @@ class FrozenModel:
         self._body, self._embed = model.get_decoder(), model.get_input_embeddings()
         self._output = model.get_output_embeddings().weight.detach().to(self.dtype)
         for module in self._body.modules():
-            if isinstance(module, torch.nn.Linear):
+            if isinstance(module, nn.Linear):
                 module.to(self.dtype)
         self.n_vocab, self.n_embd = self._output.shape
 
-    @torch.no_grad()
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """(…) token ids → (…, n_embd): what the first layer receives for them."""
-        return self._embed(ids)
+        with torch.no_grad():
+            return self._embed(ids)
 
-    @torch.no_grad()
     def read(self, ids: npt.NDArray[np.int32]) -> Reading:
         """One causal pass over a text of (n,) ``ids``."""
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
         keeping = _Keeping()
-        hidden = self._run(self.embed(tokens), torch.arange(len(ids), device=self.device), keeping)
+        with torch.no_grad():
+            hidden = self._run(self.embed(tokens), torch.arange(len(ids), device=self.device), keeping)
         return Reading(tokens, hidden, tuple(keeping.keys), tuple(keeping.values))
 
     def look_ahead(
@@ -81,7 +81,7 @@ class FrozenModel:
     def logits(self, states: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """(…, n_embd) states → (…, n_vocab) float32, or only the columns of ``tokens``."""
         weight = self._output if tokens is None else self._output[tokens]
-        return F.linear(states.to(self.dtype), weight).float()
+        return nn.functional.linear(states.to(self.dtype), weight).float()
 
     def _run(
         self, rows: torch.Tensor, positions: torch.Tensor, attention: _Keeping | _Looking
@@ -179,7 +179,7 @@ class _Keeping:
         mask = None if causal else _visible(positions, positions, window)
         heads = query.flatten(0, 1)[None]
         key, value = (x.repeat_interleave(query.shape[1], 0)[None] for x in (key, value))
-        states = F.scaled_dot_product_attention(heads, key, value, mask, scale=1.0, **causal)
+        states = nn.functional.scaled_dot_product_attention(heads, key, value, mask, scale=1.0, **causal)
         return states[0].unflatten(0, query.shape[:2])
 
 
@@ -197,8 +197,8 @@ class _Looking:
         before = text <= anchors.repeat_interleave(positions.shape[1])[:, None]
 
         @cache
-        def biases(window: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            own = _visible(positions, positions, window).repeat(1, 1, 1).flatten(0, 1)
+        def biases(window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+            own = _visible(positions, positions, window).flatten(0, 1)
             seen = torch.cat([before & _visible(rows, text, window), _visible(rows, prefix, window), own], -1)
             return _bias(seen), _bias(_visible(prefix, prefix, window))
 
@@ -209,19 +209,15 @@ class _Looking:
     ) -> torch.Tensor:
         bias, prefix_bias = self._biases(window)
         n = self._n_prefix
-        keys = self._reading.keys[layer], key[:, :n]
-        values = self._reading.values[layer], value[:, :n]
+        text_key, text_value = self._reading.keys[layer], self._reading.values[layer]
+        prefix_key, prefix_value = key[:, :n], value[:, :n]
         own_key, own_value = (x[:, n:].unflatten(1, self._shape) for x in (key, value))
+        prefix = _all(_softmax(_all(query[:, :, :n], prefix_key.mT), prefix_bias, value.dtype), prefix_value)
         rows = query[:, :, n:]
-        own = torch.einsum("hgakd,haqd->hgakq", rows.unflatten(2, self._shape), own_key).flatten(2, 3)
-        scores = torch.cat([_all(rows, k.mT) for k in keys] + [own], -1)
-        parts = _softmax(scores, bias, value.dtype).split([k.shape[1] for k in keys] + [self._shape[1]], -1)
-        states = torch.einsum("hgakq,haqd->hgakd", parts[-1].unflatten(2, self._shape), own_value).flatten(
-            2, 3
-        )
-        for part, v in zip(parts, values, strict=False):
-            states = states + _all(part, v)
-        prefix = _all(_softmax(_all(query[:, :, :n], keys[1].mT), prefix_bias, value.dtype), values[1])
+        scores = [_all(rows, text_key.mT), _all(rows, prefix_key.mT), _each(rows, own_key.mT)]
+        weights = _softmax(torch.cat(scores, -1), bias, value.dtype)
+        of_text, of_prefix, of_own = weights.split([part.shape[-1] for part in scores], -1)
+        states = _all(of_text, text_value) + _all(of_prefix, prefix_value) + _each(of_own, own_value)
         return torch.cat([prefix, states], 2)
 
 
@@ -242,3 +238,9 @@ def _softmax(scores: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> to
 def _all(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """(heads, groups, n, x) · (heads, x, m): all groups of a head in one product."""
     return (rows.flatten(1, 2) @ matrix).unflatten(1, rows.shape[1:3])
+
+
+def _each(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """(heads, groups, A · L, x) · (heads, A, x, m): the rows of each anchor with a matrix of their own."""
+    by_anchor = rows.unflatten(2, (matrices.shape[1], -1))
+    return (by_anchor @ matrices[:, None]).flatten(2, 3)
