@@ -19,6 +19,7 @@ def write_tiny_model(
     n_embd: int = 256,
     n_layer: int = 2,
     n_head: int = 4,
+    n_head_kv: int | None = None,
     n_ff: int = 512,
     n_ctx: int = 4096,
     seed: int = 0,
@@ -29,6 +30,8 @@ def write_tiny_model(
     def weights(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
 
+    n_head_kv = n_head_kv or n_head
+    n_kv = n_embd // n_head * n_head_kv
     writer = GGUFWriter(path, "llama")
     writer.add_name("tiny random model")
     writer.add_context_length(n_ctx)
@@ -36,6 +39,7 @@ def write_tiny_model(
     writer.add_block_count(n_layer)
     writer.add_feed_forward_length(n_ff)
     writer.add_head_count(n_head)
+    writer.add_head_count_kv(n_head_kv)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(n_embd // n_head)
     writer.add_vocab_size(n_vocab)
@@ -47,8 +51,8 @@ def write_tiny_model(
         name = f"blk.{block}."
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{name}{norm}.weight", np.ones(n_embd, np.float32))
-        for square in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            writer.add_tensor(f"{name}{square}.weight", weights(n_embd, n_embd))
+        for part, rows in (("attn_q", n_embd), ("attn_k", n_kv), ("attn_v", n_kv), ("attn_output", n_embd)):
+            writer.add_tensor(f"{name}{part}.weight", weights(rows, n_embd))
         for up in ("ffn_gate", "ffn_up"):
             writer.add_tensor(f"{name}{up}.weight", weights(n_ff, n_embd))
         writer.add_tensor(f"{name}ffn_down.weight", weights(n_embd, n_ff))
