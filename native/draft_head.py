@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .embeddings import TOKEN_EMBEDDINGS, encode_rows
+from .embeddings import TOKEN_EMBEDDINGS, decode_rows, encode_rows
 from .errors import LibraryError, ModelError
-from .gguf_file import GgufFile
+from .gguf_file import GgufFile, type_traits
 from .library import GGML_TYPES, arena_params, ggml
 
 Floats = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class DraftHead:
         """``candidates``: (m,) token ids, whose rows of the output matrix of ``model`` are read. Raises
         ModelError, LibraryError."""
         width = len(weights.down)
-        code, rows = _output_rows(model, candidates)
+        code, rows = _stored_output_rows(model, candidates)
         self._arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
         self._backend = ggml("ggml_backend_cpu_init")()
         ggml("ggml_backend_cpu_set_n_threads")(self._backend, threads)
@@ -108,7 +108,17 @@ class DraftHead:
         self.close()
 
 
-def _output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.uint8]]:
+def output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> Floats:
+    """The rows of ``tokens`` (m,) in the output matrix of ``model``, (m, n_embd). Raises ModelError."""
+    code, stored = _stored_output_rows(model, tokens)
+    name = type_traits(code).name.decode().lower()
+    width = stored.shape[1] // type_traits(code).type_size * type_traits(code).block_size
+    rows = decode_rows(stored.reshape(-1), name, width)
+    assert rows is not None, "rows of a matrix are whole"
+    return rows
+
+
+def _stored_output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.uint8]]:
     """Type and bytes of the rows of ``tokens`` in the output matrix (a tied model's embedding matrix)."""
     with GgufFile(model) as file:
         tensor = file.tensors.get(OUTPUT_HEAD) or file.tensors.get(TOKEN_EMBEDDINGS)

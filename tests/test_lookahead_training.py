@@ -15,7 +15,7 @@ import torch
 from pass_edge import ModelError, SettingsError
 from pass_edge.convert.training.frozen import FrozenModel
 from pass_edge.convert.training.lookahead import STATE, Trained, train_lookahead
-from pass_edge.lookahead import Base, find_lookahead, read_lookahead
+from pass_edge.lookahead_file import find_lookahead, read_base, read_lookahead
 from pass_edge.native.batch import Rows, rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
@@ -158,7 +158,7 @@ def test_torch_accepts_what_llama_cpp_accepts(quantized: Callable[[str], Path]) 
 
 
 def read_shipped(path: Path) -> Floats:
-    found = find_lookahead(path, Base.of(path))
+    found = find_lookahead(path, read_base(path))
     assert found
     return read_lookahead(found).embeddings
 
@@ -177,15 +177,15 @@ def generated(context: Context, prompt: npt.NDArray[np.int32], length: int) -> T
 
 
 def test_training_beats_the_untrained(frozen: FrozenModel, texts: list[Text], tmp_path: Path) -> None:
-    untrained = train(frozen, texts, tmp_path / "untrained", steps=1).acceptance
+    untrained = train(frozen, texts, tmp_path / "untrained", steps=1).measured[-1][1]
     trained = train(frozen, texts, tmp_path / "trained", steps=200)
+    measured = trained.measured[-1][1]
     assert trained.embeddings.shape == (3, WIDTH)
     assert trained.prefix.shape == (2, WIDTH)
     assert trained.losses[-20:].mean() < 0.5 * trained.losses[:20].mean()
-    assert np.mean(trained.acceptance.alone.top_1) > np.mean(untrained.alone.top_1) + 0.15
-    assert trained.acceptance.with_head
-    assert trained.acceptance.with_head.top_1[0] > trained.acceptance.alone.top_1[0]
-    assert trained.acceptance.with_head.both > trained.acceptance.alone.both + 0.15
+    assert np.mean(measured["lookahead"].top_1) > np.mean(untrained["lookahead"].top_1) + 0.15
+    assert measured["lookahead + head"].top_1[0] > measured["lookahead"].top_1[0]
+    assert measured["lookahead + head"].both > measured["lookahead"].both + 0.15
 
 
 class KilledError(Exception):
@@ -232,7 +232,7 @@ def same(one: Trained, other: Trained) -> bool:
     assert one.head
     assert other.head
     pairs = [(one.embeddings, other.embeddings), (one.prefix, other.prefix), (one.losses, other.losses)]
-    pairs += [(one.head[name], other.head[name]) for name in one.head]
+    pairs += [(getattr(one.head, name), getattr(other.head, name)) for name in ("gate", "up", "down")]
     return all(a.tobytes() == b.tobytes() for a, b in pairs) and one.measured == other.measured
 
 

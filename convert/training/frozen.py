@@ -30,6 +30,8 @@ from torch import nn
 from pass_edge.native.errors import ModelError
 from pass_edge.native.model import check_is_gguf
 
+from .device import fastest
+
 _ATTENTION = "pass_edge"
 
 
@@ -43,7 +45,7 @@ class FrozenModel:
         """``dtype``: by default the fastest that ``device`` has. Raises ModelError if transformers cannot
         read the file, or does not know its architecture."""
         self.device = torch.device(device)
-        self.dtype = dtype or _fastest(self.device)
+        self.dtype = dtype or fastest(self.device)
         model = _load(check_is_gguf(Path(path))).to(self.device)
         self._body, self._embed = model.get_decoder(), model.get_input_embeddings()
         self._output = model.get_output_embeddings().weight.detach().to(self.dtype)
@@ -94,14 +96,6 @@ class FrozenModel:
                 pass_edge=attention,  # reaches _attend in every layer
             )
         return output.last_hidden_state[0].float()
-
-
-def _fastest(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
 
 
 def _load(path: Path) -> Any:

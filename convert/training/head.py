@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pass_edge.native.draft_head import HeadWeights
+
 _EPSILON = 1e-6
 
 
@@ -28,6 +30,11 @@ class DraftHead(nn.Module):
     def forward(self, state: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         x = torch.cat([_rms(state), _rms(embedding)], -1)
         return state + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+    def weights(self) -> HeadWeights:
+        """What was learnt, as the runtime takes it."""
+        names = ("gate", "up", "down")
+        return HeadWeights(*(getattr(self, name).weight.detach().cpu().numpy().copy() for name in names))
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

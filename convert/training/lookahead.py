@@ -8,13 +8,9 @@ alone, and all that was learnt is saved in one file: so a run that was killed go
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,40 +18,34 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.errors import SettingsError
 
-from .acceptance import Acceptance, acceptance
+from .acceptance import Measured, acceptance
 from .frozen import FrozenModel, Text
 from .head import DraftHead
+from .loop import Progress, Run, digest
 
 Floats = npt.NDArray[np.float32]
-Progress = Callable[[int, int, float, Acceptance | None], None]
-"""Told after every step: its number, the number of steps, the loss in nats, the last measured acceptance."""
-
 STATE = "lookahead.pt"
-_SAVE_EVERY = 50
 _CANDIDATES = 8192  # tokens that a draft is trained among: the most frequent in the answers
 _DECAY = 0.8  # what a depth's loss weighs against that of the depth before
-_WARM_UP = 20  # steps
 _HEAD_LR = 0.1  # of that of the rows
-_BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What was learnt: ``embeddings`` (L, n_embd); ``prefix`` (P, n_embd); ``head``, None or its weights
-    "gate", "up" (width, 2 · n_embd) and "down" (n_embd, width); all float32. ``losses``: (steps,) nats.
-    ``measured``: (step, acceptance on the held-out texts), the last of them of what is here."""
+    """What was learnt: ``embeddings`` (L, n_embd); ``prefix`` (P, n_embd); ``head``, if there is one;
+    all float32. ``losses``: (steps,) nats.
+    ``measured``: (step, acceptance on the held-out texts), the last of them of what is here. ``candidates``:
+    (m,) int32, the tokens that it learnt to draft."""
 
     embeddings: Floats
     prefix: Floats
-    head: dict[str, Floats] | None
+    head: HeadWeights | None
     losses: Floats
-    measured: tuple[tuple[int, Acceptance], ...]
-
-    @property
-    def acceptance(self) -> Acceptance:
-        return self.measured[-1][1]
+    measured: tuple[tuple[int, Measured], ...]
+    candidates: npt.NDArray[np.int32]
 
 
 def train_lookahead(
@@ -86,33 +76,24 @@ def train_lookahead(
         raise SettingsError(f"there are no answers of more than {count} tokens to train on, or to measure on")
     candidates = _frequent(texts, frozen)
     student = _Student.new(frozen, candidates, count, prefix, head_width, start, seed)
-    learner = _Learner(
-        accelerator, student, frozen.embed(candidates).square().mean().sqrt().item(), lr, steps
+    size = frozen.embed(candidates).square().mean().sqrt().item()
+    head = list(student.head.parameters()) if student.head else []
+    asked = [count, prefix, head_width, anchors, lr, seed, measure_every, start is None or digest(start)]
+    run = Run(
+        folder / STATE,
+        student,
+        [([student.embeddings, student.prefix], lr * size), (head, lr * _HEAD_LR)],
+        steps=steps,
+        asked=[*asked, *(digest(*(text.ids for text in some)) for some in (texts, held_out))],
+        accelerator=accelerator,
     )
-    asked = [
-        count,
-        prefix,
-        head_width,
-        steps,
-        anchors,
-        lr,
-        seed,
+    run.go(
+        lambda number: (frozen, candidates, *_batch(texts, number, anchors, count, seed)),
+        lambda: acceptance(frozen, held_out, student.embeddings, student.prefix, student.head),
         measure_every,
-        *map(_digest, (texts, held_out)),
-    ]
-    run = _Run(folder / STATE, learner, [*asked, None if start is None else _sha256(start)])
-    while run.step < steps:
-        batch = _batch(
-            texts, run.step * accelerator.num_processes + accelerator.process_index, anchors, count, seed
-        )
-        run.losses.append(learner.step(run.step, frozen, candidates, *batch))
-        run.step += 1
-        if run.step % measure_every == 0 or run.step == steps:
-            run.measured.append((run.step, student.acceptance(frozen, held_out)))
-        if run.step % _SAVE_EVERY == 0 or run.step % measure_every == 0 or run.step == steps:
-            run.save()
-        progress(run.step, steps, run.losses[-1], run.measured[-1][1] if run.measured else None)
-    return student.trained(run)
+        progress,
+    )
+    return student.trained(run, candidates)
 
 
 class _Student(nn.Module):
@@ -172,92 +153,14 @@ class _Student(nn.Module):
         weights = _DECAY ** torch.arange(len(divergence), device=divergence.device)
         return (divergence * weights).sum() / weights.sum()
 
-    def acceptance(self, frozen: FrozenModel, held_out: Sequence[Text]) -> Acceptance:
-        return acceptance(frozen, held_out, self.embeddings, self.prefix, self.head)
-
-    def trained(self, run: _Run) -> Trained:
+    def trained(self, run: Run, candidates: torch.Tensor) -> Trained:
         def array(parameter: torch.Tensor) -> Floats:
             return parameter.detach().cpu().numpy().copy()
 
-        names = ("gate", "up", "down")
-        head = {name: array(getattr(self.head, name).weight) for name in names} if self.head else None
+        head = self.head.weights() if self.head else None
         losses = np.array(run.losses, np.float32)
-        return Trained(array(self.embeddings), array(self.prefix), head, losses, tuple(run.measured))
-
-
-class _Learner:
-    """The optimizer, in all processes. ``size``: root mean square of the model's own rows."""
-
-    def __init__(
-        self, accelerator: Accelerator, student: _Student, size: float, lr: float, steps: int
-    ) -> None:
-        groups: list[dict[str, Any]] = [
-            {"params": [student.embeddings, student.prefix], "lr": lr * size},
-            {"params": list(student.head.parameters()) if student.head else [], "lr": lr * _HEAD_LR},
-        ]
-        self.student = student
-        self._accelerator, self._steps = accelerator, steps
-        self._rates = [group["lr"] for group in groups]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], betas=_BETAS, weight_decay=0
-        )
-        self._module, self.optimizer = accelerator.prepare(student, optimizer)
-
-    def step(self, number: int, *batch: Any) -> float:
-        warm = min(1.0, (number + 1) / _WARM_UP)
-        cooling = 0.5 + 0.5 * math.cos(math.pi * number / self._steps)
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=False):
-            group["lr"] = rate * warm * cooling
-        loss = self._module(*batch)
-        self.optimizer.zero_grad()
-        self._accelerator.backward(loss)
-        self.optimizer.step()
-        return float(self._accelerator.reduce(loss.detach(), "mean"))
-
-    def save(self, state: dict[str, Any], path: Path) -> None:
-        """Write ``state`` to ``path``, which holds either the old or the new one whenever the power fails."""
-        if not self._accelerator.is_main_process:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".new")
-        with beside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-
-
-class _Run:
-    """How far training has come, on disk and in memory."""
-
-    def __init__(self, path: Path, learner: _Learner, asked: list[Any]) -> None:
-        """Raises SettingsError if what ``path`` holds was trained with other settings or texts."""
-        self._path, self._learner, self._asked = path, learner, asked
-        self.step = 0
-        self.losses: list[float] = []
-        self.measured: list[tuple[int, Acceptance]] = []
-        if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if state["asked"] != asked:
-                raise SettingsError(
-                    f"{path} is of a training with other settings or texts; remove it, or use another folder"
-                )
-            self.step, self.losses = state["step"], state["losses"]
-            self.measured = [(step, Acceptance.of(numbers)) for step, numbers in state["measured"]]
-            learner.student.load_state_dict(state["student"])
-            learner.optimizer.load_state_dict(state["optimizer"])
-
-    def save(self) -> None:
-        learner = self._learner
-        state = {
-            "asked": self._asked,
-            "step": self.step,
-            "losses": self.losses,
-            "measured": [(step, measured.numbers()) for step, measured in self.measured],
-            "student": learner.student.state_dict(),
-            "optimizer": learner.optimizer.state_dict(),
-        }
-        learner.save(state, self._path)
+        tokens = candidates.cpu().numpy().astype(np.int32)
+        return Trained(array(self.embeddings), array(self.prefix), head, losses, tuple(run.measured), tokens)
 
 
 def _room(text: Text, count: int) -> int:
@@ -279,16 +182,3 @@ def _frequent(texts: Sequence[Text], frozen: FrozenModel) -> torch.Tensor:
     answers = np.concatenate([text.ids[text.prompt :] for text in texts])
     counts = np.bincount(answers, minlength=frozen.n_vocab)
     return torch.from_numpy(np.argsort(-counts, kind="stable")[:_CANDIDATES].copy()).to(frozen.device)
-
-
-def _digest(texts: Sequence[Text]) -> str:
-    def numbers() -> Iterator[npt.NDArray[np.int32]]:
-        for text in texts:
-            yield np.array([text.prompt, len(text.ids)], np.int32)
-            yield text.ids
-
-    return _sha256(np.concatenate(list(numbers())))
-
-
-def _sha256(array: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
