@@ -79,7 +79,9 @@ def _ranks(
 
 def rank(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """How many tokens stand before the ``wanted`` (…) ones in (…, n) ``logits``."""
-    return (logits > logits.gather(-1, wanted[..., None])).sum(-1)
+    chosen = logits.gather(-1, wanted[..., None])
+    # what has no chance at all has nothing behind it
+    return torch.where(chosen[..., 0] == -torch.inf, logits.shape[-1], (logits > chosen).sum(-1))
 
 
 def _by_depth(right: torch.Tensor) -> tuple[float, ...]:

@@ -27,6 +27,15 @@ class DraftHead(nn.Module):
         self.down = nn.Linear(width, n_embd, bias=False)
         nn.init.zeros_(self.down.weight)  # it begins as the identity
 
+    @classmethod
+    def of(cls, weights: HeadWeights) -> DraftHead:
+        """The head that the runtime has."""
+        head = cls(len(weights.down), len(weights.gate))
+        head.load_state_dict(
+            {f"{name}.weight": torch.from_numpy(getattr(weights, name)) for name in ("gate", "up", "down")}
+        )
+        return head.requires_grad_(False)
+
     def forward(self, state: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         x = torch.cat([_rms(state), _rms(embedding)], -1)
         return state + self.down(nn.functional.silu(self.gate(x)) * self.up(x))

@@ -1,0 +1,93 @@
+"""How good the drafts of lookahead files are, on the model's own answers to the dev prompts.
+
+    python benchmarks/drafts.py model.gguf one.pass.gguf other.pass.gguf --temp 0 --markdown docs/training.md
+
+The answers are made once for a model and a temperature and kept in --work. Needs what `pass-edge train` needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.progress import Progress
+
+from pass_edge import Engine, Settings, read_lookahead
+from pass_edge.convert.training.frozen import FrozenModel
+from pass_edge.convert.training.measure import Drafts, measure
+from pass_edge.convert.training.prompts import read_prompts
+from pass_edge.convert.training.text import Answered, make_text
+
+PROMPTS = Path(__file__).parent / "prompts" / "spec_bench_dev.jsonl"
+TREES = (4, 8, 16)
+
+
+def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -> list[Answered]:
+    """The model's answers to ``questions`` of the dev prompts, spread over their whole list."""
+    prompts = list(read_prompts(PROMPTS))
+    chosen = [prompts[i * len(prompts) // questions] for i in range(questions)]
+    folder = work / f"{model.stem}-{temp:g}-{questions}-{tokens}"
+    with (
+        Engine(model, lookahead=None, settings=Settings(schedule="plain")) as engine,
+        Progress() as bar,
+    ):
+        task = bar.add_task("answering", total=questions)
+        return make_text(
+            engine,
+            chosen,
+            folder,
+            count=questions,
+            max_tokens=tokens,
+            max_prompt=2048,
+            temperatures=(temp,),
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+
+
+def row(file: str, source: str, drafts: Drafts) -> str:
+    first = " ".join(f"{share:.2f}" for share in drafts.shares[:, 0])
+    third = " ".join(f"{share:.2f}" for share in drafts.shares[:, :3].sum(1))
+    trees = " | ".join(f"{drafts.tokens_per_pass(batch):.2f}" for batch in TREES)
+    return f"| {file} | {source} | {first} | {third} | {drafts.both:.2f} | {trees} |"
+
+
+@click.command(help=__doc__)
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("lookahead", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--questions", default=240, show_default=True)
+@click.option("--tokens", default=128, show_default=True, help="Of each answer.")
+@click.option("--temp", default=0.0, show_default=True)
+@click.option("--work", default=Path("build/drafts"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
+def main(
+    model: Path,
+    lookahead: tuple[Path, ...],
+    questions: int,
+    tokens: int,
+    temp: float,
+    work: Path,
+    markdown: Path | None,
+) -> None:
+    texts = answers(model, work, questions, tokens, temp)
+    frozen = FrozenModel(model)
+    lines = [
+        f"### {model.stem}, temperature {temp:g}",
+        "",
+        f"{questions} prompts, {sum(len(text.likely) for text in texts)} tokens.",
+        "",
+        "| file | drafts | top-1 by depth | top-3 by depth | depths 1 and 2 | "
+        + " | ".join(f"tree of {batch}" for batch in TREES)
+        + " |",
+        "| --- | --- | --- | --- | ---: |" + " ---: |" * len(TREES),
+    ]
+    for path in lookahead:
+        found = measure(frozen, texts, read_lookahead(path))
+        lines += [row(path.name.removesuffix(".pass.gguf"), name, drafts) for name, drafts in found.items()]
+    click.echo(report := "\n".join(lines) + "\n")
+    if markdown:
+        with markdown.open("a") as file:
+            file.write("\n" + report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""How good drafts are on texts that nobody learnt from, source by source, and what trees of them would gain.
+
+Every place in an answer is an anchor: what comes before is as in the text, and a draft is right if it is what
+the model found likeliest there, in llama.cpp itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pass_edge.lookahead import Lookahead
+from pass_edge.native.draft_head import HeadWeights
+
+from .acceptance import rank
+from .frozen import FrozenModel
+from .head import DraftHead
+from .text import Answered
+
+LOOKAHEAD, HEAD, HIDDEN, UNION = "lookahead", "lookahead + head", "hidden head", "union"
+DEPTH = 4
+_RANKS = 16
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Of ``anchors`` places, ``shares`` (depths, ranks): how often the draft's rank-th best token at a depth
+    is the right one; ``both``: how often the best ones at depths 1 and 2 are. ``rows``: lookahead tokens that
+    a node needs for each depth."""
+
+    anchors: int
+    shares: npt.NDArray[np.float64]
+    both: float
+    rows: int
+
+    @classmethod
+    def of(cls, ranks: torch.Tensor, rows: int) -> Drafts:
+        """``ranks``: (anchors, depths)."""
+        shares = [(ranks == r).double().mean(0) for r in range(_RANKS)]
+        both = (ranks[:, :2] == 0).all(1).double().mean().item()
+        return cls(len(ranks), torch.stack(shares, 1).numpy(), both, rows)
+
+    def tokens_per_pass(self, batch: int) -> float:
+        """What the best tree of at most ``batch`` rows yields on average, taking depths as independent."""
+        depths = range(1, len(self.shares) + 1)
+        return max(1 + _best_tree(self.shares[:d], batch // (1 + self.rows * d)) for d in depths)
+
+
+def _best_tree(shares: npt.NDArray[np.float64], nodes: int) -> float:
+    """The expected number of accepted nodes below the root of the best tree of ``nodes`` with the root: nodes
+    are added by their chance of being accepted, which below a node is only smaller."""
+    total, waiting = 0.0, [(-float(shares[0, 0]), 0, 0, 1.0)]
+    for _ in range(nodes - 1):
+        if not waiting:
+            break
+        chance, depth, place, parent = heapq.heappop(waiting)
+        total -= chance
+        if place + 1 < shares.shape[1]:
+            heapq.heappush(waiting, (-parent * float(shares[depth, place + 1]), depth, place + 1, parent))
+        if depth + 1 < len(shares):
+            heapq.heappush(waiting, (chance * float(shares[depth + 1, 0]), depth + 1, 0, -chance))
+    return total
+
+
+def measure(frozen: FrozenModel, texts: Sequence[Answered], lookahead: Lookahead) -> dict[str, Drafts]:
+    """The drafts of each source that ``lookahead`` has, and of all of them mixed."""
+    sources = _Sources(frozen, lookahead)
+    found: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for text in texts:
+            for name, ranks in sources.ranks(text):
+                found.setdefault(name, []).append(ranks)
+    rows = {LOOKAHEAD: 1, HEAD: 1, HIDDEN: 0, UNION: 1}
+    return {name: Drafts.of(torch.cat(parts), rows[name]) for name, parts in found.items()}
+
+
+class _Sources:
+    def __init__(self, frozen: FrozenModel, lookahead: Lookahead) -> None:
+        def tensor(array: npt.NDArray[np.generic]) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(frozen.device)
+
+        def head(weights: HeadWeights | None) -> DraftHead | None:
+            return DraftHead.of(weights).to(frozen.device) if weights else None
+
+        self._frozen = frozen
+        self._embeddings = tensor(lookahead.embeddings)
+        self._prefix = tensor(lookahead.embeddings[:0] if lookahead.prefix is None else lookahead.prefix)
+        self._head, self._hidden = head(lookahead.head), head(lookahead.hidden_head)
+        self._candidates = tensor(lookahead.candidates.astype(np.int64))
+        self._depth = len(lookahead) or DEPTH
+
+    def ranks(self, text: Answered) -> Iterator[tuple[str, torch.Tensor]]:
+        """For some anchors at once, by source: (anchors, depths)."""
+        frozen, depth = self._frozen, self._depth
+        reading = frozen.read(text.ids) if len(self._embeddings) else None
+        ids = torch.from_numpy(text.ids.astype(np.int64)).to(frozen.device)
+        likeliest = torch.from_numpy(text.likely[:, 0].astype(np.int64)).to(frozen.device)
+        hidden = torch.from_numpy(text.hidden.astype(np.float32)).to(frozen.device)
+        places = torch.arange(max(0, len(text.likely) - depth), device=frozen.device)
+        for some in places.split(_AT_ONCE):
+            drafted = some[:, None] + torch.arange(1, depth + 1, device=frozen.device)
+            before = frozen.embed(ids[text.prompt - 1 + drafted])
+            opinions: dict[str, torch.Tensor] = {}
+            if reading is not None:
+                anchors = some + text.prompt - 1
+                states = frozen.look_ahead(reading, anchors, self._embeddings, self._prefix)
+                opinions[LOOKAHEAD] = frozen.logits(states)
+                if self._head:
+                    opinions[HEAD] = self._among(self._head(states, before))
+            if self._hidden:
+                opinions[HIDDEN] = self._among(self._onward(hidden[some], before))
+            if HIDDEN in opinions and reading is not None:
+                first = opinions.get(HEAD, opinions[LOOKAHEAD])
+                opinions[UNION] = torch.logaddexp(first.log_softmax(-1), opinions[HIDDEN].log_softmax(-1))
+            for name, logits in opinions.items():
+                yield name, rank(logits, likeliest[drafted])
+
+    def _onward(self, state: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        assert self._hidden
+        states = []
+        for depth in range(before.shape[1]):
+            state = self._hidden(state, before[:, depth])
+            states.append(state)
+        return torch.stack(states, 1)
+
+    def _among(self, states: torch.Tensor) -> torch.Tensor:
+        logits = torch.full((*states.shape[:-1], self._frozen.n_vocab), -torch.inf, device=states.device)
+        logits[..., self._candidates] = self._frozen.logits(states, self._candidates)
+        return logits
