@@ -1,8 +1,8 @@
 """How good the drafts of lookahead files are, on the model's own answers to the dev prompts.
 
-    python benchmarks/drafts.py model.gguf one.pass.gguf other.pass.gguf --temp 0 --markdown docs/training.md
+    python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training.md
 
-The answers are made once for a model and a temperature and kept in --work. Needs what `pass-edge train` needs.
+    python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training.md
 """
 
 from __future__ import annotations

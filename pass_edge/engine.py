@@ -69,7 +69,7 @@ class Engine:
         self.session = Session(
             self._context,
             SCHEDULES[self.schedule],
-            Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead else None,
+            Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead is not None else None,
             n_vocab=self.base.n_vocab,
             drafter=Drafter(depth, self._heads),
             rule=self.settings.verify,
@@ -193,7 +193,7 @@ class Engine:
         return None
 
     def _open_heads(self) -> Heads | None:
-        if self.schedule == "plain" or not self.lookahead:
+        if self.schedule == "plain" or self.lookahead is None:
             return None
         if not (self.lookahead.head or self.lookahead.hidden_head):
             return None

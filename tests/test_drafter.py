@@ -1,0 +1,169 @@
+"""Draft heads: computed by ggml as on paper, kept in files, and drafting without a trace in the text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pass_edge import Engine, Lookahead, LookaheadError, Sampling, Settings, read_lookahead, write_sidecar
+from pass_edge.convert.merge import merge
+from pass_edge.drafter import Drafter, Heads, Outcome
+from pass_edge.lookahead_file import read_base
+from pass_edge.native.draft_head import DraftHead, HeadWeights, output_rows
+from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.model import Model
+from pass_edge.parallel import Parallel
+from pass_edge.sampling import Sampler
+from pass_edge.settings import context_settings
+
+WIDTH, N_VOCAB = 64, 12
+SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=1.5, seed=5))
+
+
+def random_head(seed: int, n_embd: int = WIDTH, width: int = 96) -> HeadWeights:
+    rng = np.random.default_rng(seed)
+
+    def matrix(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
+
+    return HeadWeights(matrix(width, 2 * n_embd), matrix(width, 2 * n_embd), matrix(n_embd, width))
+
+
+def lookahead_for(model: Path, **parts: object) -> Lookahead:
+    embeddings = TokenEmbeddings(model).rows(np.array([2, 5], np.int32))
+    return Lookahead(
+        embeddings=embeddings if parts.pop("rows", True) else embeddings[:0],
+        base=read_base(model),
+        candidates=np.array([0, 1, 2, 3, 5, 7, 8, 9, 11], np.int32),
+        **parts,  # type: ignore[arg-type]
+    )
+
+
+def rms(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).mean() + 1e-6)
+
+
+def test_the_head_computes_its_formula(tiny_path: Path) -> None:
+    weights, rng = random_head(0), np.random.default_rng(1)
+    state, embedding = (rng.standard_normal(WIDTH).astype(np.float32) for _ in range(2))
+    candidates = np.array([3, 1, 8], np.int32)
+    x = np.concatenate([rms(state), rms(embedding)])
+    gate = weights.gate @ x
+    behind = state + weights.down @ (gate / (1 + np.exp(-gate)) * (weights.up @ x))
+    with DraftHead(tiny_path, weights, candidates, threads=1) as head:
+        for _ in range(2):  # nothing is left of the step before
+            found, logits = head.step(state, embedding)
+            np.testing.assert_allclose(found, behind, atol=0.02)  # weights are rounded to eight bits
+            expected = output_rows(tiny_path, candidates) @ behind
+            np.testing.assert_allclose(logits, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_what_is_written_is_read_back_as_it_is_computed(tiny_path: Path, tmp_path: Path) -> None:
+    prefix = np.ones((3, WIDTH), np.float32)
+    given = lookahead_for(tiny_path, head=random_head(1), hidden_head=random_head(2), prefix=prefix)
+    write_sidecar(given, tmp_path / "x.pass.gguf")
+    merge(tiny_path, tmp_path / "x.pass.gguf", tmp_path / "merged.gguf")
+    once = read_lookahead(tmp_path / "x.pass.gguf")
+    write_sidecar(once, tmp_path / "y.pass.gguf")  # eight bits of eight bits are the same
+    for again in (read_lookahead(tmp_path / "y.pass.gguf"), read_lookahead(tmp_path / "merged.gguf")):
+        assert again.prefix is not None
+        np.testing.assert_array_equal(again.prefix, prefix)
+        np.testing.assert_array_equal(again.candidates, given.candidates)
+        for one, other, exact in (
+            (once.head, again.head, given.head),
+            (once.hidden_head, again.hidden_head, given.hidden_head),
+        ):
+            assert one
+            assert other
+            assert exact
+            for part in ("gate", "up", "down"):
+                np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
+                np.testing.assert_allclose(getattr(one, part), getattr(exact, part), atol=0.005)
+
+
+def test_a_head_that_does_not_fit_is_refused(tiny_path: Path) -> None:
+    with pytest.raises(LookaheadError, match="does not fit states of 64"):
+        lookahead_for(tiny_path, hidden_head=random_head(0, n_embd=32))
+    with pytest.raises(LookaheadError, match="not finite"):
+        lookahead_for(
+            tiny_path, head=HeadWeights(*(np.full_like(m, np.nan) for m in vars(random_head(0)).values()))
+        )
+    with pytest.raises(LookaheadError, match="not different tokens"):
+        Lookahead(
+            np.zeros((0, WIDTH), np.float32),
+            read_base(tiny_path),
+            hidden_head=random_head(0),
+            candidates=np.array([1, N_VOCAB], np.int32),
+        )
+    with pytest.raises(LookaheadError, match="1 to 64 rows"):
+        lookahead_for(tiny_path, rows=False)
+
+
+@pytest.mark.parametrize("sources", ["head", "lookahead and head", "both heads"])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_heads_leave_the_text_alone(sources: str, sampling: Sampling, tiny_path: Path) -> None:
+    lookahead = lookahead_for(
+        tiny_path,
+        rows=sources != "head",
+        head=random_head(3) if sources != "head" else None,
+        hidden_head=random_head(4) if "lookahead" not in sources else None,
+    )
+    settings = Settings(schedule="head" if sources == "head" else "fused", draft_max=2)
+    with (
+        Engine(tiny_path, lookahead=None) as plain,
+        Engine(tiny_path, lookahead=lookahead, settings=settings) as engine,
+    ):
+        assert engine.schedule == settings.schedule
+        drafted = engine.stream([1, 2, 3], sampling=sampling, max_tokens=120).run()
+        assert drafted.ids == plain.stream([1, 2, 3], sampling=sampling, max_tokens=120).run().ids
+        assert sum(drafted.stats.drafted) > sum(drafted.stats.accepted) > 0
+
+
+def test_auto_takes_the_hidden_head_where_there_is_one(tiny_path: Path) -> None:
+    for parts, schedule in (({}, "fused"), ({"hidden_head": random_head(0)}, "head")):
+        with Engine(tiny_path, lookahead=lookahead_for(tiny_path, **parts)) as engine:
+            assert engine.schedule == schedule
+    settings = Settings(schedule="head")
+    with Engine(tiny_path, lookahead=lookahead_for(tiny_path), settings=settings) as engine:
+        assert engine.schedule == "plain"
+        assert "no head for hidden states" in engine.notes[-1]
+
+
+def test_a_mixture_of_sources_is_their_mean(tiny_path: Path) -> None:
+    lookahead = lookahead_for(tiny_path, hidden_head=random_head(6))
+    rng = np.random.default_rng(2)
+    logits = rng.standard_normal((1, N_VOCAB)).astype(np.float32)
+    hidden = rng.standard_normal(WIDTH).astype(np.float32)
+    heads = Heads(lookahead, TokenEmbeddings(tiny_path), tiny_path, threads=1)
+    (mixed,) = Drafter(1, heads)._chain(Outcome(logits, hidden), [4])
+    onward = heads.onward(hidden, 4)
+    heads.close()
+    assert onward
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+    np.testing.assert_allclose(softmax(mixed), (softmax(logits[0]) + softmax(onward[1])) / 2, rtol=1e-4)
+
+
+def test_many_at_once_are_answered_as_one_at_a_time(tiny_path: Path) -> None:
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [3, 3]]
+    samplings = [Sampling(temperature=i % 2, seed=i) for i in range(4)]
+    with Engine(tiny_path, lookahead=None) as engine:
+        alone = [
+            engine.stream(prompt, sampling=sampling, max_tokens=30).run().ids
+            for prompt, sampling in zip(prompts, samplings, strict=True)
+        ]
+    with (
+        Model(tiny_path) as model,
+        Parallel(model, context_settings(model, Settings(), 1), 4, 64) as parallel,
+    ):
+        for _ in range(2):  # nothing is left of the answers before
+            together: list[list[int]] = [[] for _ in prompts]
+            for step in parallel.answer(prompts, [Sampler(sampling) for sampling in samplings], 30):
+                assert step.hidden.shape == (len(step.running), WIDTH)
+                for which, token in zip(step.running, step.tokens, strict=True):
+                    together[which].append(token)
+            assert together == alone
