@@ -2,7 +2,7 @@
 
     python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training.md
 
-    python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training.md
+The answers are made once for a model and a temperature, and kept in --work. It needs what training needs.
 """
 
 from __future__ import annotations
