@@ -121,17 +121,17 @@ def _answered(
 def read_text(folder: Path, n_embd: int) -> list[Answered]:
     """All answers in ``folder`` that are whole; hidden states and the like are mapped, not loaded."""
     texts = list(_texts(folder / _TEXT))
-    columns = [
-        np.memmap(folder / name, dtype, "r").reshape(-1, width)
-        for name, dtype, width in _columns(n_embd)
-        if texts
-    ]
-    starts = itertools.accumulate((len(ids) - prompt for ids, prompt in texts), initial=0)
-    answered = [
-        (ids, prompt, *(column[start : start + len(ids) - prompt] for column in columns))
-        for (ids, prompt), start in zip(texts, starts, strict=False)
-    ]
-    return [Answered(*each) for each in answered if len(each[-1]) == len(each[0]) - each[1]]
+    if not texts:
+        return []
+    hidden, likely, logprobs = (
+        np.memmap(folder / name, dtype, "r").reshape(-1, width) for name, dtype, width in _columns(n_embd)
+    )
+    answered, start = [], 0
+    for ids, prompt in texts:
+        rows = slice(start, start + len(ids) - prompt)
+        answered.append(Answered(ids, prompt, hidden[rows], likely[rows], logprobs[rows]))
+        start = rows.stop
+    return answered
 
 
 def _columns(n_embd: int) -> tuple[tuple[str, type, int], ...]:
