@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,12 +65,16 @@ class Keys:
 def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
     """Write ``lookahead`` to ``path``; the file appears only once it is whole. Raises OutputError."""
     tensors = [
-        NewTensor(name, GGML_TYPES[type_name], array.shape, lambda a=array, t=type_name: [encode_rows(a, t)])
+        NewTensor(name, GGML_TYPES[type_name], array.shape, partial(_encoded, array, type_name))
         for name, type_name, array in _arrays(lookahead)
     ]
     head = {Keys.TYPE: "adapter", Keys.ARCHITECTURE: lookahead.base.architecture}
     with written_whole(path) as unfinished:
         write_gguf(unfinished, head | _metadata(lookahead), tensors)
+
+
+def _encoded(rows: Floats, type_name: str) -> list[npt.NDArray[np.uint8]]:
+    return [encode_rows(rows, type_name)]
 
 
 def merged_metadata(lookahead: Lookahead) -> dict[str, Value]:

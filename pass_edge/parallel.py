@@ -38,8 +38,10 @@ class Parallel:
         """``settings``: cache types and threads. Raises ContextError."""
         self.sequences, self.length = sequences, length
         self._model = model
-        own = {"cells": sequences * length, "sequences": sequences, "outputs": sequences, "unified": False}
-        self._context = Context(model, dataclasses.replace(settings, **own))
+        own = dataclasses.replace(
+            settings, cells=sequences * length, sequences=sequences, outputs=sequences, unified=False
+        )
+        self._context = Context(model, own)
 
     def answer(
         self, prompts: Sequence[Sequence[int]], samplers: Sequence[Sampler], max_tokens: int
