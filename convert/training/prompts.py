@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,17 @@ def read_prompts(source: str | Path) -> Iterator[str]:
             yield text
 
 
-def without_overlap(prompts: Iterable[str], held_out: Sequence[str]) -> Iterator[str]:
-    """``prompts`` but for those that share a run of 12 words with one of ``held_out``, or are one of them."""
+def without_overlap(
+    prompts: Iterable[str], held_out: Sequence[str], left_out: Callable[[str], None] = lambda prompt: None
+) -> Iterator[str]:
+    """``prompts`` but for those that share a run of 12 words with one of ``held_out``, or are one of them;
+    ``left_out`` is told of each of these."""
     forbidden = {shingle for prompt in held_out for shingle in _shingles(prompt)}
-    return (prompt for prompt in prompts if forbidden.isdisjoint(_shingles(prompt)))
+    for prompt in prompts:
+        if forbidden.isdisjoint(_shingles(prompt)):
+            yield prompt
+        else:
+            left_out(prompt)
 
 
 def _shingles(text: str) -> Iterator[tuple[str, ...]]:

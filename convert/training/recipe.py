@@ -3,31 +3,43 @@
 text       the model answers prompts
 lookahead  lookahead embeddings (with a prefix and a head) learn from the answers
 hidden     the hidden head learns from them
-measure    drafts of all kinds are counted on answers to prompts that were held out
+measure    the sidecar is written, with the acceptance on answers to prompts that were held out
 
 All of it lies in one folder; what is there already is not made again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from accelerate import PartialState
 
 from pass_edge import Engine, Settings
 from pass_edge.lookahead import Lookahead
-from pass_edge.lookahead_file import read_base
-from pass_edge.native.errors import SettingsError
+from pass_edge.lookahead_file import read_base, write_sidecar
+from pass_edge.native.errors import OutputError, SettingsError
+from pass_edge.native.output import written_whole
 
+from . import hidden, lookahead
 from .acceptance import Measured
-from .hidden import NAME, TrainedHead, train_hidden_head
+from .hidden import TrainedHead, train_hidden_head
 from .lookahead import Trained, train_lookahead
+from .loop import is_finished
 from .prompts import SHAREGPT, read_prompts, without_overlap
-from .text import Answered, make_text
+from .text import Answered, as_prompt, make_text, read_text
 
 STAGES = ("text", "lookahead", "hidden", "measure")
+RECIPE = "recipe.json"
+_LONGEST_PROMPT = 1536  # tokens
+
 Note = Callable[[str, int, int, str], None]
 """Told of work: what it is, how much of how much is done, and how it goes."""
 
@@ -37,7 +49,7 @@ class Recipe:
     """What to make. ``prompts``, ``held_out``: as in prompts.read_prompts; without ``held_out`` the first
     prompts are held out. ``answers``: how many to learn from; ``max_tokens``: of each. ``lookahead``,
     ``prefix``: how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs
-    and on hidden states. 0 leaves a thing out."""
+    and on hidden states. 0 leaves a thing out. Raises SettingsError."""
 
     prompts: str = SHAREGPT
     held_out: str | None = None
@@ -53,54 +65,189 @@ class Recipe:
     hidden_steps: int = 10000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.lookahead and (self.prefix or self.head_width):
+            raise SettingsError("a prefix and a head on lookahead outputs need lookahead embeddings")
+        if not self.lookahead and not self.hidden_width:
+            raise SettingsError("there is nothing to train: neither lookahead embeddings nor a hidden head")
+
 
 @dataclass
 class Training:
-    """One model, one recipe and one folder. Raises SettingsError, ModelError, LookaheadError."""
+    """One model, one recipe and one folder. ``remark`` is told sentences. ``lookahead``, ``hidden``: what was
+    learnt so far. Raises SettingsError, ModelError, LookaheadError, OutputError."""
 
     model: Path
     recipe: Recipe
     folder: Path
-    note: Note
+    note: Note = lambda what, done, total, how: None
+    remark: Callable[[str], None] = lambda sentence: None
     threads: int | None = None
-    trained: Trained | None = field(default=None, init=False)
+    lookahead: Trained | None = field(default=None, init=False)
     hidden: TrainedHead | None = field(default=None, init=False)
 
-    def texts(self) -> tuple[list[Answered], list[Answered]]:
-        """Answers to learn from, and those that are held out."""
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the first, or the only one: the one that writes and speaks."""
+        return bool(PartialState().is_main_process)
+
+    def run(self, output: Path, stages: Sequence[str] = STAGES) -> None:
+        """Go through ``stages``; the last one writes ``output``."""
+        try:
+            self._run(output, stages)
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be used: {error.strerror or error}") from error
+
+    def _run(self, output: Path, stages: Sequence[str]) -> None:
+        self._base = read_base(self.model)
+        self._claim_folder()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        if "text" in stages:
+            self._make_texts()
+        asked = {"lookahead": self.recipe.lookahead, "hidden": self.recipe.hidden_width}
+        wanted = [name for name in asked if asked[name] and {name, "measure"} & set(stages)]
+        if wanted:
+            texts, held_out = self._texts("text"), self._texts("held-out-text")
+        if "lookahead" in wanted:
+            self._check_finished("lookahead", self.folder / lookahead.STATE, stages)
+            self.lookahead = self._learn_lookahead(texts, held_out)
+        if "hidden" in wanted:
+            self._check_finished("hidden", self.folder / hidden.STATE, stages)
+            self.hidden = self._learn_hidden(texts, held_out)
+        if "measure" in stages and self.leads:
+            write_sidecar(self.result(), output)
+
+    def result(self) -> Lookahead:
+        """What was learnt, as the runtime takes it, with the acceptance of what drafts by default."""
+        trained, head = self.lookahead, self.hidden
+        drafting = head or trained
+        if not drafting:
+            raise SettingsError("nothing was learnt yet")
+        source = head or (trained if trained and trained.head else None)
+        return Lookahead(
+            embeddings=trained.embeddings if trained else np.zeros((0, self._base.n_embd), np.float32),
+            base=self._base,
+            acceptance=list(drafting.measured[-1][1].values())[-1].top_1,
+            training=_in_words(self.recipe),
+            prefix=trained.prefix if trained and len(trained.prefix) else None,
+            head=trained.head if trained else None,
+            hidden_head=head.weights if head else None,
+            candidates=source.candidates if source else np.zeros(0, np.int32),
+        )
+
+    # -- the folder -------------------------------------------------------------------------------
+
+    def _claim_folder(self) -> None:
+        """Write down what is made here, or see that it is the same."""
+        asked = self._asked()
+        path = self.folder / RECIPE
+        if not path.exists() and not self.leads:
+            return
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(path) as unfinished:
+                unfinished.write_text(json.dumps(asked, indent=2) + "\n", "utf-8")
+            return
+        try:
+            there = json.loads(path.read_text("utf-8"))
+            differences = [f"{k} {there.get(k)}, not {v}" for k, v in asked.items() if there.get(k) != v]
+        except (ValueError, AttributeError) as error:
+            raise SettingsError(f"{path} is damaged; name another folder with --work") from error
+        if differences:
+            raise SettingsError(
+                f"{self.folder} holds another training ({'; '.join(differences).replace('_', '-')}): "
+                "ask for the same, or name another folder with --work"
+            )
+
+    def _asked(self) -> dict[str, Any]:
+        recipe, base = self.recipe, self._base
+        model = f"{base.name}, {self.model.stat().st_size} bytes, {base.embeddings_sha256[:16]}"
+        sources = {"prompts": _identity(recipe.prompts), "held_out": _identity(recipe.held_out)}
+        return {"model": model, **asdict(recipe), **sources}
+
+    def _check_finished(self, stage: str, path: Path, stages: Sequence[str]) -> None:
+        if stage not in stages and not is_finished(path):
+            raise SettingsError(f"{self.folder} has no finished stage {stage!r} yet: run that stage first")
+
+    # -- text -------------------------------------------------------------------------------------
+
+    def _count(self, name: str) -> int:
         recipe = self.recipe
-        prompts = read_prompts(recipe.prompts)
+        if name == "text":
+            return recipe.answers
+        if not recipe.held_out:
+            return recipe.held_out_answers
+        return min(recipe.held_out_answers, sum(1 for _ in read_prompts(recipe.held_out)))
+
+    def _there(self, name: str) -> list[Answered]:
+        return read_text(self.folder / name, self._base.n_embd)[: self._count(name)]
+
+    def _texts(self, name: str) -> list[Answered]:
+        """All answers in the folder's ``name``."""
+        texts = self._there(name)
+        if len(texts) < self._count(name):
+            raise SettingsError(f"{self.folder} has no finished stage 'text' yet: run that stage first")
+        return texts
+
+    def _make_texts(self) -> None:
+        """Answers to learn from, and those that are held out."""
+        if all(len(self._there(name)) >= self._count(name) for name in ("text", "held-out-text")):
+            return
+        if PartialState().num_processes > 1:
+            raise SettingsError("text is made by one process: run the stage 'text' alone first")
+        settings = Settings(schedule="plain", threads=self.threads)
+        with Engine(self.model, lookahead=None, settings=settings, note=self.remark) as engine:
+            prompts, held_out = self._choose_prompts(engine)
+            self._answer(engine, prompts, "text")
+            self._answer(engine, held_out, "held-out-text")
+
+    def _choose_prompts(self, engine: Engine) -> tuple[list[str], list[str]]:
+        """To learn from, and held out."""
+        recipe, longest = self.recipe, self._longest_prompt(engine)
+        usable = (p for p in read_prompts(recipe.prompts) if len(as_prompt(engine, p)) <= longest)
         if recipe.held_out:
             held_out = list(read_prompts(recipe.held_out))
         else:
-            held_out = [prompt for prompt, _ in zip(prompts, range(recipe.held_out_answers), strict=False)]
+            held_out = list(islice(usable, recipe.held_out_answers))
         if not held_out:
             raise SettingsError("there are no prompts to hold out")
-        settings = Settings(schedule="plain", threads=self.threads)
-        with Engine(self.model, lookahead=None, settings=settings) as engine:
-            made = []
-            for name, some, count in (
-                ("held-out text", held_out, min(len(held_out), recipe.held_out_answers)),
-                ("text", without_overlap(prompts, held_out), recipe.answers),
-            ):
-                made.append(
-                    make_text(
-                        engine,
-                        some,
-                        self.folder / name.replace(" ", "-"),
-                        count=count,
-                        max_tokens=recipe.max_tokens,
-                        max_prompt=min(1536, engine.context_size - recipe.max_tokens),
-                        seed=recipe.seed,
-                        progress=lambda done, total, what=name: self.note(what, done, total, ""),
-                    )
-                )
-        return made[1], made[0]
+        overlapping: list[str] = []
+        prompts = list(islice(without_overlap(usable, held_out, overlapping.append), recipe.answers))
+        if overlapping:
+            self.remark(
+                f"{len(overlapping)} prompts are left out: they share 12 words in a row with held-out ones, "
+                "or are the same"
+            )
+        return prompts, held_out
 
-    def learn_lookahead(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> None:
-        """Train the rows, the prefix and the head on lookahead outputs that the recipe asks for."""
+    def _longest_prompt(self, engine: Engine) -> int:
+        room = engine.context_size - self.recipe.max_tokens
+        if room < 1:
+            raise SettingsError(
+                f"answers of {self.recipe.max_tokens} tokens leave no room for prompts in a context of "
+                f"{engine.context_size}"
+            )
+        return min(_LONGEST_PROMPT, room)
+
+    def _answer(self, engine: Engine, prompts: Sequence[str], name: str) -> None:
+        what = "held-out text" if name == "held-out-text" else name
+        make_text(
+            engine,
+            prompts,
+            self.folder / name,
+            count=self._count(name),
+            max_tokens=self.recipe.max_tokens,
+            max_prompt=self._longest_prompt(engine),
+            seed=self.recipe.seed,
+            progress=lambda done, total: self.note(what, done, total, ""),
+        )
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def _learn_lookahead(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> Trained:
         recipe = self.recipe
-        self.trained = train_lookahead(
+        return train_lookahead(
             self.model,
             texts,
             held_out,
@@ -109,14 +256,14 @@ class Training:
             prefix=recipe.prefix,
             head_width=recipe.head_width,
             steps=recipe.steps,
+            measure_every=max(1, recipe.steps // 4),  # it takes long
             seed=recipe.seed,
             progress=self._progress("lookahead"),
         )
 
-    def learn_hidden(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> None:
-        """Train the head on hidden states that the recipe asks for."""
+    def _learn_hidden(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> TrainedHead:
         recipe = self.recipe
-        self.hidden = train_hidden_head(
+        return train_hidden_head(
             self.model,
             texts,
             held_out,
@@ -124,40 +271,35 @@ class Training:
             width=recipe.hidden_width,
             candidates=recipe.candidates,
             steps=recipe.hidden_steps,
+            measure_every=max(1, recipe.hidden_steps // 20),
             seed=recipe.seed,
-            progress=self._progress(NAME),
-        )
-
-    def result(self) -> Lookahead:
-        """What was learnt, as the runtime takes it."""
-        base, trained, hidden = read_base(self.model), self.trained, self.hidden
-        source = hidden or (trained if trained and trained.head else None)
-        parts = [part for part in (trained, hidden) if part]
-        best = max(shares.top_1 for part in parts for shares in part.measured[-1][1].values())
-        return Lookahead(
-            embeddings=trained.embeddings if trained else np.zeros((0, base.n_embd), np.float32),
-            base=base,
-            acceptance=best,
-            training=f"{self.recipe}",
-            prefix=trained.prefix if trained and len(trained.prefix) else None,
-            head=trained.head if trained else None,
-            hidden_head=hidden.weights if hidden else None,
-            candidates=source.candidates if source else np.zeros(0, np.int32),
+            progress=self._progress(hidden.NAME),
         )
 
     def _progress(self, what: str) -> Callable[[int, int, float, Measured], None]:
         def told(step: int, steps: int, loss: float, measured: Measured) -> None:
-            accepted = ", ".join(f"{name} {shares.top_1[0]:.2f}" for name, shares in measured.items())
-            self.note(what, step, steps, f"loss {loss:.2f}" + (f", right {accepted}" if accepted else ""))
+            if self.leads:
+                shares = list(measured.values())[-1:]
+                accepted = "".join(f", accepted {' '.join(f'{x:.2f}' for x in s.top_1)}" for s in shares)
+                self.note(what, step, steps, f"loss {loss:.2f}{accepted}")
 
         return told
 
 
-def train(training: Training, stages: Sequence[str] = STAGES) -> Lookahead | None:
-    """Go through ``stages`` of ``training``; the lookahead, if anything was learnt."""
-    texts, held_out = training.texts()
-    if training.recipe.lookahead and "lookahead" in stages:
-        training.learn_lookahead(texts, held_out)
-    if training.recipe.hidden_width and "hidden" in stages:
-        training.learn_hidden(texts, held_out)
-    return training.result() if training.trained or training.hidden else None
+def _identity(source: str | None) -> str | None:
+    """What tells a source of prompts from others, wherever it lies."""
+    if source is None or source == SHAREGPT:
+        return source
+    try:
+        return f"{Path(source).name} {hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise SettingsError(f"the prompts in {source} cannot be read: {error.strerror}") from error
+
+
+def _in_words(recipe: Recipe) -> str:
+    """The recipe for people, without the folders of whoever cooked."""
+    names = {key: Path(source).name for key in ("prompts", "held_out") if (source := getattr(recipe, key))}
+    told = asdict(recipe) | names
+    return "pass-edge train: " + ", ".join(
+        f"{key.replace('_', '-')} {value}" for key, value in told.items() if value is not None
+    )

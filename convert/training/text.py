@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,10 +88,23 @@ def make_text(
 
 
 def as_prompt(engine: Engine, text: str) -> list[int]:
-    """``text`` as a chat begins in this model, or as it stands if the model has no chat template."""
+    """``text`` as a chat begins in this model, or as it stands if the model has no chat template. For a model
+    without a tokenizer it is token ids with spaces between. Raises SettingsError."""
+    if not engine.model.vocabulary.has_text:
+        return _as_ids(text, engine.base.n_vocab)
     if engine.model.chat_template() is None:
         return engine.tokenize(text)
     return engine.render([{"role": "user", "content": text}])
+
+
+def _as_ids(text: str, n_vocab: int) -> list[int]:
+    words = text.split()
+    if not all(word.isdecimal() and len(word) < 10 and int(word) < n_vocab for word in words):
+        raise SettingsError(
+            f"the model has no tokenizer, so its prompts are ids below {n_vocab} with spaces between, "
+            f"not {text[:40]!r}"
+        )
+    return [int(word) for word in words]
 
 
 def _answered(
@@ -121,17 +135,21 @@ def _answered(
 def read_text(folder: Path, n_embd: int) -> list[Answered]:
     """All answers in ``folder`` that are whole; hidden states and the like are mapped, not loaded."""
     texts = list(_texts(folder / _TEXT))
-    if not texts:
-        return []
-    hidden, likely, logprobs = (
-        np.memmap(folder / name, dtype, "r").reshape(-1, width) for name, dtype, width in _columns(n_embd)
-    )
-    answered, start = [], 0
-    for ids, prompt in texts:
-        rows = slice(start, start + len(ids) - prompt)
-        answered.append(Answered(ids, prompt, hidden[rows], likely[rows], logprobs[rows]))
-        start = rows.stop
+    columns = [_rows(folder / name, dtype, width) for name, dtype, width in _columns(n_embd) if texts]
+    starts = itertools.accumulate((len(ids) - prompt for ids, prompt in texts), initial=0)
+    answered = []
+    for (ids, prompt), start in zip(texts, starts, strict=False):
+        end = start + len(ids) - prompt
+        if all(end <= len(column) for column in columns):
+            hidden, likely, logprobs = (column[start:end] for column in columns)
+            answered.append(Answered(ids, prompt, hidden, likely, logprobs))
     return answered
+
+
+def _rows(path: Path, dtype: type, width: int) -> npt.NDArray[Any]:
+    """The whole rows of a file; a killed run may have left a part of one behind them."""
+    rows = path.stat().st_size // (np.dtype(dtype).itemsize * width)
+    return np.memmap(path, dtype, "r", shape=(rows, width))
 
 
 def _columns(n_embd: int) -> tuple[tuple[str, type, int], ...]:

@@ -1,0 +1,74 @@
+"""pass-edge doctor: what this machine can do, and what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from .output import quiet
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Look at the library, the machine and the default model, and say what to do about what is wrong."""
+    report = examine()
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for part in ("library", "machine", "default_model"):
+        click.secho(part.replace("_", " "), bold=True)
+        for key, value in report[part].items():
+            click.echo(f"  {key.replace('_', ' '):20} {value}")
+    for advice in report["advice"] or ["nothing is wrong"]:
+        click.echo(f"- {advice}")
+
+
+def examine() -> dict[str, Any]:
+    """What doctor knows, as plain data."""
+    from pass_edge.calibration import library_verdict
+    from pass_edge.native import build, devices
+    from pass_edge.native.library import library_path, system_info
+    from pass_edge.native.probe import BROKEN, WORKS
+
+    plan, verdict = build.plan(), library_verdict(quiet)
+    advice = [] if verdict == WORKS else ["rebuild llama.cpp here: make clean setup"]
+    report: dict[str, Any] = {
+        "library": {"path": str(library_path()), "verdict": verdict, "features": system_info()},
+        "machine": {
+            "devices": [f"{d.name}: {d.description}" for d in devices.devices()],
+            "threads": devices.default_threads(),
+            "best_backend": plan.backend,
+            "amx": plan.amx,
+        },
+        "default_model": {"path": None},
+        "advice": advice,
+    }
+    if verdict != BROKEN:
+        _examine_default_model(report)
+    return report
+
+
+def _examine_default_model(report: dict[str, Any]) -> None:
+    from pass_edge import Engine, ModelError
+    from pass_edge.models import default_model
+
+    try:
+        path = default_model()
+    except ModelError as error:
+        report["advice"].append(str(error))
+        return
+    with Engine(path, note=quiet) as engine:
+        width = engine.calibration.width
+        report["default_model"] = {
+            "path": str(path),
+            "description": engine.model.description,
+            "lookahead": f"{len(engine.lookahead)} tokens" if engine.lookahead else None,
+            "batch_invariance": f"up to {width} tokens a pass get the bits they would get alone"
+            if width > 1
+            else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",
+            "repacked_weights": engine.calibration.repack,
+        }
+        report["advice"] += engine.notes

@@ -1,0 +1,98 @@
+"""The options that chat and generate share, and what they make: an engine and how it samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import quiet
+
+if TYPE_CHECKING:
+    from pass_edge import Engine, Sampling
+
+_ENGINE_OPTIONS = [
+    click.option(
+        "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
+    ),
+    click.option("--lookahead", default="auto", show_default=True, help="A .pass.gguf file, auto, or none."),
+    click.option(
+        "--schedule",
+        help="plain, head, two-pass, fused, or auto: head where there is a hidden head, else fused. "
+        "[default: auto]",
+    ),
+    click.option("--verify", help="sampling (same text as plain) or rejection. [default: sampling]"),
+    click.option("--draft-max", type=int, help="Tokens drafted ahead. [default: 1]"),
+    click.option("--threads", "-t", type=int, help="CPU threads. [default: all cores]"),
+    click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
+    click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
+    click.option("--cache-type-k", "-ctk", help="KV cache type for K (f16, q8_0 …)."),
+    click.option("--cache-type-v", "-ctv", help="KV cache type for V."),
+]
+_SAMPLING_OPTIONS = [
+    click.option("--temp", "temperature", type=float, help="Temperature; 0 is greedy. [default: 0.8]"),
+    click.option("--top-k", type=int, help="[default: 40; 0 is off]"),
+    click.option("--top-p", type=float, help="[default: 0.95; 1 is off]"),
+    click.option("--min-p", type=float, help="[default: 0.05; 0 is off]"),
+    click.option("--repeat-penalty", type=float, help="[default: 1, off]"),
+    click.option("--repeat-last-n", type=int, help="Tokens the penalties look back on. [default: 64]"),
+    click.option("--presence-penalty", type=float, help="[default: 0]"),
+    click.option("--frequency-penalty", type=float, help="[default: 0]"),
+    click.option(
+        "--logit-bias", multiple=True, metavar="ID(+/-)BIAS", help="As in 15043+1; may be repeated."
+    ),
+    click.option("--seed", "-s", type=int, help="The same seed gives the same text. [default: random]"),
+    click.option("--n-predict", "-n", "max_tokens", type=int, help="Most tokens to generate."),
+    click.option("--stop", multiple=True, help="Stop at this string; may be repeated."),
+]
+
+
+def shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_ENGINE_OPTIONS + _SAMPLING_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def open_engine(options: dict[str, Any]) -> Engine:
+    from pass_edge import Engine, Settings
+    from pass_edge.models import default_model
+
+    names = ("schedule", "verify", "draft_max", "threads", "gpu_layers", "context_size")
+    settings = Settings(**_given(options, *names, "cache_type_k", "cache_type_v"))
+    wanted = options["lookahead"]
+    engine = Engine(
+        options["model"] or default_model(),
+        lookahead=None if wanted == "none" else wanted,
+        settings=settings,
+        note=lambda text: quiet(f"{text} …"),
+    )
+    for note in engine.notes:
+        quiet(note)
+    return engine
+
+
+def sampling_from(options: dict[str, Any]) -> Sampling:
+    from pass_edge import Sampling
+
+    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")
+    given = _given(options, *names, "presence_penalty", "frequency_penalty", "seed")
+    return Sampling(**given, logit_bias=dict(map(_bias, options["logit_bias"])))
+
+
+def _bias(text: str) -> tuple[int, float]:
+    from pass_edge import SettingsError
+
+    for sign in "+-":
+        token, found, value = text.partition(sign)
+        try:
+            if found:
+                return int(token), float(sign + value)
+        except ValueError:
+            break
+    raise SettingsError(f"logit bias {text!r} is not of the form ID+BIAS or ID-BIAS, as in 15043+1.5")

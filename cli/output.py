@@ -1,0 +1,121 @@
+"""What all commands print: notes, answers as they come, figures, progress; and what Ctrl-C does meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from pass_edge import Generation, Stats
+
+
+def quiet(text: str) -> None:
+    """A dim line on standard error."""
+    click.secho(text, dim=True, err=True)
+
+
+def summary(stats: Stats) -> str:
+    """One line about an answer."""
+    parts = [f"{stats.tokens_per_second:.1f} tokens/s", f"{stats.tokens_per_pass:.2f} tokens/pass"]
+    if stats.acceptance:
+        parts.append("accepted " + " ".join(f"{share:.2f}" for share in stats.acceptance))
+    return " · ".join([*parts, f"{stats.tokens} tokens"])
+
+
+@contextmanager
+def interruptible() -> Iterator[list[bool]]:
+    """Ctrl-C sets the flag instead of raising, so that it can't cut a step in two."""
+    flag: list[bool] = []
+    before = signal.signal(signal.SIGINT, lambda *_: flag.append(True))
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def show(generation: Generation) -> None:
+    """Print an answer as it comes; Ctrl-C ends it early."""
+    with interruptible() as stopped:
+        for piece in generation:
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+            if stopped:
+                break
+    click.echo()
+
+
+@contextmanager
+def tensor_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, and what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tensors"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
+    """Progress bars on standard error, one for each stage, and what moves them; lines where it is no
+    terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:13}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[how]}"),
+    )
+    tasks: dict[str, TaskID] = {}
+    told: dict[str, int] = {}
+
+    def note(what: str, done: int, total: int, how: str) -> None:
+        if not console.is_terminal:
+            if (share := done * 20 // total) != told.get(what):
+                told[what] = share
+                quiet(f"{what}: {done}/{total} {how}".rstrip())
+            return
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total, completed=done, how=how)
+        bar.update(tasks[what], completed=done, how=how)
+
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        yield note
+
+
+def run_beside(work: Callable[[], None], unfinished: Path) -> None:
+    """Do ``work`` in a thread, because Ctrl-C cannot reach into a native call: then the process ends
+    and ``unfinished`` is removed."""
+    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import wait as wait_for
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        try:
+            while not wait_for([future], timeout=0.2).done:
+                pass
+        except KeyboardInterrupt:
+            unfinished.unlink(missing_ok=True)
+            click.echo("\nInterrupted; nothing was written.", err=True)
+            os._exit(130)
+    future.result()

@@ -1,0 +1,248 @@
+"""pass-edge train: from a GGUF file to a sidecar that drafts, whatever stops it on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import pass_edge.cli.train as train_command
+from pass_edge import Engine, Sampling, Settings, read_lookahead
+from pass_edge.cli import main
+from pass_edge.convert.training.hidden import train_hidden_head
+from pass_edge.convert.training.recipe import STAGES, Recipe
+from pass_edge.convert.training.text import read_text
+from pass_edge.native.quantize import quantize
+from pass_edge.native.tiny_model import write_tiny_model
+
+COMMAND = [sys.executable, "-m", "pass_edge.cli", "train"]
+N_VOCAB = 48
+SMALL = {
+    "answers": 64,
+    "held-out-answers": 8,
+    "max-tokens": 32,
+    "hidden-width": 64,
+    "hidden-steps": 300,
+    "lookahead": 2,
+    "steps": 60,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of 48 tokens without text, as m.gguf, and prompts of ids for it, as p.txt."""
+    folder = tmp_path_factory.mktemp("train")
+    write_tiny_model(folder / "f.gguf", n_vocab=N_VOCAB, n_embd=64, n_head=2, n_ff=128, seed=7)
+    quantize(folder / "f.gguf", folder / "m.gguf", "Q8_0")
+    rng = np.random.default_rng(0)
+    prompts = [" ".join(map(str, rng.integers(0, N_VOCAB, 5 + i % 6))) for i in range(90)]
+    (folder / "p.txt").write_text("\n".join(prompts))
+    return folder
+
+
+def arguments(folder: Path, output: Path, **others: object) -> list[str]:
+    options = SMALL | {name.replace("_", "-"): value for name, value in others.items()}
+    named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return [str(folder / "m.gguf"), "-o", str(output), "--prompts", str(folder / "p.txt"), *named]
+
+
+def run(folder: Path, output: Path, *more: str, **others: object) -> Result:
+    return CliRunner().invoke(main, ["train", *arguments(folder, output, **others), *more])
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    """The sidecar that one uninterrupted run of the command writes, with a report beside it."""
+    output = folder / "whole.pass.gguf"
+    more = ["--report", str(folder / "report.html")]
+    done = subprocess.run([*COMMAND, *arguments(folder, output), *more], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert str(output) in done.stdout
+    assert "hidden head" in done.stdout
+    return output
+
+
+# -- what it makes ------------------------------------------------------------------------------------
+
+
+def test_what_was_trained_is_far_better_than_what_was_not(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    lookahead = read_lookahead(trained)
+    texts, held_out = (
+        read_text(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
+    )
+    untrained = train_hidden_head(folder / "m.gguf", texts, held_out, tmp_path, width=64, steps=1)
+    before = untrained.measured[-1][1]["hidden head"].top_1
+    assert np.mean(lookahead.acceptance) > np.mean(before) + 0.3
+    assert len(lookahead) == 2
+    assert lookahead.hidden_head is not None
+    assert "hidden-steps 300" in lookahead.training
+    assert "p.txt" in lookahead.training
+    assert str(folder) not in lookahead.training
+
+
+def test_the_engine_drafts_with_it_and_keeps_the_text(folder: Path, trained: Path) -> None:
+    drafted = 0
+    for temperature in (0.0, 0.8):
+        sampling = Sampling(temperature=temperature, seed=1)
+        answers = {}
+        for schedule in ("plain", "head"):
+            settings = Settings(schedule=schedule, draft_max=2)
+            with Engine(folder / "m.gguf", lookahead=trained, settings=settings) as engine:
+                assert engine.schedule == schedule
+                answers[schedule] = engine.stream([3, 17, 4, 40], sampling=sampling, max_tokens=60).run()
+        assert answers["head"].ids == answers["plain"].ids
+        assert answers["head"].stats.passes < answers["plain"].stats.passes
+        drafted += answers["head"].stats.acceptance[0] > 0
+    assert drafted == 2
+
+
+def test_the_report_is_one_page_complete_in_itself(folder: Path, trained: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 4  # for each training the loss, and the acceptance of its source
+    for word in ("Acceptance of lookahead", "Acceptance of hidden head", "depth 4", "300"):
+        assert word in page
+    assert "<script" not in page
+    assert 'src="' not in page
+    share = read_lookahead(trained).acceptance[0]
+    assert f"<td>{share:.3f}</td>" in page
+
+
+def test_training_again_makes_nothing_anew(folder: Path, trained: Path) -> None:
+    before = trained.read_bytes()
+    refused = run(folder, trained)
+    assert refused.exit_code == 2
+    assert "exists" in refused.stderr
+    again = run(folder, trained, "--force", "--stage", "measure")
+    assert again.exit_code == 0, again.output
+    assert trained.read_bytes() == before
+    assert "text:" not in again.stderr
+    assert "hidden head:" not in again.stderr
+
+
+# -- whatever stops it --------------------------------------------------------------------------------
+
+
+def stopped(command: list[str], stage: str, lines: int, delay: float, how: signal.Signals) -> tuple[int, str]:
+    """Send a signal some time after the nth line about ``stage``; the exit status and the error output."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr
+        told = ""
+        for line in process.stderr:
+            told += line
+            lines -= line.startswith(f"{stage}: ")
+            if not lines:
+                time.sleep(delay)
+                process.send_signal(how)
+                break
+        told += process.stderr.read()
+    return process.returncode, told
+
+
+def test_killed_at_random_moments_it_writes_the_same_file(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(7)
+    command = [*COMMAND, *arguments(folder, tmp_path / "o.pass.gguf")]
+    for stage, lines in (("text", 2), ("lookahead", 20), ("hidden head", 20)):
+        moment = chance.randint(1, lines), chance.random() * 0.05
+        status, told = stopped(command, stage, *moment, signal.SIGKILL)
+        assert status == -signal.SIGKILL, told
+        assert not (tmp_path / "o.pass.gguf").exists()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "o.pass.gguf").read_bytes() == trained.read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["text", "hidden head"])
+def test_ctrl_c_ends_in_one_sentence(stage: str, folder: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, *arguments(folder, tmp_path / "o.pass.gguf", lookahead=0, hidden_steps=100_000)]
+    status, told = stopped(command, stage, 1, 0.1, signal.SIGINT)
+    assert status == 130
+    assert told.splitlines()[-1].startswith("Interrupted; ")
+    assert str(tmp_path / "o.pass.training") in told.splitlines()[-1]
+    assert "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["o.pass.training"]
+
+
+# -- what cannot be done ------------------------------------------------------------------------------
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
+    for word in words:
+        assert word in sentence
+
+
+def test_another_recipe_in_the_same_folder_is_refused(folder: Path, trained: Path, tmp_path: Path) -> None:
+    work = str(trained.with_suffix(".training"))
+    other = run(folder, tmp_path / "o.pass.gguf", "--work", work, answers=32)
+    assert_refused(other, "another training", "answers 64, not 32", "--work")
+    (tmp_path / "p.txt").write_text("1 2 3\n")
+    more = ("--work", work, "--prompts", str(tmp_path / "p.txt"))
+    assert_refused(run(folder, tmp_path / "o.pass.gguf", *more), "another training", "prompts p.txt")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "recipe.json").write_text("[")
+    assert_refused(run(folder, tmp_path / "o.pass.gguf", "--work", str(tmp_path / "w")), "is damaged")
+
+
+def test_stages_need_those_before_them(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.pass.gguf"
+    assert_refused(run(folder, output, "--stage", "hidden"), "no finished stage 'text'")
+    made = run(folder, output, "--stage", "text")
+    assert made.exit_code == 0, made.output
+    assert_refused(run(folder, output, "--stage", "measure"), "no finished stage 'lookahead'")
+    assert not output.exists()
+
+
+def test_prompts_are_held_out_and_counted(folder: Path, tmp_path: Path) -> None:
+    prompts = (folder / "p.txt").read_text().splitlines()
+    (tmp_path / "held.txt").write_text("\n".join(prompts[5:9]))
+    more = ("--held-out", str(tmp_path / "held.txt"), "--stage", "text")
+    made = run(folder, tmp_path / "o.pass.gguf", *more)
+    assert made.exit_code == 0, made.output
+    assert "4 prompts are left out" in made.stderr
+    texts, held_out = (
+        [text.ids[: text.prompt].tolist() for text in read_text(tmp_path / "o.pass.training" / name, 64)]
+        for name in ("text", "held-out-text")
+    )
+    assert held_out == [[int(word) for word in prompt.split()] for prompt in prompts[5:9]]
+    assert len(texts) == 64
+    assert not any(text in held_out for text in texts)
+
+
+def test_bad_input_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "o.pass.gguf"
+    none = {"lookahead": 0, "hidden_width": 0}
+    assert_refused(run(folder, output, **none), "nothing to train")
+    assert_refused(run(folder, output, "--prefix", "2", lookahead=0), "need lookahead embeddings")
+    assert_refused(run(folder, output, "--prompts", str(tmp_path / "none.txt")), "none.txt cannot be read")
+    assert_refused(run(folder, output, answers=500), "82 prompts that can be used; 500 are asked for")
+    assert_refused(run(folder, output, "--work", str(folder / "p.txt")), "cannot be used")
+    assert_refused(run(tmp_path, output), "no file")
+    assert run(folder, output, steps=0).exit_code == 2
+    monkeypatch.setattr(train_command, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    assert_refused(run(folder, output), "needs torch", "pip install 'pass-edge[train]'")
+    assert not output.exists()
+
+
+def test_the_help_tells_the_recipe_as_it_is() -> None:
+    told = {
+        option.name: option.help or "" for option in main.commands["train"].params if hasattr(option, "help")
+    }
+    for field in dataclasses.fields(Recipe):
+        assert field.name in told
+        if field.default is not None:
+            assert f"[default: {field.default}]" in told[field.name]
+    assert train_command.STAGES == STAGES
