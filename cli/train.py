@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pass_edge.convert.training.recipe import Training
 
 INTERRUPTED = 130
-STAGES = ("text", "lookahead", "hidden", "measure")
+STAGES = ("text", "lookahead", "head", "hidden", "measure")
 
 _RECIPE_OPTIONS = [
     click.option(
@@ -39,6 +39,7 @@ _RECIPE_OPTIONS = [
     ),
     click.option("--held-out-answers", type=click.IntRange(1), help="Answers to measure on. [default: 64]"),
     click.option("--max-tokens", type=click.IntRange(8), help="Most tokens of an answer. [default: 256]"),
+    click.option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt. [default: 640]"),
     click.option(
         "--hidden-width",
         type=click.IntRange(0, 65536),
@@ -48,10 +49,9 @@ _RECIPE_OPTIONS = [
     click.option(
         "--candidates",
         type=click.IntRange(1),
-        help="Tokens the hidden head chooses among, the likeliest in the answers: fewer are faster. "
-        "[default: 8192]",
+        help="Tokens that heads choose among, the likeliest in the answers: fewer are faster. "
+        "[default: 16384]",
     ),
-    click.option("--hidden-steps", type=click.IntRange(1), help="Steps to train it. [default: 10000]"),
     click.option(
         "--lookahead",
         type=click.IntRange(0, 64),
@@ -66,9 +66,15 @@ _RECIPE_OPTIONS = [
         "--head-width",
         type=click.IntRange(0, 65536),
         help="Width of a head that corrects a lookahead output once the token before is known; 0 leaves it "
-        "out. [default: 0]",
+        "out. [default: 1024]",
     ),
-    click.option("--steps", type=click.IntRange(1), help="Steps to train these three. [default: 1000]"),
+    click.option("--start", metavar="SIDECAR", help="Begin with the lookahead embeddings of this file."),
+    click.option(
+        "--steps",
+        type=click.IntRange(0),
+        help="Steps to train lookahead embeddings and prefix. [default: 1000]",
+    ),
+    click.option("--head-steps", type=click.IntRange(1), help="Steps to train each head. [default: 2000]"),
     click.option(
         "--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file. [default: 0]"
     ),
@@ -116,10 +122,11 @@ def train(
 ) -> None:
     """Train what drafts for MODEL, from its GGUF file alone, and write it as a sidecar.
 
-    The model answers prompts (stage text); lookahead embeddings (lookahead) and a head on its hidden states
-    (hidden) learn to foresee these answers; both are measured on prompts that were held out, and the sidecar
-    is written (measure). Stopped at any moment, the same command goes on from there. A GPU is used if torch
-    sees one; for several, make the text first, then run `accelerate launch -m pass_edge.cli train ...`.
+    The model answers prompts (stage text); lookahead embeddings (lookahead), a head on their outputs (head)
+    and one on the model's hidden states (hidden) learn to foresee these answers; all are measured on prompts
+    that were held out, and the sidecar is written (measure). Stopped at any moment, the same command goes on
+    from there. A GPU is used if torch sees one; for several, make the text first, then run `accelerate launch
+    -m pass_edge.cli train ...`.
 
     \b
     pass-edge train model.gguf -o model.pass.gguf
@@ -214,7 +221,7 @@ def _report(path: Path, training: Training) -> None:
 
     from pass_edge.convert.training.report import Course, write_report
 
-    learnt = {"lookahead": training.lookahead, "hidden head": training.hidden}
+    learnt = {"lookahead": training.lookahead, "head": training.head, "hidden head": training.hidden}
     courses = {name: Course(part.losses, part.measured) for name, part in learnt.items() if part}
     write_report(path, f"Lookahead for {training.model.name}", asdict(training.recipe), courses)
     quiet(f"plots are in {path}")
@@ -222,7 +229,7 @@ def _report(path: Path, training: Training) -> None:
 
 def _outcome(training: Training) -> list[str]:
     """The last acceptance of each source, by depth."""
-    parts = [part for part in (training.lookahead, training.hidden) if part]
+    parts = [part for part in (training.lookahead, training.head, training.hidden) if part]
     return [
         f"{name} {' '.join(f'{share:.2f}' for share in shares.top_1)}"
         for part in parts

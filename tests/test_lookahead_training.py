@@ -61,7 +61,7 @@ def answered(frozen: FrozenModel, prompt: npt.NDArray[np.int64], length: int) ->
 
 
 def train(frozen: FrozenModel, texts: Sequence[Text], folder: Path, **settings: object) -> Trained:
-    chosen = {"count": 3, "prefix": 2, "head_width": 16, "steps": 120, "anchors": 16, "lr": 0.1}
+    chosen = {"count": 3, "prefix": 2, "steps": 120, "anchors": 16, "lr": 0.1}
     return train_lookahead(frozen, texts[:-4], texts[-4:], folder, **{**chosen, **settings})  # type: ignore[arg-type]
 
 
@@ -182,10 +182,8 @@ def test_training_beats_the_untrained(frozen: FrozenModel, texts: list[Text], tm
     measured = trained.measured[-1][1]
     assert trained.embeddings.shape == (3, WIDTH)
     assert trained.prefix.shape == (2, WIDTH)
-    assert trained.losses[-20:].mean() < 0.5 * trained.losses[:20].mean()
+    assert trained.losses[-20:].mean() < 0.6 * trained.losses[:20].mean()
     assert np.mean(measured["lookahead"].top_1) > np.mean(untrained["lookahead"].top_1) + 0.15
-    assert measured["lookahead + head"].top_1[0] > measured["lookahead"].top_1[0]
-    assert measured["lookahead + head"].both > measured["lookahead"].both + 0.15
 
 
 class KilledError(Exception):
@@ -229,10 +227,7 @@ def train_until_saved(frozen: FrozenModel, texts: list[Text], folder: Path, sett
 
 
 def same(one: Trained, other: Trained) -> bool:
-    assert one.head
-    assert other.head
     pairs = [(one.embeddings, other.embeddings), (one.prefix, other.prefix), (one.losses, other.losses)]
-    pairs += [(getattr(one.head, name), getattr(other.head, name)) for name in ("gate", "up", "down")]
     return all(a.tobytes() == b.tobytes() for a, b in pairs) and one.measured == other.measured
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pass_edge import Engine, Lookahead, Settings, read_lookahead
+from pass_edge.convert.training.acceptance import HIDDEN, LOOKAHEAD
 from pass_edge.convert.training.frozen import FrozenModel
-from pass_edge.convert.training.measure import HIDDEN, LOOKAHEAD, UNION, Drafts, measure
+from pass_edge.convert.training.measure import UNION, Drafts, measure
 from pass_edge.convert.training.text import Answered, make_text
 from pass_edge.drafter import Heads
 from pass_edge.lookahead_file import find_lookahead

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 import pass_edge.cli.train as train_command
 from pass_edge import Engine, Sampling, Settings, read_lookahead
 from pass_edge.cli import main
-from pass_edge.convert.training.hidden import train_hidden_head
+from pass_edge.convert.training.heads import Anchors, likeliest, train_head
 from pass_edge.convert.training.recipe import STAGES, Recipe
 from pass_edge.convert.training.text import read_text
 from pass_edge.native.quantize import quantize
@@ -31,7 +31,8 @@ SMALL = {
     "held-out-answers": 8,
     "max-tokens": 32,
     "hidden-width": 64,
-    "hidden-steps": 300,
+    "head-width": 32,
+    "head-steps": 300,
     "lookahead": 2,
     "steps": 60,
 }
@@ -81,12 +82,14 @@ def test_what_was_trained_is_far_better_than_what_was_not(
     texts, held_out = (
         read_text(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
     )
-    untrained = train_hidden_head(folder / "m.gguf", texts, held_out, tmp_path, width=64, steps=1)
-    before = untrained.measured[-1][1]["hidden head"].top_1
+    anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
+    settings = {"candidates": likeliest(texts, N_VOCAB), "width": 64, "steps": 1}
+    untrained = train_head("untrained", folder / "m.gguf", *anchors, tmp_path / "x.pt", **settings)
+    before = untrained.measured[-1][1]["untrained"].top_1
     assert np.mean(lookahead.acceptance) > np.mean(before) + 0.3
     assert len(lookahead) == 2
     assert lookahead.hidden_head is not None
-    assert "hidden-steps 300" in lookahead.training
+    assert "head-steps 300" in lookahead.training
     assert "p.txt" in lookahead.training
     assert str(folder) not in lookahead.training
 
@@ -109,7 +112,7 @@ def test_the_engine_drafts_with_it_and_keeps_the_text(folder: Path, trained: Pat
 
 def test_the_report_is_one_page_complete_in_itself(folder: Path, trained: Path) -> None:
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 4  # for each training the loss, and the acceptance of its source
+    assert page.count("<svg") == 6  # for each training the loss, and the acceptance of its source
     for word in ("Acceptance of lookahead", "Acceptance of hidden head", "depth 4", "300"):
         assert word in page
     assert "<script" not in page
@@ -166,7 +169,10 @@ def test_killed_at_random_moments_it_writes_the_same_file(
 
 @pytest.mark.parametrize("stage", ["text", "hidden head"])
 def test_ctrl_c_ends_in_one_sentence(stage: str, folder: Path, tmp_path: Path) -> None:
-    command = [*COMMAND, *arguments(folder, tmp_path / "o.pass.gguf", lookahead=0, hidden_steps=100_000)]
+    command = [
+        *COMMAND,
+        *arguments(folder, tmp_path / "o.pass.gguf", lookahead=0, head_width=0, head_steps=100_000),
+    ]
     status, told = stopped(command, stage, 1, 0.1, signal.SIGINT)
     assert status == 130
     assert told.splitlines()[-1].startswith("Interrupted; ")
@@ -224,14 +230,14 @@ def test_prompts_are_held_out_and_counted(folder: Path, tmp_path: Path) -> None:
 
 def test_bad_input_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "o.pass.gguf"
-    none = {"lookahead": 0, "hidden_width": 0}
+    none = {"lookahead": 0, "head_width": 0, "hidden_width": 0}
     assert_refused(run(folder, output, **none), "nothing to train")
     assert_refused(run(folder, output, "--prefix", "2", lookahead=0), "need lookahead embeddings")
     assert_refused(run(folder, output, "--prompts", str(tmp_path / "none.txt")), "none.txt cannot be read")
     assert_refused(run(folder, output, answers=500), "82 prompts that can be used; 500 are asked for")
     assert_refused(run(folder, output, "--work", str(folder / "p.txt")), "cannot be used")
     assert_refused(run(tmp_path, output), "no file")
-    assert run(folder, output, steps=0).exit_code == 2
+    assert run(folder, output, head_steps=0).exit_code == 2
     monkeypatch.setattr(train_command, "find_spec", lambda name: None if name == "torch" else find_spec(name))
     assert_refused(run(folder, output), "needs torch", "pip install 'pass-edge[train]'")
     assert not output.exists()

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import torch
 
 from .frozen import FrozenModel, Text
-from .head import DraftHead
 
+LOOKAHEAD, HEAD, HIDDEN = "lookahead", "lookahead + head", "hidden head"
+"""What drafts."""
 _AT_ONCE = 64
 """Anchors run at once; only memory depends on it."""
 _TOP = 3
@@ -39,42 +40,26 @@ Measured: TypeAlias = dict[str, Shares]
 
 
 def acceptance(
-    frozen: FrozenModel,
-    texts: Sequence[Text],
-    embeddings: torch.Tensor,
-    prefix: torch.Tensor,
-    head: DraftHead | None = None,
+    frozen: FrozenModel, texts: Sequence[Text], embeddings: torch.Tensor, prefix: torch.Tensor
 ) -> Measured:
-    """Of "lookahead" and, if there is a head, "lookahead + head": drafts behind every position of the answers
-    in ``texts`` that has L more tokens behind it."""
-    alone, with_head = [], []
+    """Of "lookahead": drafts behind every position of the answers in ``texts`` that has L more tokens behind
+    it."""
     with torch.no_grad():
-        for text in texts:
-            for ranks, corrected in _ranks(frozen, text, embeddings, prefix, head):
-                alone.append(ranks)
-                with_head.append(corrected)
-    found = {"lookahead": alone} | ({"lookahead + head": with_head} if head else {})
-    return {name: Shares.of(torch.cat(ranks)) for name, ranks in found.items()}
+        parts = [ranks for text in texts for ranks in _ranks(frozen, text, embeddings, prefix)]
+    return {LOOKAHEAD: Shares.of(torch.cat(parts))}
 
 
 def _ranks(
-    frozen: FrozenModel,
-    text: Text,
-    embeddings: torch.Tensor,
-    prefix: torch.Tensor,
-    head: DraftHead | None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    frozen: FrozenModel, text: Text, embeddings: torch.Tensor, prefix: torch.Tensor
+) -> Iterator[torch.Tensor]:
     """For some anchors at once, (A, L): how many tokens the drafts put before the right one."""
     reading, length = frozen.read(text.ids), len(embeddings)
     right = frozen.logits(reading.hidden[text.prompt :]).argmax(-1)
     anchors = torch.arange(text.prompt - 1, len(text.ids) - length, device=frozen.device)
     for some in anchors.split(_AT_ONCE):
         drafted = some[:, None] + torch.arange(1, length + 1, device=frozen.device)
-        wanted = right[drafted - text.prompt]
         states = frozen.look_ahead(reading, some, embeddings, prefix)
-        ranks = rank(frozen.logits(states), wanted)
-        corrected = head(states, frozen.embed(reading.ids[drafted])) if head else states
-        yield ranks, rank(frozen.logits(corrected), wanted) if head else ranks
+        yield rank(frozen.logits(states), right[drafted - text.prompt])
 
 
 def rank(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

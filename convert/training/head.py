@@ -20,8 +20,9 @@ _EPSILON = 1e-6
 class DraftHead(nn.Module):
     """(…, n_embd) states and (…, n_embd) embeddings of the tokens behind them → (…, n_embd) states."""
 
-    def __init__(self, n_embd: int, width: int) -> None:
+    def __init__(self, n_embd: int, width: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.gate = nn.Linear(2 * n_embd, width, bias=False)
         self.up = nn.Linear(2 * n_embd, width, bias=False)
         self.down = nn.Linear(width, n_embd, bias=False)
@@ -37,8 +38,8 @@ class DraftHead(nn.Module):
         return head.requires_grad_(False)
 
     def forward(self, state: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        x = torch.cat([_rms(state), _rms(embedding)], -1)
-        return state + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        x = self.dropout(torch.cat([_rms(state), _rms(embedding)], -1))
+        return state + self.down(self.dropout(nn.functional.silu(self.gate(x)) * self.up(x)))
 
     def weights(self) -> HeadWeights:
         """What was learnt, as the runtime takes it."""

@@ -1,9 +1,9 @@
-"""Lookahead embeddings, and with them a prefix and a draft head, learnt through the frozen model.
+"""Lookahead embeddings, and with them a prefix, learnt through the frozen model.
 
 Only they learn, and only from what the model itself says: behind a text's token at t, row k's output is to
-be the model's own distribution at t + 1 + k, and so is that output as the head corrects it, which knows the
-text's token at t + 1 + k. A step draws a text and anchors in its answer from the seed and the step's number
-alone, and all that was learnt is saved in one file: so a run that was killed goes on as if it had not been.
+be the model's own distribution at t + 1 + k. A step draws a text and anchors in its answer from the seed and
+the step's number alone, and all that was learnt is saved in one file: so a run that was killed goes on as if
+it had not been.
 """
 
 from __future__ import annotations
@@ -18,34 +18,27 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.errors import SettingsError
 
 from .acceptance import Measured, acceptance
 from .frozen import FrozenModel, Text
-from .head import DraftHead
 from .loop import Progress, Run, digest
 
 Floats = npt.NDArray[np.float32]
 STATE = "lookahead.pt"
 _CANDIDATES = 8192  # tokens that a draft is trained among: the most frequent in the answers
 _DECAY = 0.8  # what a depth's loss weighs against that of the depth before
-_HEAD_LR = 0.1  # of that of the rows
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What was learnt: ``embeddings`` (L, n_embd); ``prefix`` (P, n_embd); ``head``, if there is one;
-    all float32. ``losses``: (steps,) nats.
-    ``measured``: (step, acceptance on the held-out texts), the last of them of what is here. ``candidates``:
-    (m,) int32, the tokens that it learnt to draft."""
+    """What was learnt: ``embeddings`` (L, n_embd); ``prefix`` (P, n_embd); float32. ``losses``: (steps,)
+    nats. ``measured``: (step, acceptance on the held-out texts), the last of them of what is here."""
 
     embeddings: Floats
     prefix: Floats
-    head: HeadWeights | None
     losses: Floats
     measured: tuple[tuple[int, Measured], ...]
-    candidates: npt.NDArray[np.int32]
 
 
 def train_lookahead(
@@ -56,7 +49,6 @@ def train_lookahead(
     *,
     count: int = 4,
     prefix: int = 0,
-    head_width: int = 0,
     start: Floats | None = None,
     steps: int,
     anchors: int = 128,
@@ -65,44 +57,42 @@ def train_lookahead(
     measure_every: int = 500,
     progress: Progress = lambda step, steps, loss, measured: None,
 ) -> Trained:
-    """Train ``count`` embeddings, ``prefix`` rows and a head of ``head_width`` (0: none) on ``texts``, going
-    on from what ``folder`` holds. ``start``: (count, n_embd) embeddings to begin with, else those of frequent
-    tokens. ``anchors``: in each text and step. ``lr``: of the rows, in units of the size of the model's own.
-    Under `accelerate launch` every process has its own text at a step. Raises SettingsError, ModelError."""
+    """Train ``count`` embeddings and ``prefix`` rows on ``texts``, going on from what ``folder`` holds.
+    ``start``: (count, n_embd) embeddings to begin with, else those of frequent tokens. ``anchors``: in each
+    text and step. ``lr``: of the rows, in units of the size of the model's own. Under `accelerate launch`
+    every process has its own text at a step. Raises SettingsError, ModelError."""
     accelerator = Accelerator()
     frozen = model if isinstance(model, FrozenModel) else FrozenModel(model, accelerator.device)
     texts, held_out = ([text for text in some if _room(text, count) > 0] for some in (texts, held_out))
     if not texts or not held_out:
         raise SettingsError(f"there are no answers of more than {count} tokens to train on, or to measure on")
     candidates = _frequent(texts, frozen)
-    student = _Student.new(frozen, candidates, count, prefix, head_width, start, seed)
+    student = _Student.new(frozen, candidates, count, prefix, start, seed)
     size = frozen.embed(candidates).square().mean().sqrt().item()
-    head = list(student.head.parameters()) if student.head else []
-    asked = [count, prefix, head_width, anchors, lr, seed, measure_every, start is None or digest(start)]
+    asked = [count, prefix, anchors, lr, seed, measure_every, start is None or digest(start)]
     run = Run(
         folder / STATE,
         student,
-        [([student.embeddings, student.prefix], lr * size), (head, lr * _HEAD_LR)],
+        [([student.embeddings, student.prefix], lr * size)],
         steps=steps,
         asked=[*asked, *(digest(*(text.ids for text in some)) for some in (texts, held_out))],
         accelerator=accelerator,
     )
     run.go(
         lambda number: (frozen, candidates, *_batch(texts, number, anchors, count, seed)),
-        lambda: acceptance(frozen, held_out, student.embeddings, student.prefix, student.head),
+        lambda: acceptance(frozen, held_out, student.embeddings, student.prefix),
         measure_every,
         progress,
     )
-    return student.trained(run, candidates)
+    return student.trained(run)
 
 
 class _Student(nn.Module):
     """All that learns."""
 
-    def __init__(self, embeddings: torch.Tensor, prefix: torch.Tensor, head: DraftHead | None) -> None:
+    def __init__(self, embeddings: torch.Tensor, prefix: torch.Tensor) -> None:
         super().__init__()
         self.embeddings, self.prefix = nn.Parameter(embeddings), nn.Parameter(prefix)
-        self.head = head
 
     @classmethod
     def new(
@@ -111,7 +101,6 @@ class _Student(nn.Module):
         candidates: torch.Tensor,
         count: int,
         prefix: int,
-        head_width: int,
         start: Floats | None,
         seed: int,
     ) -> _Student:
@@ -123,10 +112,7 @@ class _Student(nn.Module):
         rows = frozen.embed(candidates[torch.from_numpy(drawn).to(candidates.device)]).clone()
         if start is not None:
             rows[:count] = torch.from_numpy(start)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = DraftHead(frozen.n_embd, head_width) if head_width else None
-        return cls(rows[:count].clone(), rows[count:].clone(), head)
+        return cls(rows[:count].clone(), rows[count:].clone())
 
     def forward(
         self, frozen: FrozenModel, candidates: torch.Tensor, text: Text, anchors: torch.Tensor
@@ -138,29 +124,17 @@ class _Student(nn.Module):
             teacher = frozen.logits(reading.hidden[text.prompt :]).log_softmax(-1)[:, candidates]
         teacher = teacher[drafted - text.prompt]
         drafts = frozen.look_ahead(reading, anchors, self.embeddings, self.prefix)
-        loss = self._loss(frozen, candidates, drafts, teacher)
-        if self.head is None:
-            return loss
-        corrected = self.head(drafts, frozen.embed(reading.ids[drafted]))
-        return loss + self._loss(frozen, candidates, corrected, teacher)
-
-    @staticmethod
-    def _loss(
-        frozen: FrozenModel, candidates: torch.Tensor, states: torch.Tensor, teacher: torch.Tensor
-    ) -> torch.Tensor:
-        draft = frozen.logits(states, candidates).log_softmax(-1)
+        draft = frozen.logits(drafts, candidates).log_softmax(-1)
         divergence = (teacher.exp() * (teacher - draft)).sum(-1).mean(0)
         weights = _DECAY ** torch.arange(len(divergence), device=divergence.device)
         return (divergence * weights).sum() / weights.sum()
 
-    def trained(self, run: Run, candidates: torch.Tensor) -> Trained:
+    def trained(self, run: Run) -> Trained:
         def array(parameter: torch.Tensor) -> Floats:
             return parameter.detach().cpu().numpy().copy()
 
-        head = self.head.weights() if self.head else None
         losses = np.array(run.losses, np.float32)
-        tokens = candidates.cpu().numpy().astype(np.int32)
-        return Trained(array(self.embeddings), array(self.prefix), head, losses, tuple(run.measured), tokens)
+        return Trained(array(self.embeddings), array(self.prefix), losses, tuple(run.measured))
 
 
 def _room(text: Text, count: int) -> int:

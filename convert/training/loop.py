@@ -41,6 +41,7 @@ class Run:
         student: nn.Module,
         groups: Sequence[tuple[Sequence[nn.Parameter], float]],
         *,
+        weight_decay: float = 0.0,
         steps: int,
         asked: Sequence[Any],
         accelerator: Accelerator,
@@ -56,7 +57,9 @@ class Run:
         kept = [(list(parameters), rate) for parameters, rate in groups if list(parameters)]
         self._rates = [rate for _, rate in kept]
         optimizer = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for parameters, rate in kept], betas=_BETAS, weight_decay=0
+            [{"params": parameters, "lr": rate} for parameters, rate in kept],
+            betas=_BETAS,
+            weight_decay=weight_decay,
         )
         self._module, self._optimizer = accelerator.prepare(student, optimizer)
         if path.exists():
@@ -80,12 +83,16 @@ class Run:
             if measuring or self.step % _SAVE_EVERY == 0:
                 self._save()
             progress(self.step, self.steps, self.losses[-1], self.measured[-1][1] if self.measured else {})
+        if not self.measured:  # nothing is to be learnt, only to be told
+            self.measured.append((self.step, measure()))
+            self._save()
 
     def _learn(self, batch: tuple[Any, ...]) -> float:
         warm = min(1.0, (self.step + 1) / _WARM_UP)
         cooling = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * warm * cooling
+        torch.manual_seed(self.step * self.processes + self.process)  # for dropout
         loss = self._module(*batch)
         self._optimizer.zero_grad()
         self._accelerator.backward(loss)

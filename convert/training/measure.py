@@ -17,13 +17,13 @@ import torch
 from pass_edge.lookahead import Lookahead
 from pass_edge.native.draft_head import HeadWeights
 
-from .acceptance import rank
+from .acceptance import HEAD, HIDDEN, LOOKAHEAD, rank
 from .frozen import FrozenModel
 from .head import DraftHead
+from .heads import DEPTH
 from .text import Answered
 
-LOOKAHEAD, HEAD, HIDDEN, UNION = "lookahead", "lookahead + head", "hidden head", "union"
-DEPTH = 4
+UNION = "union"
 _RANKS = 16
 _AT_ONCE = 64
 

@@ -1,8 +1,9 @@
 """From a GGUF file to the lookahead for it, in stages that each go on where they were stopped:
 
 text       the model answers prompts
-lookahead  lookahead embeddings (with a prefix and a head) learn from the answers
-hidden     the hidden head learns from them
+lookahead  lookahead embeddings (with a prefix) learn from the answers
+head       the draft head on their outputs learns
+hidden     the hidden head learns
 measure    the sidecar is written, with the acceptance on answers to prompts that were held out
 
 All of it lies in one folder; what is there already is not made again.
@@ -14,31 +15,34 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import PartialState
 
 from pass_edge import Engine, Settings
 from pass_edge.lookahead import Lookahead
-from pass_edge.lookahead_file import read_base, write_sidecar
+from pass_edge.lookahead_file import read_base, read_lookahead, write_sidecar
 from pass_edge.native.errors import OutputError, SettingsError
 from pass_edge.native.output import written_whole
 
-from . import hidden, lookahead
-from .acceptance import Measured
-from .hidden import TrainedHead, train_hidden_head
+from .acceptance import HEAD, HIDDEN, Measured
+from .frozen import FrozenModel
+from .heads import Anchors, TrainedHead, likeliest, train_head
 from .lookahead import Trained, train_lookahead
 from .loop import is_finished
+from .outputs import make_outputs
 from .prompts import SHAREGPT, read_prompts, without_overlap
 from .text import Answered, as_prompt, make_text, read_text
 
-STAGES = ("text", "lookahead", "hidden", "measure")
+STAGES = ("text", "lookahead", "head", "hidden", "measure")
 RECIPE = "recipe.json"
-_LONGEST_PROMPT = 1536  # tokens
+_FILES = ("prompts", "held_out", "start")
 
 Note = Callable[[str, int, int, str], None]
 """Told of work: what it is, how much of how much is done, and how it goes."""
@@ -47,27 +51,31 @@ Note = Callable[[str, int, int, str], None]
 @dataclass(frozen=True)
 class Recipe:
     """What to make. ``prompts``, ``held_out``: as in prompts.read_prompts; without ``held_out`` the first
-    prompts are held out. ``answers``: how many to learn from; ``max_tokens``: of each. ``lookahead``,
-    ``prefix``: how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs
-    and on hidden states. 0 leaves a thing out. Raises SettingsError."""
+    prompts are held out. ``answers``: how many to learn from; ``max_tokens``, ``max_prompt``: of each answer,
+    of its prompt. ``start``: a sidecar whose lookahead embeddings to begin with. ``lookahead``, ``prefix``:
+    how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs and on hidden
+    states; 0 leaves a thing out. ``steps``: for the rows; ``head_steps``: for each head. Raises
+    SettingsError."""
 
     prompts: str = SHAREGPT
     held_out: str | None = None
     answers: int = 1280
     held_out_answers: int = 64
     max_tokens: int = 256
+    max_prompt: int = 640
+    start: str | None = None
     lookahead: int = 4
     prefix: int = 0
-    head_width: int = 0
+    head_width: int = 1024
     hidden_width: int = 1024
-    candidates: int = 8192
+    candidates: int = 16384
     steps: int = 1000
-    hidden_steps: int = 10000
+    head_steps: int = 2000
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.lookahead and (self.prefix or self.head_width):
-            raise SettingsError("a prefix and a head on lookahead outputs need lookahead embeddings")
+            raise SettingsError("a prefix, and a head on lookahead outputs, need lookahead embeddings")
         if not self.lookahead and not self.hidden_width:
             raise SettingsError("there is nothing to train: neither lookahead embeddings nor a hidden head")
 
@@ -84,6 +92,7 @@ class Training:
     remark: Callable[[str], None] = lambda sentence: None
     threads: int | None = None
     lookahead: Trained | None = field(default=None, init=False)
+    head: TrainedHead | None = field(default=None, init=False)
     hidden: TrainedHead | None = field(default=None, init=False)
 
     @property
@@ -105,36 +114,42 @@ class Training:
             torch.set_num_threads(self.threads)
         if "text" in stages:
             self._make_texts()
-        asked = {"lookahead": self.recipe.lookahead, "hidden": self.recipe.hidden_width}
+        recipe = self.recipe
+        asked = {"lookahead": recipe.lookahead, "head": recipe.head_width, "hidden": recipe.hidden_width}
         wanted = [name for name in asked if asked[name] and {name, "measure"} & set(stages)]
         if wanted:
             texts, held_out = self._texts("text"), self._texts("held-out-text")
         if "lookahead" in wanted:
-            self._check_finished("lookahead", self.folder / lookahead.STATE, stages)
+            self._check_finished("lookahead", stages)
             self.lookahead = self._learn_lookahead(texts, held_out)
+        if "head" in wanted:
+            self._check_finished("head", stages)
+            self.head = self._learn_head(texts, held_out)
         if "hidden" in wanted:
-            self._check_finished("hidden", self.folder / hidden.STATE, stages)
+            self._check_finished("hidden", stages)
             self.hidden = self._learn_hidden(texts, held_out)
         if "measure" in stages and self.leads:
             write_sidecar(self.result(), output)
 
     def result(self) -> Lookahead:
         """What was learnt, as the runtime takes it, with the acceptance of what drafts by default."""
-        trained, head = self.lookahead, self.hidden
-        drafting = head or trained
+        rows, head, hidden = self.lookahead, self.head, self.hidden
+        drafting = hidden or head or rows
         if not drafting:
             raise SettingsError("nothing was learnt yet")
-        source = head or (trained if trained and trained.head else None)
         return Lookahead(
-            embeddings=trained.embeddings if trained else np.zeros((0, self._base.n_embd), np.float32),
+            embeddings=rows.embeddings if rows else np.zeros((0, self._base.n_embd), np.float32),
             base=self._base,
             acceptance=list(drafting.measured[-1][1].values())[-1].top_1,
             training=_in_words(self.recipe),
-            prefix=trained.prefix if trained and len(trained.prefix) else None,
-            head=trained.head if trained else None,
-            hidden_head=head.weights if head else None,
-            candidates=source.candidates if source else np.zeros(0, np.int32),
+            prefix=rows.prefix if rows and len(rows.prefix) else None,
+            head=head.weights if head else None,
+            hidden_head=hidden.weights if hidden else None,
+            candidates=self._candidates() if head or hidden else np.zeros(0, np.int32),
         )
+
+    def _candidates(self) -> npt.NDArray[np.int32]:
+        return likeliest(self._texts("text"), self.recipe.candidates)
 
     # -- the folder -------------------------------------------------------------------------------
 
@@ -163,11 +178,11 @@ class Training:
     def _asked(self) -> dict[str, Any]:
         recipe, base = self.recipe, self._base
         model = f"{base.name}, {self.model.stat().st_size} bytes, {base.embeddings_sha256[:16]}"
-        sources = {"prompts": _identity(recipe.prompts), "held_out": _identity(recipe.held_out)}
+        sources = {key: _identity(getattr(recipe, key)) for key in _FILES}
         return {"model": model, **asdict(recipe), **sources}
 
-    def _check_finished(self, stage: str, path: Path, stages: Sequence[str]) -> None:
-        if stage not in stages and not is_finished(path):
+    def _check_finished(self, stage: str, stages: Sequence[str]) -> None:
+        if stage not in stages and not is_finished(self.folder / f"{stage}.pt"):
             raise SettingsError(f"{self.folder} has no finished stage {stage!r} yet: run that stage first")
 
     # -- text -------------------------------------------------------------------------------------
@@ -228,7 +243,7 @@ class Training:
                 f"answers of {self.recipe.max_tokens} tokens leave no room for prompts in a context of "
                 f"{engine.context_size}"
             )
-        return min(_LONGEST_PROMPT, room)
+        return min(self.recipe.max_prompt, room)
 
     def _answer(self, engine: Engine, prompts: Sequence[str], name: str) -> None:
         what = "held-out text" if name == "held-out-text" else name
@@ -254,26 +269,49 @@ class Training:
             self.folder,
             count=recipe.lookahead,
             prefix=recipe.prefix,
-            head_width=recipe.head_width,
+            start=read_lookahead(recipe.start).embeddings if recipe.start else None,
             steps=recipe.steps,
             measure_every=max(1, recipe.steps // 4),  # it takes long
             seed=recipe.seed,
             progress=self._progress("lookahead"),
         )
 
+    def _learn_head(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> TrainedHead:
+        assert self.lookahead, "its outputs come first"
+        rows, frozen = self.lookahead, cache(partial(FrozenModel, self.model, PartialState().device))
+        outputs = [
+            make_outputs(
+                frozen,
+                some,
+                rows.embeddings,
+                rows.prefix,
+                self.folder,
+                progress=partial(self.note, "outputs", how=""),
+            )
+            for some in (texts, held_out)
+        ]
+        return self._train_head(HEAD, "head.pt", self.recipe.head_width, *outputs)
+
     def _learn_hidden(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> TrainedHead:
+        anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
+        return self._train_head(HIDDEN, "hidden.pt", self.recipe.hidden_width, *anchors)
+
+    def _train_head(
+        self, name: str, state: str, width: int, learn: Anchors, held_out: Anchors
+    ) -> TrainedHead:
         recipe = self.recipe
-        return train_hidden_head(
+        return train_head(
+            name,
             self.model,
-            texts,
+            learn,
             held_out,
-            self.folder,
-            width=recipe.hidden_width,
-            candidates=recipe.candidates,
-            steps=recipe.hidden_steps,
-            measure_every=max(1, recipe.hidden_steps // 20),
+            self.folder / state,
+            candidates=self._candidates(),
+            width=width,
+            steps=recipe.head_steps,
+            measure_every=max(1, recipe.head_steps // 20),
             seed=recipe.seed,
-            progress=self._progress(hidden.NAME),
+            progress=self._progress(name),
         )
 
     def _progress(self, what: str) -> Callable[[int, int, float, Measured], None]:
@@ -293,12 +331,12 @@ def _identity(source: str | None) -> str | None:
     try:
         return f"{Path(source).name} {hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]}"
     except OSError as error:
-        raise SettingsError(f"the prompts in {source} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{source} cannot be read: {error.strerror}") from error
 
 
 def _in_words(recipe: Recipe) -> str:
     """The recipe for people, without the folders of whoever cooked."""
-    names = {key: Path(source).name for key in ("prompts", "held_out") if (source := getattr(recipe, key))}
+    names = {key: Path(source).name for key in _FILES if (source := getattr(recipe, key))}
     told = asdict(recipe) | names
     return "pass-edge train: " + ", ".join(
         f"{key.replace('_', '-')} {value}" for key, value in told.items() if value is not None
