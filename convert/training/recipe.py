@@ -286,7 +286,7 @@ class Training:
                 rows.embeddings,
                 rows.prefix,
                 self.folder,
-                progress=partial(self.note, "outputs", how=""),
+                progress=lambda done, total: self.note("outputs", done, total, ""),
             )
             for some in (texts, held_out)
         ]
