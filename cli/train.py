@@ -74,7 +74,7 @@ _RECIPE_OPTIONS = [
         type=click.IntRange(0),
         help="Steps to train lookahead embeddings and prefix. [default: 1000]",
     ),
-    click.option("--head-steps", type=click.IntRange(1), help="Steps to train each head. [default: 2000]"),
+    click.option("--head-steps", type=click.IntRange(1), help="Steps to train each head. [default: 600]"),
     click.option(
         "--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file. [default: 0]"
     ),

@@ -55,6 +55,7 @@ def _lookahead(path: Path, lookahead: Lookahead) -> Report:
     return {
         "file": str(path),
         "kind": "lookahead",
+        "holds": lookahead.in_words(),
         "count": len(lookahead),
         "bytes": path.stat().st_size,
         "acceptance": list(lookahead.acceptance),

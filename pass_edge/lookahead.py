@@ -68,6 +68,14 @@ class Lookahead:
     def __len__(self) -> int:
         return len(self.embeddings)
 
+    def in_words(self) -> str:
+        """What there is, for people."""
+        parts = [f"{len(self)} tokens"] if len(self) else []
+        parts += [f"a prefix of {len(self.prefix)}"] if self.prefix is not None else []
+        parts += ["a head on their outputs"] if self.head else []
+        parts += ["a head on hidden states"] if self.hidden_head else []
+        return ", ".join(parts)
+
     def matches(self, base: Base) -> list[str]:
         """Raises LookaheadError if this cannot serve a model described by ``base``; returns
         warnings if it only may serve it less well."""

@@ -83,6 +83,17 @@ def test_what_is_written_is_read_back_as_it_is_computed(tiny_path: Path, tmp_pat
                 np.testing.assert_allclose(getattr(one, part), getattr(exact, part), atol=0.005)
 
 
+def test_a_head_alone_can_be_merged_too(tiny_path: Path, tmp_path: Path) -> None:
+    write_sidecar(lookahead_for(tiny_path, rows=False, hidden_head=random_head(2)), tmp_path / "x.pass.gguf")
+    merge(tiny_path, tmp_path / "x.pass.gguf", tmp_path / "merged.gguf")
+    ids = []
+    for model, lookahead in ((tiny_path, None), (tmp_path / "merged.gguf", "auto")):
+        with Engine(model, lookahead=lookahead) as engine:
+            assert engine.schedule == ("head" if lookahead else "plain")
+            ids.append(engine.stream([1, 2, 3], sampling=SAMPLINGS[1], max_tokens=40).run().ids)
+    assert ids[0] == ids[1]
+
+
 def test_a_head_that_does_not_fit_is_refused(tiny_path: Path) -> None:
     with pytest.raises(LookaheadError, match="does not fit states of 64"):
         lookahead_for(tiny_path, hidden_head=random_head(0, n_embd=32))

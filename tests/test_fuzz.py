@@ -33,6 +33,7 @@ from pass_edge.convert.inspection import inspect
 from pass_edge.convert.merge import merge
 from pass_edge.lookahead import Base
 from pass_edge.lookahead_file import read_base
+from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.tiny_model import write_tiny_model
 
@@ -102,7 +103,10 @@ def gguf(kind: str) -> bytes:
         if kind == "model":
             return model.read_bytes()
         sidecar = folder / "model.pass.gguf"
-        write_sidecar(Lookahead(ROWS, read_base(model), (0.5,), "by hand"), sidecar)
+        numbers = np.random.default_rng(2).standard_normal((32, 2 * D)).astype(np.float32)
+        head = HeadWeights(numbers, -numbers, numbers[:D, :32].copy())
+        some = {"head": head, "hidden_head": head, "candidates": np.arange(5, dtype=np.int32)}
+        write_sidecar(Lookahead(ROWS, read_base(model), (0.5,), "by hand", ROWS[:1], **some), sidecar)
         if kind == "sidecar":
             return sidecar.read_bytes()
         merge(model, sidecar, folder / "merged.gguf")

@@ -115,7 +115,7 @@ def train_head(
     steps: int,
     anchors: int = 512,
     lr: float = 1.5e-3,
-    dropout: float = 0.1,
+    dropout: float = 0.3,
     seed: int = 0,
     measure_every: int = 500,
     progress: Progress = lambda step, steps, loss, measured: None,

@@ -111,7 +111,7 @@ class _Student(nn.Module):
         drawn = np.random.default_rng([seed, 0]).integers(min(len(candidates), 512), size=count + prefix)
         rows = frozen.embed(candidates[torch.from_numpy(drawn).to(candidates.device)]).clone()
         if start is not None:
-            rows[:count] = torch.from_numpy(start)
+            rows[:count] = torch.from_numpy(start.copy())  # a file may be mapped read-only
         return cls(rows[:count].clone(), rows[count:].clone())
 
     def forward(

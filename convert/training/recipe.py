@@ -70,7 +70,7 @@ class Recipe:
     hidden_width: int = 1024
     candidates: int = 16384
     steps: int = 1000
-    head_steps: int = 2000
+    head_steps: int = 600
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -114,9 +114,11 @@ class Training:
             torch.set_num_threads(self.threads)
         if "text" in stages:
             self._make_texts()
-        recipe = self.recipe
-        asked = {"lookahead": recipe.lookahead, "head": recipe.head_width, "hidden": recipe.hidden_width}
-        wanted = [name for name in asked if asked[name] and {name, "measure"} & set(stages)]
+        recipe, asked = self.recipe, {*stages}
+        if (recipe.head_width and "head" in asked) or "measure" in asked:
+            asked.add("lookahead")  # what the head learns from; what is there already costs nothing
+        sizes = {"lookahead": recipe.lookahead, "head": recipe.head_width, "hidden": recipe.hidden_width}
+        wanted = [name for name, size in sizes.items() if size and {name, "measure"} & asked]
         if wanted:
             texts, held_out = self._texts("text"), self._texts("held-out-text")
         if "lookahead" in wanted:
