@@ -25,6 +25,9 @@ _ENGINE_OPTIONS = [
     ),
     click.option("--verify", help="sampling (same text as plain) or rejection. [default: sampling]"),
     click.option("--draft-max", type=int, help="Tokens drafted ahead. [default: 1]"),
+    click.option(
+        "--draft-p-min", type=float, help="Verify no draft less sure of itself than this. [default: 0]"
+    ),
     click.option("--threads", "-t", type=int, help="CPU threads. [default: all cores]"),
     click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
     click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
@@ -63,7 +66,7 @@ def open_engine(options: dict[str, Any]) -> Engine:
     from pass_edge import Engine, Settings
     from pass_edge.models import default_model
 
-    names = ("schedule", "verify", "draft_max", "threads", "gpu_layers", "context_size")
+    names = ("schedule", "verify", "draft_max", "draft_p_min", "threads", "gpu_layers", "context_size")
     settings = Settings(**_given(options, *names, "cache_type_k", "cache_type_v"))
     wanted = options["lookahead"]
     engine = Engine(

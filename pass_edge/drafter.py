@@ -79,17 +79,24 @@ class Heads:
 
 @dataclass(frozen=True)
 class Drafter:
-    """Drafts chains of up to ``depth`` tokens, with ``heads`` if there are any."""
+    """Drafts chains of up to ``depth`` tokens, with ``heads`` if there are any, as long as the whole chain's
+    chance, as the draft itself sees it, is ``p_min`` or more."""
 
     depth: int
     heads: Heads | None = None
+    p_min: float = 0.0
 
     def draft(
         self, outcome: Outcome, root: int, sampler: Sampler, position: int, history: Sequence[int], rule: str
     ) -> Draft:
         """The tokens from ``position`` on, after the new ``root``; ``history`` ends with it."""
         tokens, proposals, history = [root], [], list(history)
+        chance = 1.0
         for logits in self._chain(outcome, tokens):
+            # the best token's chance, not the drawn one's: what is drafted must not decide whether it is
+            chance *= _best_chance(logits) if self.p_min else 1.0
+            if chance < self.p_min:
+                break
             if rule == "rejection":
                 proposals.append(sampler.distribution(logits, history))
                 tokens.append(proposals[-1].draw(sampler.seed, position, DRAFT))
@@ -124,6 +131,10 @@ class Drafter:
 def _mixture(opinions: Sequence[Floats]) -> Floats:
     """Log-probabilities of the even mixture of distributions given as logits."""
     return np.logaddexp.reduce([_log_softmax(logits) for logits in opinions])
+
+
+def _best_chance(logits: Floats) -> float:
+    return float(1 / np.exp(logits - logits.max()).sum())
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -71,7 +71,7 @@ class Engine:
             SCHEDULES[self.schedule],
             Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead is not None else None,
             n_vocab=self.base.n_vocab,
-            drafter=Drafter(depth, self._heads),
+            drafter=Drafter(depth, self._heads, self.settings.draft_p_min),
             rule=self.settings.verify,
         )
 

@@ -23,16 +23,17 @@ class Settings:
     """How an engine runs. Raises SettingsError on values that cannot be.
 
     ``schedule``: "plain", "head", "two-pass", "fused", or "auto": head where a hidden head is there, else
-    fused. ``verify``: "sampling" (same text with and without
-    drafting) or "rejection" (the paper's rule: the same distribution). ``draft_max``: tokens drafted
-    ahead. ``context_size``: tokens a conversation may hold (0: the model's own, at most 4,096).
-    ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that keeps batch
-    sizes from changing the logits. ``gpu_layers`` -1 means all.
+    fused. ``verify``: "sampling" (same text with and without drafting) or "rejection" (the paper's rule: the
+    same distribution). ``draft_max``: tokens drafted ahead; ``draft_p_min``: the least chance that a draft
+    must give itself to be verified, 0 to 1. ``context_size``: tokens a conversation may hold (0: the model's
+    own, at most 4,096). ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that
+    keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
     """
 
     schedule: str = "auto"
     verify: str = "sampling"
     draft_max: int = 1
+    draft_p_min: float = 0.0
     context_size: int = 0
     threads: int | None = None
     gpu_layers: int = ALL_LAYERS
@@ -46,6 +47,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {least} or more")
+        if not 0 <= self.draft_p_min <= 1:
+            raise SettingsError(f"draft-p-min is {self.draft_p_min}; it must be from 0 to 1")
         if (self.threads or 0) > _MOST_THREADS:
             raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MOST_THREADS}")
 

@@ -132,6 +132,15 @@ def test_heads_leave_the_text_alone(sources: str, sampling: Sampling, tiny_path:
         assert sum(drafted.stats.drafted) > sum(drafted.stats.accepted) > 0
 
 
+@pytest.mark.parametrize("rule", ["sampling", "rejection"])
+def test_a_draft_ends_where_it_is_less_sure_than_asked(rule: str) -> None:
+    logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1]], np.float32))
+    sampler = Sampler(Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=3))
+    for p_min, length in ((0.0, 3), (0.6, 3), (0.7, 2), (0.73, 1), (0.9, 1), (0.91, 0)):
+        draft = Drafter(3, p_min=p_min - 1e-6).draft(Outcome(logits), 0, sampler, 5, [], rule)
+        assert len(draft.tokens) == length
+
+
 def test_auto_takes_the_hidden_head_where_there_is_one(tiny_path: Path) -> None:
     for parts, schedule in (({}, "fused"), ({"hidden_head": random_head(0)}, "head")):
         with Engine(tiny_path, lookahead=lookahead_for(tiny_path, **parts)) as engine:
