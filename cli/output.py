@@ -97,7 +97,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
             return
         if what not in tasks:
             tasks[what] = bar.add_task(what, total=total, completed=done, how=how)
-        bar.update(tasks[what], completed=done, how=how)
+        bar.update(tasks[what], completed=done, total=total, how=how)
 
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         yield note

@@ -157,7 +157,8 @@ def test_killed_at_random_moments_it_writes_the_same_file(
 ) -> None:
     chance = random.Random(7)
     command = [*COMMAND, *arguments(folder, tmp_path / "o.pass.gguf")]
-    for stage, lines in (("text", 2), ("lookahead", 20), ("hidden head", 20)):
+    stages = ("text", 2), ("lookahead", 20), ("outputs", 10), ("lookahead + head", 20), ("hidden head", 20)
+    for stage, lines in stages:
         moment = chance.randint(1, lines), chance.random() * 0.05
         status, told = stopped(command, stage, *moment, signal.SIGKILL)
         assert status == -signal.SIGKILL, told
