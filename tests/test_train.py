@@ -121,6 +121,17 @@ def test_the_report_is_one_page_complete_in_itself(folder: Path, trained: Path) 
     assert f"<td>{share:.3f}</td>" in page
 
 
+def test_embeddings_that_are_there_can_be_kept(folder: Path, trained: Path, tmp_path: Path) -> None:
+    more = ("--start", str(trained), "--report", str(tmp_path / "r.html"))
+    done = run(folder, tmp_path / "o.pass.gguf", *more, steps=0, hidden_width=0)
+    assert done.exit_code == 0, done.output
+    kept = read_lookahead(tmp_path / "o.pass.gguf")
+    assert kept.embeddings.tobytes() == read_lookahead(trained).embeddings.tobytes()
+    assert kept.head is not None
+    assert kept.hidden_head is None
+    assert (tmp_path / "r.html").read_text().count("<svg") == 3
+
+
 def test_training_again_makes_nothing_anew(folder: Path, trained: Path) -> None:
     before = trained.read_bytes()
     refused = run(folder, trained)

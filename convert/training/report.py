@@ -49,7 +49,7 @@ def write_report(path: Path, title: str, recipe: Mapping[str, Any], courses: Map
 
 
 def _section(name: str, course: Course) -> str:
-    parts = [f"<h2>{html.escape(name)}</h2>", _losses(course)]
+    parts = [f"<h2>{html.escape(name)}</h2>", *([_losses(course)] if len(course.losses) else [])]
     for source, shares in course.measured[-1][1].items() if course.measured else ():
         depths = range(1, len(shares.top_1) + 1)
         parts.append(f"<h3>Acceptance of {html.escape(source)}</h3>")
