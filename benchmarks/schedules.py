@@ -1,4 +1,4 @@
-"""The three schedules against each other and against llama-cpp-python's own `Llama`, interleaved.
+"""The schedules against each other and against llama-cpp-python's own `Llama`, interleaved.
 
     python benchmarks/schedules.py --questions 1 --tokens 128 --markdown docs/benchmarks.md
 
@@ -29,6 +29,7 @@ from pass_edge.native.devices import default_threads
 PROMPTS = Path(__file__).parent / "prompts" / "spec_bench_dev.jsonl"
 GREEDY = Sampling(temperature=0)
 LLAMA, PLAIN = "llama_cpp.Llama", "plain"
+DRAFTING = ("head", "two-pass", "fused")
 CONTEXT = 4096
 
 
@@ -150,7 +151,7 @@ def main(
             model,
             settings=Settings(schedule=name, draft_max=draft_max, threads=threads, context_size=CONTEXT),
         )
-        for name in (PLAIN, "two-pass", "fused")
+        for name in (PLAIN, *DRAFTING)
     }
     contenders = {name: ours(engine, tokens, sampling) for name, engine in engines.items()}
     contenders[LLAMA] = llama(model, tokens, threads, temp)
@@ -165,7 +166,7 @@ def main(
         names = list(contenders)
         for name in names[i % len(names) :] + names[: i % len(names)]:  # nobody always goes first
             results[category][name].append(contenders[name](ids))
-    names = [LLAMA, PLAIN, "two-pass", "fused"]
+    names = [LLAMA, PLAIN, *DRAFTING]
     click.echo(
         report
         := f"{heading(model, temp, tokens, draft_max, threads, len(jobs))}\n\n{table(results, names)}\n"

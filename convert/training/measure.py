@@ -83,7 +83,7 @@ def measure(frozen: FrozenModel, texts: Sequence[Answered], lookahead: Lookahead
 class _Sources:
     def __init__(self, frozen: FrozenModel, lookahead: Lookahead) -> None:
         def tensor(array: npt.NDArray[np.generic]) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(frozen.device)
+            return torch.from_numpy(np.array(array)).to(frozen.device)  # a copy: files are mapped read-only
 
         def head(weights: HeadWeights | None) -> DraftHead | None:
             return DraftHead.of(weights).to(frozen.device) if weights else None
