@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pass_edge import Engine, Lookahead, LookaheadError, ModelError, OutputError, Sampling, write_sidecar
+from pass_edge import (
+    Engine,
+    Lookahead,
+    LookaheadError,
+    ModelError,
+    OutputError,
+    Sampling,
+    Settings,
+    write_sidecar,
+)
 from pass_edge.convert.inspection import inspect
 from pass_edge.convert.merge import merge
 from pass_edge.lookahead_file import WEIGHT, read_base, read_lookahead, shipped_sidecars
@@ -36,7 +45,7 @@ def answer(
     model: Path, lookahead: Path | str | None, temperature: float, prompt: str | None = None
 ) -> tuple[list[int], list[float]]:
     """What follows ``prompt``, or QUESTION, and how much of it was drafted right."""
-    with Engine(model, lookahead=lookahead) as engine:
+    with Engine(model, lookahead=lookahead, settings=Settings(schedule="fused")) as engine:
         ids = engine.tokenize(prompt) if prompt else engine.render(QUESTION)
         sampling = Sampling(temperature=temperature, seed=7)
         generation = engine.stream(ids, sampling=sampling, max_tokens=60).run()
