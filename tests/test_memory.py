@@ -122,7 +122,7 @@ def test_a_merge_of_4_gb_takes_little_memory_and_the_time_of_a_copy(
 def write_large_model(path: Path, tiny: Path) -> None:
     write_tiny_model(tiny, n_vocab=96, n_embd=32, n_ff=64, n_head=1, n_layer=LAYERS)
     sizes = {"vocab_size": 32_000, "embedding_length": 4096, "feed_forward_length": 11_008}
-    heads = {"attention.head_count": 32, "rope.dimension_count": 128}
+    heads = {"attention.head_count": 32, "attention.head_count_kv": 32, "rope.dimension_count": 128}
     metadata = {f"llama.{key}": size for key, size in (sizes | heads).items()}
     with GgufFile(tiny) as file:
         write_gguf(path, metadata, [grown(tensor) for tensor in file.tensors.values()], like=file)
