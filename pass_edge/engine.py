@@ -147,6 +147,10 @@ class Engine:
                 return None
         lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
         self.notes += lookahead.matches(self.base)
+        if lookahead.prefix is not None:
+            self.notes.append(
+                "the prefix in this lookahead is not used yet; its lookahead tokens draft without"
+            )
         return lookahead
 
     def _choose_schedule(self) -> tuple[str, int]:

@@ -145,6 +145,9 @@ def test_auto_takes_the_hidden_head_where_there_is_one(tiny_path: Path) -> None:
     for parts, schedule in (({}, "fused"), ({"hidden_head": random_head(0)}, "head")):
         with Engine(tiny_path, lookahead=lookahead_for(tiny_path, **parts)) as engine:
             assert engine.schedule == schedule
+    prefixed = lookahead_for(tiny_path, prefix=np.ones((1, WIDTH), np.float32))
+    with Engine(tiny_path, lookahead=prefixed) as engine:
+        assert "prefix" in engine.notes[-1]
     settings = Settings(schedule="head")
     with Engine(tiny_path, lookahead=lookahead_for(tiny_path), settings=settings) as engine:
         assert engine.schedule == "plain"
