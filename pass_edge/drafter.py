@@ -36,15 +36,22 @@ class Heads:
     """The draft heads of one model's lookahead. Close it when done."""
 
     def __init__(
-        self, lookahead: Lookahead, embeddings: TokenEmbeddings, model: Path, *, threads: int
+        self,
+        lookahead: Lookahead,
+        embeddings: TokenEmbeddings,
+        model: Path,
+        *,
+        threads: int,
+        corrects: bool = True,
     ) -> None:
-        """``model``: the file that rows of the output matrix are read from. Raises ModelError."""
+        """``model``: the file that rows of the output matrix are read from. ``corrects``: with the head on
+        lookahead outputs, not only the hidden head. Raises ModelError."""
         self._embeddings = embeddings
         self._candidates = lookahead.candidates
         self._n_vocab = lookahead.base.n_vocab
         self._heads = [
             DraftHead(model, weights, self._candidates, threads=threads) if weights else None
-            for weights in (lookahead.head, lookahead.hidden_head)
+            for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
         ]
 
     def corrected(self, state: Floats, token: int) -> Floats | None:

@@ -197,13 +197,14 @@ class Engine:
         return None
 
     def _open_heads(self) -> Heads | None:
-        if self.schedule == "plain" or self.lookahead is None:
+        # two-pass stays the paper's own: lookahead tokens alone
+        if self.schedule not in ("head", "fused") or self.lookahead is None:
             return None
         if not (self.lookahead.head or self.lookahead.hidden_head):
             return None
         threads = self.settings.threads or default_threads()
-        path = self.model.path
-        return Heads(self.lookahead, TokenEmbeddings(path), path, threads=threads)
+        path, corrects = self.model.path, self.schedule == "fused"
+        return Heads(self.lookahead, TokenEmbeddings(path), path, threads=threads, corrects=corrects)
 
     def close(self) -> None:
         """Free the context, the heads and the model; safe to call twice."""

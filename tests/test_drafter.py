@@ -154,6 +154,17 @@ def test_auto_takes_the_hidden_head_where_there_is_one(tiny_path: Path) -> None:
         assert "no head for hidden states" in engine.notes[-1]
 
 
+def test_two_pass_drafts_as_the_paper_does(tiny_path: Path) -> None:
+    """With lookahead tokens alone: every second pass has nothing to verify, heads or no heads."""
+    passes = []
+    for parts in ({}, {"head": random_head(1), "hidden_head": random_head(2)}):
+        settings = Settings(schedule="two-pass")
+        with Engine(tiny_path, lookahead=lookahead_for(tiny_path, **parts), settings=settings) as engine:
+            stats = engine.stream([1, 2, 3], sampling=SAMPLINGS[0], max_tokens=60).run().stats
+            passes.append((stats.passes, stats.drafted, stats.accepted))
+    assert passes[0] == passes[1]
+
+
 def test_a_mixture_of_sources_is_their_mean(tiny_path: Path) -> None:
     lookahead = lookahead_for(tiny_path, hidden_head=random_head(6))
     rng = np.random.default_rng(2)
