@@ -20,11 +20,11 @@ _ENGINE_OPTIONS = [
     click.option("--lookahead", default="auto", show_default=True, help="A .pass.gguf file, auto, or none."),
     click.option(
         "--schedule",
-        help="plain, head, two-pass, fused, or auto: head where there is a hidden head, else fused. "
+        help="auto drafts where it pays, plain never, head, two-pass and fused at every step. "
         "[default: auto]",
     ),
     click.option("--verify", help="sampling (same text as plain) or rejection. [default: sampling]"),
-    click.option("--draft-max", type=int, help="Tokens drafted ahead. [default: 1]"),
+    click.option("--draft-max", type=int, help="Most tokens drafted ahead. [default: as many as pay]"),
     click.option(
         "--draft-p-min", type=float, help="Verify no draft less sure of itself than this. [default: 0]"
     ),

@@ -35,15 +35,13 @@ class Rows:
         return len(self.positions)
 
 
-def rows_of_sequence(start: int, count: int, *, sequence: int = 0, last_output: bool = False) -> Rows:
-    """``count`` rows of one sequence from position ``start``; logits for none, or for the last."""
-    outputs = np.zeros(count, np.bool_)
-    outputs[-1:] = last_output
+def rows_of_sequence(start: int, count: int, *, sequence: int = 0, outputs: int = 0) -> Rows:
+    """``count`` rows of one sequence from position ``start``; logits for the last ``outputs`` of them."""
     return Rows(
         positions=np.arange(start, start + count, dtype=np.int32),
         sequence_offsets=np.arange(count + 1, dtype=np.int32),
         sequence_ids=np.full(count, sequence, np.int32),
-        outputs=outputs,
+        outputs=np.arange(count) >= count - outputs,
     )
 
 

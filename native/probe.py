@@ -68,7 +68,7 @@ def _decode_a_little(path: Path, *, repack: bool) -> None:
     with Model(path, repack=repack) as model, Context(model, ContextSettings(cells=256)) as context:
         position = 0
         for count in (1, 2, 4, 8, 32, 1):
-            rows = rows_of_sequence(position, count, last_output=True)
+            rows = rows_of_sequence(position, count, outputs=1)
             context.decode_tokens(rows, np.arange(count, dtype=np.int32))
             assert np.isfinite(context.logits(1)).all()
             position += count

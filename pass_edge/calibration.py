@@ -8,7 +8,7 @@ settings, and remembered.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from pass_edge.native.errors import ModelError
 from pass_edge.native.model import Model, check_loads
 from pass_edge.native.probe import check_verdict, probe
 
-from .memory import library_key, model_key, recall, remember
+from .memory import library_key, recall, remember, run_key
 from .settings import Settings, context_settings
 
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
@@ -56,8 +56,7 @@ class Calibration:
 
 def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Calibration:
     """The calibration of a model file, measured if it is not remembered. ``note`` is told of long work."""
-    key = f"{library_key()} {model_key(path)} {settings.threads} {settings.gpu_layers} "
-    key += f"{settings.cache_type_k} {settings.cache_type_v}"
+    key = run_key(path, settings)
     known = recall("calibration", key)
     if known is not None:
         return Calibration(**known)
@@ -130,12 +129,10 @@ class _Trial:
         except ModelError:
             return False
         self._context.remove(0, self._depth)
-        self._context.decode_embeddings(rows_of_sequence(self._depth, 1, last_output=True), rows)
+        self._context.decode_embeddings(rows_of_sequence(self._depth, 1, outputs=1), rows)
         return bool((self._context.logits(1)[0] == self._alone[0]).all())
 
     def _logits(self, start: int, end: int) -> np.ndarray:
-        rows = rows_of_sequence(self._depth + start, end - start)
-        self._context.decode_tokens(
-            replace(rows, outputs=np.ones(len(rows), np.bool_)), self._tokens[start:end]
-        )
+        rows = rows_of_sequence(self._depth + start, end - start, outputs=end - start)
+        self._context.decode_tokens(rows, self._tokens[start:end])
         return self._context.logits(len(rows)).copy()

@@ -18,8 +18,8 @@ from pass_edge.native.embeddings import TokenEmbeddings
 
 from .lookahead import Floats, Lookahead
 from .noise import DRAFT
-from .sampling import Sampler
-from .schedules import Draft
+from .sampling import Distribution, Sampler
+from .tree import Draft
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,18 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """One token drafted. ``given``: the chance that the draft gives its best token, not the drawn one's: what
+    is drafted must not decide whether it is. ``proposal``: what it was drawn from, by the rejection rule."""
+
+    token: int
+    given: float
+    proposal: Distribution | None
+
+
+@dataclass(frozen=True)
 class Drafter:
-    """Drafts chains of up to ``depth`` tokens, with ``heads`` if there are any, as long as the whole chain's
-    chance, as the draft itself sees it, is ``p_min`` or more."""
+    """Drafts chains of up to ``depth`` tokens from what passes gave, with ``heads`` if there are any."""
 
     depth: int
     heads: Heads | None = None
@@ -96,22 +105,32 @@ class Drafter:
     def draft(
         self, outcome: Outcome, root: int, sampler: Sampler, position: int, history: Sequence[int], rule: str
     ) -> Draft:
-        """The tokens from ``position`` on, after the new ``root``; ``history`` ends with it."""
-        tokens, proposals, history = [root], [], list(history)
-        chance = 1.0
-        for logits in self._chain(outcome, tokens):
-            # the best token's chance, not the drawn one's: what is drafted must not decide whether it is
-            chance *= _best_chance(logits) if self.p_min else 1.0
-            if chance < self.p_min:
+        """The tokens from ``position`` on, after the new ``root``, as long as the whole chain's chance, as it
+        sees it itself, is ``p_min`` or more; ``history`` ends with the root."""
+        chain: list[Ahead] = []
+        chances: list[float] = []
+        for ahead in self.ahead(outcome, root, sampler, position, history, rule):
+            chances.append(ahead.given * (chances[-1] if chances else 1.0))
+            if chances[-1] < self.p_min:
                 break
-            if rule == "rejection":
-                proposals.append(sampler.distribution(logits, history))
-                tokens.append(proposals[-1].draw(sampler.seed, position, DRAFT))
+            chain.append(ahead)
+        proposals = [ahead.proposal for ahead in chain if ahead.proposal]
+        return Draft.chain([ahead.token for ahead in chain], chances[: len(chain)], proposals)
+
+    def ahead(
+        self, outcome: Outcome, root: int, sampler: Sampler, position: int, history: Sequence[int], rule: str
+    ) -> Iterator[Ahead]:
+        """The chain token by token: what is not asked for is not computed. Arguments as for ``draft``."""
+        tokens, history = [root], list(history)
+        for logits in self._chain(outcome, tokens):
+            proposal = sampler.distribution(logits, history) if rule == "rejection" else None
+            if proposal:
+                tokens.append(proposal.draw(sampler.seed, position, DRAFT))
             else:
                 tokens.append(sampler.choose(logits, position, history))
+            yield Ahead(tokens[-1], _best_chance(logits), proposal)
             history.append(tokens[-1])
             position += 1
-        return Draft(tuple(tokens[1:]), tuple(proposals))
 
     def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Floats]:
         """Logits (n_vocab,) for each depth, made once the token before stands at the end of ``tokens``."""

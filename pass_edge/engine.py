@@ -18,12 +18,14 @@ from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
+from .costs import step_costs
 from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
+from .planner import Planner
 from .sampling import Sampler, Sampling
-from .schedules import SCHEDULES, rows_needed
+from .schedules import FORMS, Fixed, Schedule, rows_needed
 from .session import SPARE_CELLS, Inputs, Session
 from .settings import AUTO, Settings, context_settings
 
@@ -58,7 +60,7 @@ class Engine:
         try:
             self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
             self.lookahead = self._find_lookahead(lookahead)
-            self.schedule, depth = self._choose_schedule()
+            self.schedule, self._depth = self._choose_schedule()
             self._heads = self._open_heads()
             self._context = Context(
                 self.model, context_settings(self.model, self.settings, self.context_size + SPARE_CELLS)
@@ -68,10 +70,9 @@ class Engine:
             raise
         self.session = Session(
             self._context,
-            SCHEDULES[self.schedule],
+            self._make_schedule(note),
             Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead is not None else None,
             n_vocab=self.base.n_vocab,
-            drafter=Drafter(depth, self._heads, self.settings.draft_p_min),
             rule=self.settings.verify,
         )
 
@@ -142,7 +143,8 @@ class Engine:
             wanted = find_lookahead(self.model.path, self.base)
             if wanted is None:
                 self.notes.append(
-                    "no lookahead file fits this model, so it decodes plainly; give one with --lookahead"
+                    "no lookahead file fits this model, so drafts come from the conversation alone; "
+                    "give one with --lookahead, or make one: pass-edge train"
                 )
                 return None
         lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
@@ -154,19 +156,23 @@ class Engine:
         return lookahead
 
     def _choose_schedule(self) -> tuple[str, int]:
-        """The schedule, and how many tokens it drafts ahead."""
-        wanted = self.settings.schedule
-        if wanted == "plain" or self.lookahead is None:
+        """The schedule, and how many tokens it drafts ahead at most."""
+        wanted, reason = self.settings.schedule, ""
+        if wanted == "plain":
             return "plain", 0
-        if wanted == AUTO:
-            wanted = "head" if self.lookahead.hidden_head else "fused"
-        reason = self._why_not(wanted)
-        depth = (
-            self.settings.draft_max if wanted == "head" else min(self.settings.draft_max, len(self.lookahead))
-        )
+        if not self.model.can_roll_back:
+            reason = f"the memory of a {self.model.architecture} model cannot be rolled back"
+        elif wanted != AUTO:
+            reason = self._why_not(wanted)
         widest = self.calibration.widest_step
-        while depth and rows_needed(SCHEDULES[wanted], depth) > widest:
-            depth -= 1
+        if wanted == AUTO:
+            depth = min(self.settings.draft_max or widest, widest - 1)
+        else:
+            depth = self.settings.draft_max or 1
+            if wanted != "head" and self.lookahead is not None:
+                depth = min(depth, len(self.lookahead))
+            while depth and rows_needed(FORMS[wanted], depth) > widest:
+                depth -= 1
         if not depth:
             reason = reason or f"only {widest} tokens may share a pass here without changing the logits"
         if reason:
@@ -183,27 +189,33 @@ class Engine:
             )
         return wanted, depth
 
-    def _why_not(self, schedule: str) -> str | None:
+    def _make_schedule(self, note: Callable[[str], None]) -> Schedule:
+        drafter = Drafter(self._depth, self._heads, self.settings.draft_p_min)
+        if self.schedule != AUTO:
+            return Fixed(FORMS[self.schedule], drafter)
+        return Planner(step_costs(self._context, self.settings, self._depth + 1, note), drafter)
+
+    def _why_not(self, schedule: str) -> str:
         """Why this model cannot draft as ``schedule`` does, if it cannot."""
-        assert self.lookahead is not None
-        if not self.model.can_roll_back:
-            return f"the memory of a {self.model.architecture} model cannot be rolled back"
+        if self.lookahead is None:
+            return f"{schedule} needs a lookahead file"
         if schedule == "head":
-            return None if self.lookahead.hidden_head else "this lookahead has no head for hidden states"
+            return "" if self.lookahead.hidden_head else "this lookahead has no head for hidden states"
         if not len(self.lookahead):
             return "this lookahead has no lookahead embeddings"
         if not self.calibration.embeddings_exact:
             return f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
-        return None
+        return ""
 
     def _open_heads(self) -> Heads | None:
         # two-pass stays the paper's own: lookahead tokens alone
-        if self.schedule not in ("head", "fused") or self.lookahead is None:
+        if self.schedule not in (AUTO, "head", "fused") or self.lookahead is None:
             return None
-        if not (self.lookahead.head or self.lookahead.hidden_head):
+        corrects = self.schedule == "fused"
+        if not (self.lookahead.hidden_head or (corrects and self.lookahead.head)):
             return None
         threads = self.settings.threads or default_threads()
-        path, corrects = self.model.path, self.schedule == "fused"
+        path = self.model.path
         return Heads(self.lookahead, TokenEmbeddings(path), path, threads=threads, corrects=corrects)
 
     def close(self) -> None:

@@ -13,6 +13,8 @@ from platformdirs import user_cache_path
 
 from pass_edge.native.library import library_path, system_info
 
+from .settings import Settings
+
 
 def cache_folder() -> Path:
     """Where measurements are kept."""
@@ -49,6 +51,14 @@ def model_key(path: Path) -> str:
     """Changes with the model file."""
     stat = path.stat()
     return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def run_key(path: Path, settings: Settings) -> str:
+    """Changes with all that decides how fast, and to which bits, a model file runs."""
+    return (
+        f"{library_key()} {model_key(path)} {settings.threads} {settings.gpu_layers} "
+        f"{settings.cache_type_k} {settings.cache_type_v}"
+    )
 
 
 def _file(kind: str, key: str) -> Path:

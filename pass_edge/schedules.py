@@ -1,74 +1,118 @@
-"""The ways to spend a forward pass: which tree a step decodes, given the draft at hand.
+"""The ways to spend forward passes: a schedule says which tree a pass decodes, and learns from what it gave.
 
 ``plain``     the root alone: one token a pass, the reference.
 ``head``      every pass verifies a draft that the hidden head made from the last one; no lookahead tokens.
 ``two-pass``  the PaSS paper's own (arXiv 2311.13581, section 3): one pass drafts, the next verifies.
 ``fused``     every pass verifies the last draft and makes the next one.
+
+These draft as much at every step, whatever it costs; planner.py has the one that counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from .sampling import Distribution
-from .tree import DraftTree
+from .drafter import Drafter, Outcome
+from .sampling import Sampler
+from .tree import NO_DRAFT, Draft, DraftTree
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What a lookahead group proposes after the root: a chain of ``tokens`` and, for the rejection
-    rule, the distribution that each was drawn from."""
+class Passed:
+    """A pass that was verified and committed. ``path``: the nodes of ``tree`` that were accepted; ``new``:
+    the tokens it gave, the new root last; ``outcome``: what it said of the tokens after these; ``history``
+    ends with the new root and may be cut to what ``sampler`` looks back on; ``depth``: tokens in the cache
+    before; ``rows`` decoded in ``seconds``. Arrays are valid until the next pass."""
 
-    tokens: tuple[int, ...] = ()
-    proposals: tuple[Distribution, ...] = ()
+    tree: DraftTree
+    path: tuple[int, ...]
+    new: tuple[int, ...]
+    outcome: Outcome
+    sampler: Sampler
+    history: Sequence[int]
+    rule: str
+    depth: int
+    rows: int
+    seconds: float
+
+    @property
+    def next_position(self) -> int:
+        """Of the token after the new root."""
+        return self.depth + len(self.new) + 1
 
 
-NO_DRAFT = Draft()
-Schedule = Callable[[int, Draft, int], DraftTree]
+class Schedule(Protocol):
+    """What a session asks. ``needs_hidden``: whether passes are to keep hidden states."""
+
+    needs_hidden: bool
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """The conversation is ``tokens`` now, the root last; nothing is drafted."""
+
+    def tree(self, root: int, depth: int) -> DraftTree:
+        """The tree to decode below ``root``, behind ``depth`` tokens in the cache."""
+
+    def learn(self, passed: Passed) -> None:
+        """Make the next draft."""
+
+
+Form = Callable[[int, Draft, int], DraftTree]
 """(root, draft, lookahead tokens a group may have) → the tree to decode."""
-
-
-def chain(root: int, draft: Draft, lookahead: tuple[int, ...]) -> DraftTree:
-    """The root with ``draft`` below it, one child a node."""
-    n = 1 + len(draft.tokens)
-    return DraftTree(
-        tokens=(root, *draft.tokens),
-        parents=tuple(range(-1, n - 1)),
-        lookahead=lookahead,
-        proposals=dict(enumerate(draft.proposals)),
-    )
 
 
 def plain(root: int, draft: Draft, group: int) -> DraftTree:
     """One token a pass."""
-    return chain(root, NO_DRAFT, (0,))
+    return NO_DRAFT.below(root)
 
 
 def head(root: int, draft: Draft, group: int) -> DraftTree:
     """Verify the draft; no lookahead tokens."""
-    return chain(root, draft, (0,) * (1 + len(draft.tokens)))
+    return draft.below(root)
 
 
 def two_pass(root: int, draft: Draft, group: int) -> DraftTree:
     """Draft if there is no draft, else verify it."""
-    if draft.tokens:
-        return head(root, draft, group)
-    return chain(root, NO_DRAFT, (group,))
+    return draft.below(root) if draft.tokens else NO_DRAFT.below(root, group)
 
 
 def fused(root: int, draft: Draft, group: int) -> DraftTree:
     """Verify the draft, with a lookahead group at every node that may turn out to be the last one."""
-    return chain(root, draft, (group,) * (1 + len(draft.tokens)))
+    return draft.below(root, group)
 
 
-SCHEDULES: dict[str, Schedule] = {"plain": plain, "head": head, "two-pass": two_pass, "fused": fused}
+FORMS: dict[str, Form] = {"plain": plain, "head": head, "two-pass": two_pass, "fused": fused}
 
 
-def rows_needed(schedule: Schedule, group: int) -> int:
-    """Most rows that a step of ``schedule`` decodes with groups of ``group`` lookahead tokens."""
-    draft = Draft((0,) * group)
+class Fixed:
+    """The same form at every step, with chains of up to ``drafter.depth`` tokens."""
+
+    def __init__(self, form: Form, drafter: Drafter | None = None) -> None:
+        self._form, self._drafter = form, drafter or Drafter(0)
+        self._draft = NO_DRAFT
+        self.needs_hidden = self._drafter.heads is not None
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        self._draft = NO_DRAFT
+
+    def tree(self, root: int, depth: int) -> DraftTree:
+        return self._form(root, self._draft, self._drafter.depth)
+
+    def learn(self, passed: Passed) -> None:
+        self._draft = self._drafter.draft(
+            passed.outcome,
+            passed.new[-1],
+            passed.sampler,
+            passed.next_position,
+            passed.history,
+            passed.rule,
+        )
+
+
+def rows_needed(form: Form, group: int) -> int:
+    """Most rows that a step of ``form`` decodes with groups of ``group`` lookahead tokens."""
+    draft = Draft.chain((0,) * group)
     return max(
-        len(tree.tokens) + sum(tree.lookahead)
-        for tree in (schedule(0, NO_DRAFT, group), schedule(0, draft, group))
+        len(tree.tokens) + sum(tree.lookahead) for tree in (form(0, NO_DRAFT, group), form(0, draft, group))
     )

@@ -16,9 +16,9 @@ from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, Floats
 from pass_edge.native.embeddings import TokenEmbeddings
 
-from .drafter import Drafter, Outcome
+from .drafter import Outcome
 from .sampling import Sampler
-from .schedules import NO_DRAFT, Draft, Schedule
+from .schedules import Passed, Schedule
 from .tree import DraftTree, Layout
 from .verify import RULES, Verdict
 
@@ -67,17 +67,14 @@ class Session:
         inputs: Inputs | None,
         *,
         n_vocab: int | None = None,
-        drafter: Drafter | None = None,
         rule: str = "sampling",
     ) -> None:
         """``inputs`` is needed by schedules that use lookahead; ``n_vocab``: tokens that may be sampled,
-        if not all (those behind them are a merged file's lookahead); ``drafter``: None drafts nothing;
-        ``rule``: a name in verify.RULES."""
+        if not all (those behind them are a merged file's lookahead); ``rule``: a name in verify.RULES."""
         self._context = context
         self._schedule = schedule
         self._inputs = inputs
         self._n_vocab = n_vocab
-        self._drafter = drafter or Drafter(0)
         self._rule = rule
         self._verify = RULES[rule]
         self._spacer = context.settings.sequences - 1
@@ -88,7 +85,6 @@ class Session:
         self._context.clear()
         self.tokens: list[int] = []
         self.root: int | None = None
-        self._draft: Draft = NO_DRAFT
         self._live = 1
         self._gaps = 0
 
@@ -111,11 +107,12 @@ class Session:
             self.forget()
             raise
         self.root = tokens[-1]
+        self._schedule.begin(tokens)
         return common
 
     def rollback_to(self, position: int) -> None:
         """Forget everything from ``position`` on. A memory that cannot be cut is emptied instead."""
-        self._draft, self.root = NO_DRAFT, None
+        self.root = None
         if position >= len(self.tokens):
             return
         if not position or not self._context.model.can_roll_back:
@@ -129,29 +126,44 @@ class Session:
         """Decode one tree, keep what the model would have said itself, and draft what may follow.
         ``prefill`` must have set the root."""
         assert self.root is not None, "prefill first"
-        return self.decode_tree(self._schedule(self.root, self._draft, self._drafter.depth), sampler)
+        return self.decode_tree(self._schedule.tree(self.root, len(self.tokens)), sampler)
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
         start = len(self.tokens)
         layout = tree.layout(start)
+        began = time.perf_counter()
         try:
             self._make_room(layout)
-            self._context.keep_hidden(self._drafter.heads is not None)
-            began = time.perf_counter()
+            self._context.keep_hidden(self._schedule.needs_hidden)
+            decoding = time.perf_counter()
             logits = self._decode(layout)
-            model_seconds = time.perf_counter() - began
+            model_seconds = time.perf_counter() - decoding
             history = self._history(sampler, tree.tokens[0])
             verdict = self._verify(tree, logits, sampler, start + 1, history)
             self._commit(layout, verdict)
         except BaseException:
             self.forget()
             raise
-        new = [tree.tokens[node] for node in verdict.path[1:]] + [verdict.token]
+        new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
-        self._draft = self._next_draft(tree, layout, verdict, logits, sampler, history + new)
-        return Step(tuple(new), int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds)
+        seconds = time.perf_counter() - began
+        self._schedule.learn(
+            Passed(
+                tree,
+                verdict.path,
+                new,
+                self._outcome(tree, layout, verdict, logits),
+                sampler,
+                [*history, *new],
+                self._rule,
+                start,
+                len(layout.rows),
+                seconds,
+            )
+        )
+        return Step(new, int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds)
 
     def _decode(self, layout: Layout) -> Floats:
         if (layout.inputs >= 0).all():
@@ -167,24 +179,15 @@ class Session:
             return []
         return [*(self.tokens if length < 0 else self.tokens[-length:]), root]
 
-    def _next_draft(
-        self,
-        tree: DraftTree,
-        layout: Layout,
-        verdict: Verdict,
-        logits: Floats,
-        sampler: Sampler,
-        history: list[int],
-    ) -> Draft:
+    def _outcome(self, tree: DraftTree, layout: Layout, verdict: Verdict, logits: Floats) -> Outcome:
         # lookahead token k of the last accepted node drafts the token k + 1 positions after the new root
         node = verdict.path[-1]
         first = layout.shape.group_starts[node]
         group = slice(first, first + tree.lookahead[node])
-        outcome = Outcome(logits[group])
-        if self._drafter.heads:
-            hidden = self._context.hidden(len(layout.rows))
-            outcome = Outcome(logits[group], hidden[node], hidden[group])
-        return self._drafter.draft(outcome, verdict.token, sampler, len(self.tokens) + 1, history, self._rule)
+        if not self._schedule.needs_hidden:
+            return Outcome(logits[group])
+        hidden = self._context.hidden(len(layout.rows))
+        return Outcome(logits[group], hidden[node], hidden[group])
 
     # -- the KV cache: the one place that shares, keeps and removes cells -------------------------------
 

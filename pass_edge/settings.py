@@ -10,7 +10,7 @@ from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.model import ALL_LAYERS, Model
 
-from .schedules import SCHEDULES
+from .schedules import FORMS
 from .verify import RULES
 
 AUTO = "auto"
@@ -22,17 +22,19 @@ _MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
 class Settings:
     """How an engine runs. Raises SettingsError on values that cannot be.
 
-    ``schedule``: "plain", "head", "two-pass", "fused", or "auto": head where a hidden head is there, else
-    fused. ``verify``: "sampling" (same text with and without drafting) or "rejection" (the paper's rule: the
-    same distribution). ``draft_max``: tokens drafted ahead; ``draft_p_min``: the least chance that a draft
-    must give itself to be verified, 0 to 1. ``context_size``: tokens a conversation may hold (0: the model's
-    own, at most 4,096). ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that
-    keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
+    ``schedule``: "auto" (each pass decodes what is worth most at what passes cost here), "plain", or one that
+    drafts at every step: "head", "two-pass", "fused". ``verify``: "sampling" (same text with and without
+    drafting) or "rejection" (the paper's rule: the same distribution). ``draft_max``: tokens drafted ahead at
+    most; None is as many as pay, or one where every step drafts; ``draft_p_min``: the least chance that a
+    draft must give itself to be verified, 0 to 1 (auto knows better, and does not ask). ``context_size``:
+    tokens a conversation may hold (0: the model's own, at most 4,096). ``cache_type_k``/``_v``: ggml types of
+    the KV cache; None picks the fastest pair that keeps batch sizes from changing the logits. ``gpu_layers``
+    -1 means all.
     """
 
     schedule: str = "auto"
     verify: str = "sampling"
-    draft_max: int = 1
+    draft_max: int | None = None
     draft_p_min: float = 0.0
     context_size: int = 0
     threads: int | None = None
@@ -41,7 +43,7 @@ class Settings:
     cache_type_v: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("schedule", self.schedule, (AUTO, *SCHEDULES))
+        _one_of("schedule", self.schedule, (AUTO, *FORMS))
         _one_of("verification rule", self.verify, RULES)
         for name, least in (("draft_max", 1), ("context_size", 0), ("threads", 1), ("gpu_layers", -1)):
             value = getattr(self, name)

@@ -6,7 +6,7 @@ drafted token; a *lookahead group* is a run of lookahead tokens hung on a node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -48,6 +48,49 @@ class DraftTree:
             inputs=np.concatenate([np.array(self.tokens, np.int32), shape.lookahead_inputs]),
             shape=shape,
         )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What may follow the root, as a tree: token i is node i + 1, below node ``parents[i] <= i`` (0: the
+    root).
+
+    ``chances``: that it and all above it are right, in (0, 1]. ``proposals``: as in DraftTree.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    chances: tuple[float, ...] = ()
+    proposals: Mapping[int, Distribution] = field(default_factory=dict)
+
+    @classmethod
+    def chain(
+        cls, tokens: Sequence[int], chances: Sequence[float] = (), proposals: Sequence[Distribution] = ()
+    ) -> Draft:
+        """One token after the other."""
+        return cls(tuple(tokens), tuple(range(len(tokens))), tuple(chances), dict(enumerate(proposals)))
+
+    def below(self, root: int, lookahead: int = 0) -> DraftTree:
+        """The tree of ``root`` and this draft, with ``lookahead`` lookahead tokens at every node."""
+        n = 1 + len(self.tokens)
+        return DraftTree((root, *self.tokens), (-1, *self.parents), (lookahead,) * n, self.proposals)
+
+    def best(self, count: int) -> Draft:
+        """The ``count`` nodes of highest chance: a tree as well, because nothing is likelier than what
+        it hangs on."""
+        if count >= len(self.tokens):
+            return self
+        kept = sorted(sorted(range(len(self.tokens)), key=lambda i: -self.chances[i])[:count])
+        renumbered = {0: 0} | {old + 1: new + 1 for new, old in enumerate(kept)}
+        return Draft(
+            tuple(self.tokens[i] for i in kept),
+            tuple(renumbered[self.parents[i]] for i in kept),
+            tuple(self.chances[i] for i in kept),
+            {renumbered[node]: q for node, q in self.proposals.items() if node in renumbered},
+        )
+
+
+NO_DRAFT = Draft()
 
 
 @dataclass(frozen=True)

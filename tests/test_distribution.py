@@ -20,7 +20,7 @@ from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.noise import DRAFT, gumbel
 from pass_edge.sampling import Distribution, Sampler, Sampling
-from pass_edge.schedules import fused
+from pass_edge.schedules import Fixed, fused
 from pass_edge.session import Inputs, Session
 from pass_edge.tree import DraftTree
 from pass_edge.verify import by_rejection, by_sampling
@@ -139,7 +139,7 @@ def tiny_fused(tiny_path: Path) -> Iterator[Callable[[str], Session]]:
         embeddings = TokenEmbeddings(model.path)
         # token rows as lookahead rows: drafts are then neither random nor always right
         inputs = Inputs(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
-        yield lambda rule: Session(context, fused, inputs, drafter=Drafter(2), rule=rule)
+        yield lambda rule: Session(context, Fixed(fused, Drafter(2)), inputs, rule=rule)
 
 
 def exact_triples(session: Session, sampler: Sampler) -> dict:
@@ -147,7 +147,7 @@ def exact_triples(session: Session, sampler: Sampler) -> dict:
 
     def row(tokens: list[int]) -> np.ndarray:
         context.clear()
-        context.decode_tokens(rows_of_sequence(0, len(tokens), last_output=True), np.array(tokens, np.int32))
+        context.decode_tokens(rows_of_sequence(0, len(tokens), outputs=1), np.array(tokens, np.int32))
         return sampler.distribution(context.logits(1)[0].copy(), []).of(np.arange(N_VOCAB))
 
     first = row(PROMPT)

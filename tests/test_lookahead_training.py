@@ -166,10 +166,10 @@ def read_shipped(path: Path) -> Floats:
 def generated(context: Context, prompt: npt.NDArray[np.int32], length: int) -> Text:
     context.clear()
     ids = prompt
-    context.decode_tokens(rows_of_sequence(0, len(ids), last_output=True), ids)
+    context.decode_tokens(rows_of_sequence(0, len(ids), outputs=1), ids)
     for _ in range(length):
         ids = np.append(ids, np.int32(context.logits(1)[0].argmax()))
-        context.decode_tokens(rows_of_sequence(len(ids) - 1, 1, last_output=True), ids[-1:])
+        context.decode_tokens(rows_of_sequence(len(ids) - 1, 1, outputs=1), ids[-1:])
     return Text(ids, len(prompt))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -50,7 +49,7 @@ def test_embedding_batches_give_the_bits_of_token_batches(
 ) -> None:
     with Model(quantized(file_type)) as model, Context(model, ContextSettings(cells=256)) as context:
         tokens = np.arange(100, 120, dtype=np.int32)
-        rows = rows_of_sequence(0, len(tokens), last_output=True)
+        rows = rows_of_sequence(0, len(tokens), outputs=1)
         context.decode_tokens(rows, tokens)
         by_tokens = context.logits(1).copy()
         context.clear()
@@ -70,7 +69,7 @@ def test_rows_of_every_common_type_are_those_that_llama_cpp_looks_up(file_type: 
     source = write_tiny_model(tmp_path / "f32.gguf", n_vocab=40, n_layer=1, seed=5)
     quantize(source, tmp_path / "x.gguf", file_type)
     tokens = np.arange(40, dtype=np.int32)
-    rows = dataclasses.replace(rows_of_sequence(0, 40), outputs=np.ones(40, np.bool_))
+    rows = rows_of_sequence(0, 40, outputs=40)
     with Model(tmp_path / "x.gguf") as model, Context(model, ContextSettings(cells=64)) as context:
         embeddings = TokenEmbeddings(model.path)
         assert embeddings.type_name == EMBEDDING_TYPES[file_type]
@@ -85,7 +84,7 @@ def test_a_saved_sequence_comes_back_bit_for_bit(tiny_path: Path) -> None:
     with Model(tiny_path) as model, Context(model, ContextSettings(cells=256)) as context:
 
         def next_logits() -> np.ndarray:
-            context.decode_tokens(rows_of_sequence(9, 1, last_output=True), np.array([4], np.int32))
+            context.decode_tokens(rows_of_sequence(9, 1, outputs=1), np.array([4], np.int32))
             return context.logits(1).copy()
 
         context.decode_tokens(rows_of_sequence(0, 9), np.arange(9, dtype=np.int32))
@@ -100,7 +99,7 @@ def test_a_saved_sequence_comes_back_bit_for_bit(tiny_path: Path) -> None:
 def test_hidden_states_come_with_the_logits(tiny_path: Path) -> None:
     with Model(tiny_path) as model, Context(model, ContextSettings(cells=256)) as context:
         context.keep_hidden(True)
-        context.decode_tokens(rows_of_sequence(0, 3, last_output=True), np.arange(3, dtype=np.int32))
+        context.decode_tokens(rows_of_sequence(0, 3, outputs=1), np.arange(3, dtype=np.int32))
         assert np.isfinite(context.hidden(3)).all()
         assert context.hidden(3).shape == (3, model.n_embd)
         assert context.logits(3).shape == (3, model.n_vocab)

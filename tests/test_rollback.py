@@ -16,7 +16,7 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.sampling import Sampler, Sampling
-from pass_edge.schedules import plain
+from pass_edge.schedules import Fixed, plain
 from pass_edge.session import Inputs, Session
 from pass_edge.tree import DraftTree
 
@@ -48,7 +48,7 @@ class Bench:
         self.inputs = Inputs(embeddings, (lookahead * scale).astype(np.float32))
 
     def session(self) -> Recording:
-        return Recording(self.drafting, plain, self.inputs)
+        return Recording(self.drafting, Fixed(plain), self.inputs)
 
     def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
         """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
@@ -60,7 +60,7 @@ class Bench:
             )
         tokens, logits = [prompt[-1]], []
         for position in range(len(prompt) - 1, len(prompt) - 1 + count):
-            rows = rows_of_sequence(position, 1, last_output=True)
+            rows = rows_of_sequence(position, 1, outputs=1)
             self.reference.decode_tokens(rows, np.array(tokens[-1:], np.int32))
             logits.append(self.reference.logits(1)[0].copy())
             tokens.append(int(logits[-1].argmax()))

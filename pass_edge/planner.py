@@ -1,0 +1,207 @@
+"""The schedule that counts: each pass decodes the tree that is worth most, given what passes cost here.
+
+With λ the pace (tokens a second that decoding makes anyway), a pass of the root and a draft is worth
+
+    1 + Σ chances of the draft's nodes - λ · T(rows)    tokens,
+
+and the best pace in the long run is had by taking the most worth at every pass (renewal reward;
+docs/planner.md). For n drafted tokens, the n likeliest nodes are the best ones, and they always are a tree.
+Nothing is drafted where nothing is worth its rows, so a pass is never planned to be worse than a plain one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .chances import Chances, head_chances, head_kind, ngram_chances, ngram_kind
+from .costs import StepCosts
+from .drafter import Drafter
+from .ngrams import NgramIndex
+from .sampling import Distribution
+from .schedules import Passed
+from .tree import NO_DRAFT, Draft, DraftTree
+
+_REMEMBERED = 0.97
+"""Of the pace, at each pass: it follows the text within some thirty."""
+_RAREST = 256
+
+
+class Planner:
+    """A Schedule. Drafts come from ``drafter``, where passes leave it something to draft from, and from the
+    conversation itself. Not thread-safe."""
+
+    def __init__(self, costs: StepCosts, drafter: Drafter | None = None) -> None:
+        """No pass is wider than ``costs`` know."""
+        self._costs = costs
+        self._drafter = drafter or Drafter(0)
+        self.needs_hidden = self._drafter.heads is not None
+        self._index = NgramIndex()
+        self._chances: dict[float, _Calibrated] = {}
+        self._drafting = Gate()
+        self._pace = Pace()
+        self._draft = NO_DRAFT
+        self._expected: list[tuple[int, int]] = []
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        self._index.become(tokens)
+        self._draft, self._expected = NO_DRAFT, []
+        self._pace = Pace()
+
+    def tree(self, root: int, depth: int) -> DraftTree:
+        return self._draft.below(root)
+
+    def learn(self, passed: Passed) -> None:
+        began = time.perf_counter()
+        chances = self._chances.setdefault(passed.sampler.sampling.temperature, _Calibrated())
+        self._costs.observe(passed.rows, passed.depth, passed.seconds)
+        self._see(passed.new, chances)
+        plan = _Plan(self._costs.at(passed.depth + len(passed.new)), self._pace)
+        branches = _Branches()
+        self._quote(branches, plan, chances, passed.rule)
+        # by the rejection rule a node's children come from one distribution, so from one source
+        if self._drafter.heads and not (passed.rule == "rejection" and branches) and self._drafting.opens():
+            self._think(branches, plan, chances, passed)
+        self._draft = plan.best(branches.draft())
+        self._pace.count(len(passed.new), passed.seconds + time.perf_counter() - began)
+
+    def _see(self, new: Sequence[int], chances: _Calibrated) -> None:
+        """Compare what was expected to what came."""
+        for (token, kind), came in zip(self._expected, new, strict=False):
+            chances.heads.observe(kind, token == came)
+            if token != came:
+                break
+        for came in new:
+            for token, length, before in self._index.continuation(1):
+                chances.ngrams.observe(ngram_kind(length, before), token == came)
+            self._index.append(came)
+
+    def _quote(self, branches: _Branches, plan: _Plan, chances: _Calibrated, rule: str) -> None:
+        """What the conversation says comes next."""
+        node, chance = 0, 1.0
+        for token, length, before in self._index.continuation(plan.most):
+            chance *= chances.ngrams.of(ngram_kind(length, before))
+            if chance < plan.least:
+                return
+            proposal = Distribution(np.array([token]), np.ones(1)) if rule == "rejection" else None
+            node = branches.add(node, token, chance, proposal)
+
+    def _think(self, branches: _Branches, plan: _Plan, chances: _Calibrated, passed: Passed) -> None:
+        """What the heads say comes next, where that has paid for its time lately."""
+        began = time.perf_counter()
+        without = plan.worth(branches.draft())
+        node, chance, self._expected = 0, 1.0, []
+        position = passed.next_position
+        for depth, ahead in enumerate(
+            self._drafter.ahead(
+                passed.outcome, passed.new[-1], passed.sampler, position, passed.history, passed.rule
+            )
+        ):
+            kind = head_kind(depth, ahead.given)
+            self._expected.append((ahead.token, kind))
+            chance *= chances.heads.of(kind)
+            if chance < plan.least:
+                break
+            node = branches.add(node, ahead.token, chance, ahead.proposal)
+        gained = (plan.worth(branches.draft()) - without) / plan.pace
+        self._drafting.settle(gained - (time.perf_counter() - began))
+
+
+class _Calibrated:
+    """What drafts are worth at one temperature."""
+
+    def __init__(self) -> None:
+        self.ngrams: Chances = ngram_chances()
+        self.heads: Chances = head_chances()
+
+
+class _Branches:
+    """A draft that grows: what two sources say alike is one node."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+        self._chances: list[float] = []
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._proposals: dict[int, Distribution] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    def add(self, parent: int, token: int, chance: float, proposal: Distribution | None) -> int:
+        """The node of ``token`` below ``parent``, drawn from ``proposal``."""
+        number = self._numbers.get((parent, token))
+        if number is not None:
+            self._chances[number - 1] = max(self._chances[number - 1], chance)
+            return number
+        self._tokens.append(token)
+        self._parents.append(parent)
+        self._chances.append(chance)
+        self._numbers[parent, token] = len(self._tokens)
+        if proposal:
+            self._proposals[parent] = proposal
+        return len(self._tokens)
+
+    def draft(self) -> Draft:
+        return Draft(tuple(self._tokens), tuple(self._parents), tuple(self._chances), self._proposals)
+
+
+class _Plan:
+    """What drafts are worth in the next pass, whose ``seconds`` (n,) for 1, 2, … n rows are given."""
+
+    def __init__(self, seconds: np.ndarray, pace: Pace) -> None:
+        self.pace = max(pace.tokens_per_second, 1 / seconds[0])
+        self._prices = self.pace * (seconds[1:] - seconds[0])
+        self.most = len(self._prices)
+        rows = np.arange(1, self.most + 1)
+        self.least = float((self._prices / rows).min()) if self.most else 1.0
+        """A draft pays in no company if its chance is less."""
+
+    def _values(self, draft: Draft) -> np.ndarray:
+        """(m + 1,): what the 0, 1, … m likeliest nodes are worth."""
+        chances = np.sort(draft.chances)[::-1][: self.most]
+        return np.concatenate([[0.0], chances.cumsum() - self._prices[: len(chances)]])
+
+    def worth(self, draft: Draft) -> float:
+        """Tokens that the best part of ``draft`` gains over none."""
+        return float(self._values(draft).max())
+
+    def best(self, draft: Draft) -> Draft:
+        """The part of ``draft`` that is worth most."""
+        return draft.best(int(self._values(draft).argmax())) if draft.tokens else NO_DRAFT
+
+
+@dataclass
+class Pace:
+    """Tokens a second lately."""
+
+    tokens: float = 0.0
+    seconds: float = 0.0
+
+    def count(self, tokens: int, seconds: float) -> None:
+        self.tokens = self.tokens * _REMEMBERED + tokens
+        self.seconds = self.seconds * _REMEMBERED + seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Gate:
+    """Whether something that takes time is tried: always while it pays, else ever more rarely."""
+
+    def __init__(self) -> None:
+        self._every, self._waited, self._mean = 1, 0, 0.0
+
+    def opens(self) -> bool:
+        self._waited += 1
+        return self._waited >= self._every
+
+    def settle(self, gained: float) -> None:
+        """It was tried, and gained so many seconds (lost, if negative)."""
+        self._waited = 0
+        self._mean = 0.8 * self._mean + 0.2 * gained
+        self._every = 1 if self._mean > 0 else min(2 * self._every, _RAREST)
