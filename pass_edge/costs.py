@@ -102,7 +102,8 @@ def _measured(context: Context, widest: int) -> tuple[list[float], list[float], 
             slopes = np.maximum(0, _times(context, deep, widths) - shallow) / (deep - _SHALLOW)
     finally:
         context.clear()
-    return list(map(float, widths)), (shallow - slopes * _SHALLOW).tolist(), slopes.tolist()
+    seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like
+    return list(map(float, widths)), seconds.tolist(), slopes.tolist()
 
 
 def _read(context: Context, start: int, end: int) -> None:

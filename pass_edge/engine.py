@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from pass_edge.native import chat_template
@@ -23,13 +24,15 @@ from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
-from .planner import Planner
+from .planner import Planner, may_look_ahead
 from .sampling import Sampler, Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
 from .session import SPARE_CELLS, Inputs, Session
 from .settings import AUTO, Settings, context_settings
 
 DEFAULT_CONTEXT = 4096
+_LONGEST_CHAIN = 8  # that heads draft, one call each
+_LONGEST_GROUP = 2  # lookahead tokens at a node: each costs a row at every node
 
 
 class Engine:
@@ -56,25 +59,26 @@ class Engine:
         path = check_is_gguf(Path(model))
         self.base = read_base(path)
         self.calibration = calibrate(path, self.settings, note)
-        self.model = Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
-        try:
-            self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
-            self.lookahead = self._find_lookahead(lookahead)
-            self.schedule, self._depth = self._choose_schedule()
-            self._heads = self._open_heads()
-            self._context = Context(
-                self.model, context_settings(self.model, self.settings, self.context_size + SPARE_CELLS)
+        with ExitStack() as opened:
+            self.model = opened.enter_context(
+                Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
             )
-        except BaseException:
-            self.model.close()
-            raise
-        self.session = Session(
-            self._context,
-            self._make_schedule(note),
-            Inputs(TokenEmbeddings(path), self.lookahead.embeddings) if self.lookahead is not None else None,
-            n_vocab=self.base.n_vocab,
-            rule=self.settings.verify,
-        )
+            self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
+            self.lookahead = found = self._find_lookahead(lookahead)
+            self.schedule, self._depth = self._choose_schedule()
+            cells = self.context_size + SPARE_CELLS
+            context = opened.enter_context(
+                Context(self.model, context_settings(self.model, self.settings, cells))
+            )
+            embeddings = TokenEmbeddings(path) if found is not None else None
+            self.session = Session(
+                context,
+                self._make_schedule(context, embeddings, opened, note),
+                Inputs(embeddings, found.embeddings) if found is not None and embeddings else None,
+                n_vocab=self.base.n_vocab,
+                rule=self.settings.verify,
+            )
+            self._opened = opened.pop_all()
 
     # -- generating -------------------------------------------------------------------------------
 
@@ -189,11 +193,36 @@ class Engine:
             )
         return wanted, depth
 
-    def _make_schedule(self, note: Callable[[str], None]) -> Schedule:
-        drafter = Drafter(self._depth, self._heads, self.settings.draft_p_min)
-        if self.schedule != AUTO:
-            return Fixed(FORMS[self.schedule], drafter)
-        return Planner(step_costs(self._context, self.settings, self._depth + 1, note), drafter)
+    def _make_schedule(
+        self,
+        context: Context,
+        embeddings: TokenEmbeddings | None,
+        opened: ExitStack,
+        note: Callable[[str], None],
+    ) -> Schedule:
+        def heads(*, corrects: bool) -> Heads | None:
+            lookahead = self.lookahead
+            if lookahead is None or not embeddings:
+                return None
+            if not (lookahead.hidden_head or (corrects and lookahead.head)):
+                return None
+            threads = self.settings.threads or default_threads()
+            made = Heads(lookahead, embeddings, self.model.path, threads=threads, corrects=corrects)
+            return opened.enter_context(closing(made))
+
+        if self.schedule == AUTO:
+            costs = step_costs(context, self.settings, self._depth + 1, note)
+            group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
+            looks = group > 0 and may_look_ahead(costs)
+            return Planner(costs, Drafter(_LONGEST_CHAIN, heads(corrects=looks)), group)
+        # two-pass stays the paper's own: lookahead tokens alone
+        drafts_by_head = self.schedule in ("head", "fused")
+        drafter = Drafter(
+            self._depth,
+            heads(corrects=self.schedule == "fused") if drafts_by_head else None,
+            self.settings.draft_p_min,
+        )
+        return Fixed(FORMS[self.schedule], drafter)
 
     def _why_not(self, schedule: str) -> str:
         """Why this model cannot draft as ``schedule`` does, if it cannot."""
@@ -207,23 +236,9 @@ class Engine:
             return f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
         return ""
 
-    def _open_heads(self) -> Heads | None:
-        # two-pass stays the paper's own: lookahead tokens alone
-        if self.schedule not in (AUTO, "head", "fused") or self.lookahead is None:
-            return None
-        corrects = self.schedule == "fused"
-        if not (self.lookahead.hidden_head or (corrects and self.lookahead.head)):
-            return None
-        threads = self.settings.threads or default_threads()
-        path = self.model.path
-        return Heads(self.lookahead, TokenEmbeddings(path), path, threads=threads, corrects=corrects)
-
     def close(self) -> None:
         """Free the context, the heads and the model; safe to call twice."""
-        if self._heads:
-            self._heads.close()
-        self._context.close()
-        self.model.close()
+        self._opened.close()
 
     def __enter__(self) -> Engine:
         return self

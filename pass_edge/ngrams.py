@@ -36,7 +36,8 @@ class NgramIndex:
     def append(self, token: int) -> None:
         """One token more."""
         self.tokens.append(token)
-        self._first, self._second = self._followed(self._first), self._followed(self._second)
+        followed = [match for match in (self._first, self._second) if self._goes_on(match)]
+        self._first, self._second = (*followed, None, None)[:2]
         if not self._second:
             self._look_up()
         end = len(self.tokens)
@@ -45,11 +46,12 @@ class NgramIndex:
                 key = tuple(self.tokens[-run:])
                 self._places[key] = (*self._places.get(key, ())[-1:], end)
 
-    def _followed(self, match: _Match | None) -> _Match | None:
-        """``match`` one token further, if the text went on as it said."""
-        if match and self.tokens[match.place] == self.tokens[-1]:
-            return _Match(match.place + 1, match.length + 1)
-        return None
+    def _goes_on(self, match: _Match | None) -> bool:
+        """Whether the text went on as ``match`` said, which is one token further then."""
+        if not match or self.tokens[match.place] != self.tokens[-1]:
+            return False
+        match.place, match.length = match.place + 1, match.length + 1
+        return True
 
     def _look_up(self) -> None:
         end = len(self.tokens)
@@ -80,14 +82,15 @@ class NgramIndex:
         for ahead in range(most):
             token = self._at(self._first.place + ahead, drafted)
             if self._second and before == AGREES:
-                before = AGREES if token == self._at(self._second.place + ahead, drafted) else DIFFERS
+                alike = token == self._at(self._second.place + ahead, drafted)
+                before = AGREES if alike else DIFFERS
             yield token, min(self._first.length + ahead, LONGEST), before
             if before == DIFFERS:
                 before = ALONE
             drafted.append(token)
 
     def _at(self, place: int, drafted: Sequence[int]) -> int:
-        """The token at ``place``, where the draft stands behind the text: loops may be shorter than drafts."""
+        """The token at ``place``. The draft counts as text: loops may be shorter than drafts are long."""
         end = len(self.tokens)
         return self.tokens[place] if place < end else drafted[place - end]
 

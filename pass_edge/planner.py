@@ -34,25 +34,27 @@ class Planner:
     """A Schedule. Drafts come from ``drafter``, where passes leave it something to draft from, and from the
     conversation itself. Not thread-safe."""
 
-    def __init__(self, costs: StepCosts, drafter: Drafter | None = None) -> None:
-        """No pass is wider than ``costs`` know."""
+    def __init__(self, costs: StepCosts, drafter: Drafter | None = None, group: int = 0) -> None:
+        """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node."""
         self._costs = costs
         self._drafter = drafter or Drafter(0)
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
         self._chances: dict[float, _Calibrated] = {}
-        self._drafting = Gate()
+        self._thinking = Gate()
+        self._group, self._looking = group, Gate(rarely=not may_look_ahead(costs))
+        self._looks = 0
         self._pace = Pace()
         self._draft = NO_DRAFT
-        self._expected: list[tuple[int, int]] = []
+        self._expected: list[tuple[int, int, Chances]] = []
 
     def begin(self, tokens: Sequence[int]) -> None:
         self._index.become(tokens)
-        self._draft, self._expected = NO_DRAFT, []
+        self._draft, self._looks, self._expected = NO_DRAFT, 0, []
         self._pace = Pace()
 
     def tree(self, root: int, depth: int) -> DraftTree:
-        return self._draft.below(root)
+        return self._draft.below(root, self._looks)
 
     def learn(self, passed: Passed) -> None:
         began = time.perf_counter()
@@ -63,15 +65,22 @@ class Planner:
         branches = _Branches()
         self._quote(branches, plan, chances, passed.rule)
         # by the rejection rule a node's children come from one distribution, so from one source
-        if self._drafter.heads and not (passed.rule == "rejection" and branches) and self._drafting.opens():
-            self._think(branches, plan, chances, passed)
-        self._draft = plan.best(branches.draft())
+        may_think = not (passed.rule == "rejection" and branches)
+        if len(passed.outcome.logits):
+            seconds = self._costs.at(passed.depth)
+            paid = seconds[passed.rows - 1] - seconds[len(passed.tree.tokens) - 1]
+            gained = self._think(branches, plan, chances.lookahead, passed) if may_think else 0.0
+            self._looking.settle(gained - paid)
+        elif may_think and self.needs_hidden and self._thinking.opens():
+            self._thinking.settle(self._think(branches, plan, chances.hidden, passed))
+        self._looks = self._group if self._group and self._looking.opens() else 0
+        self._draft = plan.best(branches.draft(), self._looks)
         self._pace.count(len(passed.new), passed.seconds + time.perf_counter() - began)
 
     def _see(self, new: Sequence[int], chances: _Calibrated) -> None:
         """Compare what was expected to what came."""
-        for (token, kind), came in zip(self._expected, new, strict=False):
-            chances.heads.observe(kind, token == came)
+        for (token, kind, source), came in zip(self._expected, new, strict=False):
+            source.observe(kind, token == came)
             if token != came:
                 break
         for came in new:
@@ -89,8 +98,8 @@ class Planner:
             proposal = Distribution(np.array([token]), np.ones(1)) if rule == "rejection" else None
             node = branches.add(node, token, chance, proposal)
 
-    def _think(self, branches: _Branches, plan: _Plan, chances: _Calibrated, passed: Passed) -> None:
-        """What the heads say comes next, where that has paid for its time lately."""
+    def _think(self, branches: _Branches, plan: _Plan, chances: Chances, passed: Passed) -> float:
+        """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""
         began = time.perf_counter()
         without = plan.worth(branches.draft())
         node, chance, self._expected = 0, 1.0, []
@@ -101,21 +110,20 @@ class Planner:
             )
         ):
             kind = head_kind(depth, ahead.given)
-            self._expected.append((ahead.token, kind))
-            chance *= chances.heads.of(kind)
+            self._expected.append((ahead.token, kind, chances))
+            chance *= chances.of(kind)
             if chance < plan.least:
                 break
             node = branches.add(node, ahead.token, chance, ahead.proposal)
         gained = (plan.worth(branches.draft()) - without) / plan.pace
-        self._drafting.settle(gained - (time.perf_counter() - began))
+        return gained - (time.perf_counter() - began)
 
 
 class _Calibrated:
     """What drafts are worth at one temperature."""
 
     def __init__(self) -> None:
-        self.ngrams: Chances = ngram_chances()
-        self.heads: Chances = head_chances()
+        self.ngrams, self.hidden, self.lookahead = ngram_chances(), head_chances(), head_chances()
 
 
 class _Branches:
@@ -154,24 +162,25 @@ class _Plan:
 
     def __init__(self, seconds: np.ndarray, pace: Pace) -> None:
         self.pace = max(pace.tokens_per_second, 1 / seconds[0])
-        self._prices = self.pace * (seconds[1:] - seconds[0])
-        self.most = len(self._prices)
+        self._prices = self.pace * (seconds - seconds[0])
+        self.most = len(seconds) - 1
         rows = np.arange(1, self.most + 1)
-        self.least = float((self._prices / rows).min()) if self.most else 1.0
+        self.least = float((self._prices[1:] / rows).min()) if self.most else 1.0
         """A draft pays in no company if its chance is less."""
 
-    def _values(self, draft: Draft) -> np.ndarray:
-        """(m + 1,): what the 0, 1, … m likeliest nodes are worth."""
-        chances = np.sort(draft.chances)[::-1][: self.most]
-        return np.concatenate([[0.0], chances.cumsum() - self._prices[: len(chances)]])
+    def _values(self, draft: Draft, looks: int = 0) -> np.ndarray:
+        """(m + 1,): what the 0, 1, … m likeliest nodes are worth, with ``looks`` lookahead tokens at each."""
+        prices = self._prices[looks :: looks + 1]
+        chances = np.sort(draft.chances)[::-1][: len(prices) - 1]
+        return np.concatenate([[0.0], chances.cumsum()]) - prices[: len(chances) + 1]
 
     def worth(self, draft: Draft) -> float:
         """Tokens that the best part of ``draft`` gains over none."""
         return float(self._values(draft).max())
 
-    def best(self, draft: Draft) -> Draft:
+    def best(self, draft: Draft, looks: int) -> Draft:
         """The part of ``draft`` that is worth most."""
-        return draft.best(int(self._values(draft).argmax())) if draft.tokens else NO_DRAFT
+        return draft.best(int(self._values(draft, looks).argmax())) if draft.tokens else NO_DRAFT
 
 
 @dataclass
@@ -193,8 +202,9 @@ class Pace:
 class Gate:
     """Whether something that takes time is tried: always while it pays, else ever more rarely."""
 
-    def __init__(self) -> None:
-        self._every, self._waited, self._mean = 1, 0, 0.0
+    def __init__(self, *, rarely: bool = False) -> None:
+        """``rarely``: it begins as one that did not pay."""
+        self._every, self._waited, self._mean = (_RAREST if rarely else 1), 0, 0.0
 
     def opens(self) -> bool:
         self._waited += 1
@@ -205,3 +215,10 @@ class Gate:
         self._waited = 0
         self._mean = 0.8 * self._mean + 0.2 * gained
         self._every = 1 if self._mean > 0 else min(2 * self._every, _RAREST)
+
+
+def may_look_ahead(costs: StepCosts) -> bool:
+    """Whether lookahead tokens could pay here at all: a pass that verifies one draft and has a lookahead
+    token at both nodes must cost less than two plain ones."""
+    seconds = costs.at(0)
+    return len(seconds) > 3 and bool(seconds[3] < 2 * seconds[0])

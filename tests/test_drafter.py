@@ -89,7 +89,7 @@ def test_a_head_alone_can_be_merged_too(tiny_path: Path, tmp_path: Path) -> None
     ids = []
     for model, lookahead in ((tiny_path, None), (tmp_path / "merged.gguf", "auto")):
         with Engine(model, lookahead=lookahead) as engine:
-            assert engine.schedule == ("head" if lookahead else "plain")
+            assert engine.schedule == "auto"
             ids.append(engine.stream([1, 2, 3], sampling=SAMPLINGS[1], max_tokens=40).run().ids)
     assert ids[0] == ids[1]
 
@@ -123,7 +123,7 @@ def test_heads_leave_the_text_alone(sources: str, sampling: Sampling, tiny_path:
     )
     settings = Settings(schedule="head" if sources == "head" else "fused", draft_max=2)
     with (
-        Engine(tiny_path, lookahead=None) as plain,
+        Engine(tiny_path, settings=Settings(schedule="plain")) as plain,
         Engine(tiny_path, lookahead=lookahead, settings=settings) as engine,
     ):
         assert engine.schedule == settings.schedule
@@ -141,10 +141,7 @@ def test_a_draft_ends_where_it_is_less_sure_than_asked(rule: str) -> None:
         assert len(draft.tokens) == length
 
 
-def test_auto_takes_the_hidden_head_where_there_is_one(tiny_path: Path) -> None:
-    for parts, schedule in (({}, "fused"), ({"hidden_head": random_head(0)}, "head")):
-        with Engine(tiny_path, lookahead=lookahead_for(tiny_path, **parts)) as engine:
-            assert engine.schedule == schedule
+def test_what_a_lookahead_lacks_is_said(tiny_path: Path) -> None:
     prefixed = lookahead_for(tiny_path, prefix=np.ones((1, WIDTH), np.float32))
     with Engine(tiny_path, lookahead=prefixed) as engine:
         assert "prefix" in engine.notes[-1]
@@ -185,7 +182,7 @@ def test_a_mixture_of_sources_is_their_mean(tiny_path: Path) -> None:
 def test_many_at_once_are_answered_as_one_at_a_time(tiny_path: Path) -> None:
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [3, 3]]
     samplings = [Sampling(temperature=i % 2, seed=i) for i in range(4)]
-    with Engine(tiny_path, lookahead=None) as engine:
+    with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
         alone = [
             engine.stream(prompt, sampling=sampling, max_tokens=30).run().ids
             for prompt, sampling in zip(prompts, samplings, strict=True)

@@ -48,13 +48,14 @@ def test_a_checkpoint_becomes_a_sidecar_with_the_same_numbers(tiny_path: Path, t
     save_file({"lookahead.weight": numbers}, tmp_path / "trained.safetensors")
     convert(tmp_path / "trained.safetensors", tiny_path, tmp_path / "tiny.pass.gguf")
     np.testing.assert_array_equal(read_lookahead(tmp_path / "tiny.pass.gguf").embeddings, numbers)
-    with Engine(tiny_path, lookahead=tmp_path / "tiny.pass.gguf", settings=Settings(draft_max=3)) as engine:
+    settings = Settings(schedule="fused", draft_max=3)
+    with Engine(tiny_path, lookahead=tmp_path / "tiny.pass.gguf", settings=settings) as engine:
         assert engine.schedule == "fused"
         assert len(engine.stream([1, 2], max_tokens=20).run().ids) == 20
 
 
-def test_a_model_without_lookahead_decodes_plainly_and_says_so(tiny_path: Path) -> None:
+def test_a_model_without_lookahead_drafts_from_the_conversation_and_says_so(tiny_path: Path) -> None:
     with Engine(tiny_path) as engine:
-        assert engine.schedule == "plain"
+        assert engine.schedule == "auto"
         assert any("no lookahead file fits" in note for note in engine.notes)
         assert len(engine.stream([1, 2], max_tokens=5).run().ids) == 5

@@ -1,0 +1,306 @@
+"""The planner: what repeats is found, what pays is drafted, and nothing of it shows in the text."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pass_edge import Engine, Sampling, Settings
+from pass_edge.chances import Chances, head_kind, ngram_kind
+from pass_edge.costs import StepCosts, step_costs
+from pass_edge.drafter import Outcome
+from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, NgramIndex
+from pass_edge.planner import Gate, Pace, Planner, _Branches, _Plan, may_look_ahead
+from pass_edge.sampling import Sampler
+from pass_edge.schedules import Passed
+from pass_edge.tree import Draft
+
+from .test_drafter import lookahead_for, random_head
+
+
+def flat(*_: object) -> StepCosts:
+    """As if drafting were nearly free."""
+    return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.011]), np.zeros(2))
+
+
+def steep(*_: object) -> StepCosts:
+    """As if every row cost as much as the first."""
+    return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.320]), np.zeros(2))
+
+
+words = st.lists(st.integers(0, 3), max_size=60)
+
+
+# -- n-grams --------------------------------------------------------------------------------------
+
+
+def longest_match(tokens: Sequence[int]) -> int:
+    """By brute force: how long the longest end of ``tokens`` is that stands in them before."""
+    end = len(tokens)
+    return max(
+        (
+            length
+            for length in range(1, end)
+            for start in range(end - length)
+            if list(tokens[start : start + length]) == list(tokens[end - length :])
+        ),
+        default=0,
+    )
+
+
+def index_of(tokens: Sequence[int]) -> NgramIndex:
+    index = NgramIndex()
+    index.become(tokens)
+    return index
+
+
+@given(words)
+def test_a_match_is_a_true_one_and_its_draft_what_followed(tokens: list[int]) -> None:
+    index = index_of(tokens)
+    drafted = [token for token, _, _ in index.continuation(5)]
+    if longest_match(tokens) < 2:
+        assert not drafted
+        return
+    length = next(index.continuation(1))[1]
+    whole, end = [*tokens, *drafted], len(tokens)
+    assert any(
+        whole[place : place + 5] == drafted and whole[place - length : place] == tokens[end - length :]
+        for place in range(length, end)
+    )
+
+
+@given(words)
+def test_what_a_rewound_index_says_is_what_a_new_one_says(tokens: list[int]) -> None:
+    index = index_of([*tokens, 9, 9, 9])
+    index.become(tokens)
+    assert list(index.continuation(6)) == list(index_of(tokens).continuation(6))
+
+
+def test_loops_shorter_than_the_draft_go_on() -> None:
+    drafted = [token for token, _, _ in index_of([7, 1, 2, 3, 1, 2, 3]).continuation(7)]
+    assert drafted == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_what_the_time_before_says_is_told() -> None:
+    told = [before for _, _, before in index_of([1, 2, 3, 0, 1, 2, 4, 0, 1, 2]).continuation(2)]
+    assert told == [DIFFERS, ALONE]
+    told = [before for _, _, before in index_of([1, 2, 3, 0, 1, 2, 3, 9, 1, 2]).continuation(2)]
+    assert told == [AGREES, DIFFERS]
+
+
+def test_nothing_is_scanned_as_the_text_grows() -> None:
+    """A step looks at a fixed number of tokens, whatever stands before."""
+
+    class Counting(list):  # type: ignore[type-arg]
+        reads = 0
+
+        def __getitem__(self, item):  # type: ignore[no-untyped-def]
+            Counting.reads += 1
+            return super().__getitem__(item)
+
+    for size in (500, 8000):
+        index = NgramIndex()
+        index.tokens = Counting()
+        tokens = np.random.default_rng(0).integers(0, 50, size).tolist()
+        for token in tokens[:-100]:
+            index.append(token)
+        Counting.reads = 0
+        for token in tokens[-100:]:
+            index.append(token)
+            list(index.continuation(8))
+        assert Counting.reads < 100 * 100
+
+
+# -- chances --------------------------------------------------------------------------------------
+
+
+def test_chances_come_to_what_happens() -> None:
+    rng, chances = np.random.default_rng(0), Chances([0.5, 0.5])
+    for _ in range(400):
+        chances.observe(0, bool(rng.random() < 0.9))
+    assert chances.of(0) == pytest.approx(0.88, abs=0.07)
+    assert chances.of(1) == pytest.approx(0.48)
+
+
+def test_every_match_and_every_head_has_a_kind() -> None:
+    kinds = {ngram_kind(length, before) for length in range(2, LONGEST + 1) for before in range(3)}
+    assert kinds == set(range(24))
+    assert head_kind(0, 0.0) == 0
+    assert head_kind(0, 1.0) == head_kind(0, 0.97) != head_kind(1, 1.0)
+    assert head_kind(9, 1.0) == head_kind(3, 1.0)
+
+
+# -- the best tree --------------------------------------------------------------------------------
+
+
+@st.composite
+def drafts(draw: st.DrawFn) -> Draft:
+    branches, nodes = _Branches(), [(0, 1.0)]
+    for _ in range(draw(st.integers(0, 7))):
+        parent, chance = draw(st.sampled_from(nodes))
+        chance *= draw(st.floats(0.05, 1.0))
+        nodes.append((branches.add(parent, draw(st.integers(0, 3)), chance, None), chance))
+    return branches.draft()
+
+
+def brute_force(draft: Draft, seconds: np.ndarray, pace: float) -> float:
+    """The best worth of any subtree with the root."""
+    n, best = len(draft.tokens), 0.0
+    for kept in itertools.chain.from_iterable(itertools.combinations(range(n), k) for k in range(n + 1)):
+        if all(draft.parents[i] == 0 or draft.parents[i] - 1 in kept for i in kept):
+            gained = sum(draft.chances[i] for i in kept)
+            best = max(best, gained - pace * (seconds[len(kept)] - seconds[0]))
+    return best
+
+
+@settings(deadline=None)
+@given(drafts(), st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9), st.floats(0.0, 3.0))
+def test_no_tree_is_worth_more_than_the_planned_one(draft: Draft, steps: list[float], pace: float) -> None:
+    seconds = 1.0 + np.cumsum([0.0, *steps])
+    plan = _Plan(seconds, Pace(pace, 1.0))
+    assert plan.worth(draft) == pytest.approx(brute_force(draft, seconds, plan.pace))
+    best = plan.best(draft, 0)
+    assert plan.worth(draft) == pytest.approx(
+        sum(best.chances) - plan.pace * (seconds[len(best.tokens)] - seconds[0])
+    )
+    assert all(parent <= i for i, parent in enumerate(best.parents))
+
+
+@given(drafts())
+def test_a_part_of_a_draft_hangs_as_it_did(draft: Draft) -> None:
+    def paths(some: Draft) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = [()]
+        for token, parent in zip(some.tokens, some.parents, strict=True):
+            found.append((*found[parent], token))
+        return found[1:]
+
+    for count in range(len(draft.tokens) + 1):
+        part = draft.best(count)
+        assert len(part.tokens) == count
+        assert set(paths(part)) <= set(paths(draft))
+        assert sorted(part.chances, reverse=True) == sorted(draft.chances, reverse=True)[:count]
+
+
+def test_what_does_not_pay_is_tried_ever_more_rarely() -> None:
+    gate, tried = Gate(), []
+    for step in range(1000):
+        if gate.opens():
+            tried.append(step)
+            gate.settle(-1.0)
+    assert len(tried) < 12
+    for _ in range(600):
+        if gate.opens():
+            gate.settle(5.0)
+    assert all(gate.opens() for _ in range(5))
+
+
+# -- costs ----------------------------------------------------------------------------------------
+
+
+def test_costs_follow_the_machine() -> None:
+    costs = StepCosts(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 4.0]), np.array([0.0, 0.0, 0.01]))
+    assert costs.at(100).tolist() == [1.0, 2.0, 3.5, 5.0]
+    for _ in range(300):
+        costs.observe(1, 100, 2.0)
+    assert costs.at(0)[0] == pytest.approx(2.0, rel=0.01)
+    assert 2.0 < costs.at(0)[1] < 4.1, "what slows one down slows all down, if less surely"
+    costs.observe(99, 0, 1.0)  # wider than known: nothing to learn
+
+
+def test_measured_costs_are_remembered_and_damage_is_measured_again(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    notes: list[str] = []
+
+    def costs() -> StepCosts:
+        with Engine(tiny_path, note=notes.append) as engine:
+            return step_costs(engine.session._context, engine.settings, 9, notes.append)
+
+    first = costs()
+    measured = sum("steps cost" in note for note in notes)
+    assert (costs().at(5) == first.at(5)).all()
+    assert sum("steps cost" in note for note in notes) == measured
+    for nonsense in ("no json", json.dumps([[1], [-1], [0]]), json.dumps({"a": 1})):
+        for file in tmp_path.glob("costs-*.json"):
+            file.write_text(nonsense)
+        assert (costs().at(5) > 0).all()
+        assert sum("steps cost" in note for note in notes) > measured
+        measured = sum("steps cost" in note for note in notes)
+
+
+def test_lookahead_tokens_are_not_even_tried_where_they_cannot_pay() -> None:
+    assert may_look_ahead(flat())
+    assert not may_look_ahead(steep())
+
+
+# -- the schedule in the engine -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(temperature=1.0, seed=5)])
+@pytest.mark.parametrize("source", ["n-grams", "hidden head", "lookahead", "everything"])
+def test_the_text_is_plain_decodings(
+    source: str, sampling: Sampling, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    lookahead = None
+    if source != "n-grams":
+        lookahead = lookahead_for(
+            tiny_path,
+            rows=source != "hidden head",
+            head=random_head(3) if source == "everything" else None,
+            hidden_head=random_head(4) if source != "lookahead" else None,
+        )
+    with (
+        Engine(tiny_path, settings=Settings(schedule="plain")) as plain,
+        Engine(tiny_path, lookahead=lookahead) as engine,
+    ):
+        for prompt in ([1, 2, 3], [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]):
+            drafted = engine.stream(prompt, sampling=sampling, max_tokens=150).run()
+            assert drafted.ids == plain.stream(prompt, sampling=sampling, max_tokens=150).run().ids
+            assert sum(drafted.stats.accepted) > 0 or sampling.temperature
+
+
+def test_the_rejection_rule_drafts_too(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    lookahead = lookahead_for(tiny_path, hidden_head=random_head(4))
+    with Engine(tiny_path, lookahead=lookahead, settings=Settings(verify="rejection")) as engine:
+        done = engine.stream([1, 2, 3], sampling=Sampling(temperature=0.7, seed=1), max_tokens=200).run()
+        assert sum(done.stats.accepted) > 0
+
+
+def test_nothing_is_drafted_where_it_cannot_pay(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pass_edge.engine.step_costs", steep)
+    monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
+    with Engine(tiny_path) as engine:
+        done = engine.stream([1, 2, 1, 2, 1, 2], sampling=Sampling(temperature=0), max_tokens=60).run()
+        assert done.stats.passes == len(done.ids)
+
+
+def test_a_repeating_text_is_drafted_far_ahead(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    bias = Sampling(temperature=0, logit_bias={5: 1000.0})
+    with Engine(tiny_path) as engine:
+        done = engine.stream([1, 2, 3], sampling=bias, max_tokens=200).run()
+        assert done.ids == [5] * 200
+        assert done.stats.tokens_per_pass > 5
+
+
+def test_a_new_conversation_forgets_the_draft() -> None:
+    planner = Planner(flat())
+    sampler = Sampler(Sampling(temperature=0))
+    for conversation in ([1, 2, 3, 1, 2], [4, 5]):
+        planner.begin(conversation)
+        root, depth = conversation[-1], len(conversation) - 1
+        tree = planner.tree(root, depth)
+        assert tree.tokens == (root,)
+        outcome = Outcome(np.zeros((0, 8), np.float32))
+        planner.learn(Passed(tree, (0,), (3,), outcome, sampler, [], "sampling", depth, 1, 0.01))
+        assert planner.tree(3, depth + 1).tokens[:3] == ((3, 1, 2) if len(conversation) > 2 else (3,))
