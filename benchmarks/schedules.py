@@ -9,73 +9,20 @@ Greedy, so that all decode the same text. Only decoding is timed, not the prompt
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
-import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from llama_cpp import Llama
+from answers import CONTEXT, Answer, Job, cpu_name, llama, ours, questions_by_category, rotated
 from rich.progress import track
 
-from pass_edge import Engine, Sampling, Settings
+from pass_edge import Engine, Settings
 from pass_edge.models import default_model
 from pass_edge.native.devices import default_threads
 
-PROMPTS = Path(__file__).parent / "prompts" / "spec_bench_dev.jsonl"
-GREEDY = Sampling(temperature=0)
 LLAMA, PLAIN = "llama_cpp.Llama", "plain"
 DRAFTING = ("head", "two-pass", "fused")
-CONTEXT = 4096
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One timed answer. ``host_share``: part of the time spent outside llama.cpp; None if unknown."""
-
-    tokens_per_second: float
-    tokens_per_pass: float = 1.0
-    host_share: float | None = None
-    acceptance: tuple[float, ...] = ()
-
-
-def questions_by_category(count: int) -> dict[str, list[str]]:
-    """The first ``count`` questions of each category of the dev prompts."""
-    chosen: dict[str, list[str]] = defaultdict(list)
-    for line in PROMPTS.read_text().splitlines():
-        question = json.loads(line)
-        if len(chosen[question["category"]]) < count:
-            chosen[question["category"]].append(question["turns"][0])
-    return chosen
-
-
-def ours(engine: Engine, tokens: int, sampling: Sampling) -> Callable[[list[int]], Answer]:
-    def answer(ids: list[int]) -> Answer:
-        stats = engine.stream(ids, sampling=sampling, max_tokens=tokens).run().stats
-        share = 1 - stats.model_seconds / stats.seconds
-        return Answer(stats.tokens_per_second, stats.tokens_per_pass, share, tuple(stats.acceptance))
-
-    return answer
-
-
-def llama(model: Path, tokens: int, threads: int, temperature: float) -> Callable[[list[int]], Answer]:
-    peer = Llama(str(model), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
-
-    def answer(ids: list[int]) -> Answer:
-        count, began = 0, 0.0
-        for token in peer.generate(ids, temp=temperature, reset=True):
-            if not count:
-                began = time.perf_counter()  # the first token belongs to the prompt
-            count += 1
-            if count > tokens or token == peer.token_eos():
-                break
-        return Answer((count - 1) / (time.perf_counter() - began))
-
-    return answer
 
 
 def table(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
@@ -120,13 +67,6 @@ def heading(model: Path, temp: float, tokens: int, draft_max: int, threads: int,
     )
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 @click.command(help=__doc__)
 @click.option("--model", type=click.Path(path_type=Path), help="A GGUF file; the default model if not given.")
 @click.option("--questions", default=1, show_default=True, help="Questions from each of the 13 categories.")
@@ -145,7 +85,7 @@ def main(
     markdown: Path | None,
 ) -> None:
     model = model or default_model()
-    sampling = GREEDY if temp == 0 else Sampling(temperature=temp, seed=1)
+    job = Job(model, tokens, threads, temp)
     engines = {
         name: Engine(
             model,
@@ -153,8 +93,8 @@ def main(
         )
         for name in (PLAIN, *DRAFTING)
     }
-    contenders = {name: ours(engine, tokens, sampling) for name, engine in engines.items()}
-    contenders[LLAMA] = llama(model, tokens, threads, temp)
+    contenders = {name: ours(engine, job) for name, engine in engines.items()}
+    contenders[LLAMA] = llama(job, engines[PLAIN].model.vocabulary.is_end)
     results: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
     render = engines[PLAIN].render
     jobs = [
@@ -163,8 +103,7 @@ def main(
         for q in qs
     ]
     for i, (category, ids) in enumerate(track(jobs, "answering")):
-        names = list(contenders)
-        for name in names[i % len(names) :] + names[: i % len(names)]:  # nobody always goes first
+        for name in rotated(list(contenders), i):
             results[category][name].append(contenders[name](ids))
     names = [LLAMA, PLAIN, *DRAFTING]
     click.echo(

@@ -1,0 +1,244 @@
+"""Our engine against what a llama.cpp user could switch on instead, interleaved in one run.
+
+    python benchmarks/peers.py --questions 5 --markdown docs/benchmarks.md --plot peers.png
+
+Rivals: llama-cpp-python's `Llama`, plain and with its prompt lookup; and llama.cpp's server, plain and with
+its own speculation, in this process (`pip install xllamacpp`, which `pip install -e '.[dev]'` brings). All
+get the same file, threads, prompt ids and token count. Each has an instance of its own, which meets a
+question once: no rival's caches help another, none is warmed by an earlier answer to the same question.
+Only decoding is timed. Greedy texts may differ from library to library, which use other kernels and KV
+caches, but should not within one. Ctrl-C reports what is done.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from answers import CONTEXT, Answer, Contender, Job, llama, ours, questions_by_category, rotated
+from peers_report import Entrant, Round, Run, plot, report
+from rich.progress import track
+
+from pass_edge import Engine, Settings
+from pass_edge.models import default_model
+from pass_edge.native.devices import can_offload, default_threads
+from pass_edge.native.library import system_info
+
+OURS = ("plain", "two-pass", "fused", "auto")
+# llama.cpp's own defaults, which its docs/speculative.md uses too; written down here so that what is reported
+# is what was set. ngram-cache has no options but files of statistics, and drafts up to 8 tokens.
+SPECULATION: Mapping[str, Mapping[str, float]] = {
+    "ngram-simple": {"size_n": 12, "size_m": 48, "min_hits": 1},
+    "ngram-mod": {"n_match": 24, "n_min": 48, "n_max": 64},
+    "ngram-cache": {},
+    "draft-simple": {"n_max": 3, "n_min": 0, "p_min": 0.0},
+}
+SPINNING = 0.02  # of a core: more than this, and an idle contender disturbs the others
+
+
+# -- who takes part ---------------------------------------------------------------------------------
+
+
+def our_entrants(job: Job, engines: dict[str, Engine]) -> list[Entrant]:
+    return [
+        Entrant(
+            f"ours: {name}",
+            "ours: plain",
+            f"Engine(settings=Settings(schedule={name!r})), in force {engine.schedule}",
+            lambda engine=engine: ours(engine, job),
+        )
+        for name, engine in engines.items()
+    ]
+
+
+def llama_entrants(job: Job, plain: Engine) -> list[Entrant]:
+    is_end = plain.model.vocabulary.is_end
+    lookup = 10 if can_offload() else 2  # as its README advises
+    told = f"with LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens={lookup})"
+    return [
+        Entrant("Llama", "Llama", "llama_cpp.Llama, its defaults", lambda: llama(job, is_end)),
+        Entrant("Llama lookup", "Llama", told, lambda: llama(job, is_end, lookup)),
+    ]
+
+
+def server_entrants(job: Job, draft_model: Path | None) -> list[Entrant]:
+    plain = "llama.cpp's server (xllamacpp), its defaults, one slot"
+    kinds = [kind for kind in SPECULATION if draft_model or kind != "draft-simple"]
+    return [
+        Entrant("server", "server", plain, lambda: server(job)),
+        *(
+            Entrant(
+                f"server {kind}",
+                "server",
+                f"spec-type {kind} {', '.join(f'{k} {v:g}' for k, v in SPECULATION[kind].items())}".strip(),
+                lambda kind=kind: server(job, kind, draft_model),
+            )
+            for kind in kinds
+        ),
+    ]
+
+
+def server(job: Job, kind: str = "none", draft_model: Path | None = None) -> Contender:
+    """llama.cpp's server in this process, asked without HTTP; it times its own decoding."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel = str(job.model), CONTEXT, 1
+    params.verbosity = -1
+    drafting = params.speculative
+    for cpu in (params.cpuparams, params.cpuparams_batch, drafting.draft.cpuparams):
+        cpu.n_threads = job.threads
+    name = kind.replace("-", "_")
+    drafting.types = [xllamacpp.common_speculative_type[f"COMMON_SPECULATIVE_TYPE_{name.upper()}"]]
+    options = drafting.draft if kind == "draft-simple" else getattr(drafting, name, None)
+    for key, value in SPECULATION.get(kind, {}).items():
+        setattr(options, key, value)
+    if kind == "draft-simple":
+        options.mparams.path = str(draft_model)
+    peer = xllamacpp.Server(params)
+    asked = ("temperature", "top_k", "top_p", "min_p", "seed")
+    request: dict[str, Any] = {
+        "n_predict": job.tokens + 1,  # the first belongs to the prompt
+        "cache_prompt": False,
+        **{option: getattr(job.sampling, option) for option in asked},
+    }
+
+    def answer(ids: list[int]) -> Answer:
+        reply = peer.handle_completions({"prompt": ids, **request})
+        if "error" in reply:
+            raise click.ClickException(f"server {kind}: {reply['error']['message']}")
+        times, accepted = reply["timings"], reply["timings"].get("draft_n_accepted", 0)
+        timed = times["predicted_n"] - 1  # its clock starts when the first token is there
+        return Answer(
+            1000 * timed / times["predicted_ms"],
+            times["predicted_n"],
+            reply["usage"]["prompt_tokens"],
+            reply["choices"][0]["text"],
+            timed / max(timed - accepted, 1),
+        )
+
+    return answer
+
+
+def slower_build() -> list[str]:
+    """A wheel of xllamacpp that fits all machines is slower than a llama.cpp built for this one."""
+    import xllamacpp
+
+    missing = ", ".join(sorted(enabled(system_info()) - enabled(xllamacpp.get_system_info())))
+    note = (
+        f"the server's build lacks {missing}, which the others use: compare it with the others only through "
+        "the speed to plain decoding of its library, or build xllamacpp from source"
+    )
+    return [note] if missing else []
+
+
+def enabled(info: str) -> set[str]:
+    """What llama.cpp's system info gives as 1."""
+    pairs = (part.split(":")[-1].split("=") for part in info.split("|") if "=" in part)
+    return {name.strip() for name, value in pairs if value.strip() == "1"}
+
+
+# -- the run ----------------------------------------------------------------------------------------
+
+
+def open_all(entrants: list[Entrant], greeting: list[int]) -> tuple[dict[str, Contender], str]:
+    """All of them, warm, and a sentence on whether they rest when it isn't their turn."""
+    contenders, used = {}, {}
+    for entrant in entrants:
+        contenders[entrant.name] = entrant.open()
+        contenders[entrant.name](greeting)
+        used[entrant.name] = idle_share()
+    name = max(used, key=used.__getitem__)
+    spins = "; **threads spin and disturb the others**" if used[name] > SPINNING else ""
+    return contenders, f"idle contenders used at most {used[name]:.1%} of a core (after {name}'s turn){spins}"
+
+
+def idle_share(seconds: float = 0.5) -> float:
+    """The part of a core that this process, with all contenders in it, uses while nothing is asked."""
+    time.sleep(0.1)  # threads may look for more work for a moment
+    began = time.process_time()
+    time.sleep(seconds)
+    return (time.process_time() - began) / seconds
+
+
+def answer_all(
+    contenders: dict[str, Contender], plain: Engine, questions: list[tuple[str, str]]
+) -> Iterator[Round]:
+    for turn, (category, question) in enumerate(track(questions, "answering")):
+        ids = plain.render([{"role": "user", "content": question}])
+        answers = {name: contenders[name](ids) for name in rotated(list(contenders), turn)}
+        for name, answer in answers.items():
+            if answer.prompt_tokens != len(ids):
+                raise click.ClickException(
+                    f"{name} read {answer.prompt_tokens} prompt tokens instead of {len(ids)}"
+                )
+        if all(answer.tokens_per_second for answer in answers.values()):  # a single token has no rate
+            yield Round(category, answers)
+
+
+@click.command(help=__doc__)
+@click.option("--model", type=click.Path(path_type=Path), help="A GGUF file; the default model if not given.")
+@click.option("--draft-model", type=click.Path(path_type=Path), help="For the server's draft-simple.")
+@click.option("--questions", default=1, show_default=True, help="From each of 13 categories; 0 for all.")
+@click.option("--categories", type=int, hidden=True, help="Only the first so many, to try it out.")
+@click.option("--tokens", default=256, show_default=True, help="Tokens to decode for each.")
+@click.option("--temp", default=0.0, show_default=True, help="Above 0, texts differ between libraries.")
+@click.option("--threads", default=default_threads(), show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every answer here.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the ratios here (PNG).")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
+def main(
+    model: Path | None,
+    draft_model: Path | None,
+    questions: int,
+    categories: int | None,
+    tokens: int,
+    temp: float,
+    threads: int,
+    json_file: Path | None,
+    plot_file: Path | None,
+    markdown: Path | None,
+) -> None:
+    job = Job(model or default_model(), tokens, threads, temp)
+    engines = {
+        name: Engine(job.model, settings=Settings(schedule=name, threads=threads, context_size=CONTEXT))
+        for name in OURS
+    }
+    plain = engines["plain"]
+    notes = [f"ours: {note}" for note in dict.fromkeys(n for e in engines.values() for n in e.notes)]
+    entrants = [*llama_entrants(job, plain), *our_entrants(job, engines)]
+    if importlib.util.find_spec("xllamacpp"):
+        entrants = server_entrants(job, draft_model) + entrants
+        notes += slower_build()
+    else:
+        notes.append("llama.cpp's server is left out: xllamacpp is not installed (pip install xllamacpp)")
+    chosen = list(questions_by_category(questions).items())[:categories]
+    rounds: list[Round] = []
+    try:
+        contenders, rest = open_all(entrants, plain.render([{"role": "user", "content": "Hello"}]))
+        notes.append(rest)
+        for done in answer_all(contenders, plain, [(c, q) for c, qs in chosen for q in qs]):
+            rounds.append(done)
+    except KeyboardInterrupt:
+        click.echo("Interrupted; this is what was done.", err=True)
+    if not rounds:
+        raise click.ClickException("no question was answered by all")
+    run = Run(job, entrants, rounds, notes)
+    click.echo(text := report(run))
+    if markdown:
+        with markdown.open("a") as file:
+            file.write(text + "\n")
+    if json_file:
+        json_file.write_text(json.dumps({"report": text, "rounds": [asdict(r) for r in rounds]}, indent=1))
+    if plot_file:
+        plot(run, plot_file)
+
+
+if __name__ == "__main__":
+    main()

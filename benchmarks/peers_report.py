@@ -1,0 +1,180 @@
+"""What `peers.py` found, as Markdown and as a plot: who decoded how fast on the same questions."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from answers import Answer, Contender, Job, cpu_name
+
+DEFAULT = "ours: auto"
+PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """``base``: plain decoding by the same library; ``settings``, in words; ``open`` loads the model."""
+
+    name: str
+    base: str
+    settings: str
+    open: Callable[[], Contender]
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.startswith("ours")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One question, answered by all."""
+
+    category: str
+    answers: Mapping[str, Answer]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The first of the entrants is the reference that all are measured against."""
+
+    job: Job
+    entrants: list[Entrant]
+    rounds: list[Round]
+    notes: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [entrant.name for entrant in self.entrants]
+
+    @property
+    def reference(self) -> str:
+        return self.names[0]
+
+    @property
+    def rivals(self) -> list[str]:
+        return [entrant.name for entrant in self.entrants if not entrant.is_ours]
+
+    def by_category(self) -> Iterator[tuple[str, list[Round]]]:
+        for category in dict.fromkeys(r.category for r in self.rounds):
+            yield category, [r for r in self.rounds if r.category == category]
+
+
+def ratios(rounds: list[Round], name: str, base: str) -> list[float]:
+    return [r.answers[name].tokens_per_second / r.answers[base].tokens_per_second for r in rounds]
+
+
+def spread(values: list[float]) -> str:
+    """The median, and the quartiles where there are any."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+
+
+def best_rival(rounds: list[Round], rivals: list[str]) -> tuple[str, float]:
+    """Who comes closest to our default or beats it, and how many times as fast as that one ours is."""
+    leads = {rival: statistics.median(ratios(rounds, DEFAULT, rival)) for rival in rivals}
+    best = min(leads, key=leads.__getitem__)
+    return best, leads[best]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def ratio_table(run: Run) -> str:
+    rows, medians, ahead = [], [], 0
+    for category, rounds in run.by_category():
+        values = [ratios(rounds, name, run.reference) for name in run.names]
+        medians.append([statistics.median(v) for v in values])
+        best, lead = best_rival(rounds, run.rivals)
+        ahead += lead > 1
+        verdict = f"{'yes' if lead > 1 else 'no'}, {lead:.2f} times"
+        rows.append([category, *map(spread, values), best, verdict])
+    means = [f"**{statistics.mean(column):.2f}**" for column in zip(*medians, strict=True)]
+    best, lead = best_rival(run.rounds, run.rivals)
+    rows.append(["**mean over categories**", *means, best, f"**{ahead} of {len(rows)}**, {lead:.2f} times"])
+    return table(["category", *run.names, "best rival", f"{DEFAULT} ahead of it"], rows)
+
+
+def speed_table(run: Run) -> str:
+    def row(title: str, rounds: list[Round]) -> list[str]:
+        rates = [[r.answers[name].tokens_per_second for r in rounds] for name in run.names]
+        return [title, *(f"{statistics.median(each):.1f}" for each in rates)]
+
+    rows = [row(category, rounds) for category, rounds in run.by_category()]
+    return table(["median tokens/s", *run.names], [*rows, row("**all questions**", run.rounds)])
+
+
+def library_table(run: Run) -> str:
+    """Each against plain decoding by its own library, whatever that was compiled for."""
+    rows = []
+    for entrant in run.entrants:
+        pairs = [(r.answers[entrant.name], r.answers[entrant.base]) for r in run.rounds]
+        same = sum(answer.text == plain.text for answer, plain in pairs)
+        passes = [answer.tokens_per_pass for answer, _ in pairs if answer.tokens_per_pass]
+        rows.append(
+            [
+                entrant.name,
+                spread(ratios(run.rounds, entrant.name, entrant.base)),
+                f"{same} of {len(pairs)}",
+                f"{statistics.mean(passes):.2f}" if passes else "–",
+                f"{statistics.median(answer.tokens for answer, _ in pairs):g}",
+            ]
+        )
+    return table(["to plain decoding of its library", "speed", "same text", "tokens/pass", "tokens"], rows)
+
+
+def heading(run: Run) -> str:
+    count = len(run.rounds)
+    waiting = os.environ.get("OMP_WAIT_POLICY", "unset")
+    return (
+        f"### Peers: {run.job.model.name}, temperature {run.job.temperature:g}\n\n"
+        f"{cpu_name()}, {run.job.threads} threads (OMP_WAIT_POLICY {waiting}); {', '.join(versions())}; "
+        f"{count} question{'s' * (count > 1)}, at most {run.job.tokens} tokens each. Ratios of tokens/s to "
+        f"{run.reference} on the same question: medians, and quartiles in brackets, of one interleaved run."
+    )
+
+
+def versions() -> Iterator[str]:
+    for package in PACKAGES:
+        try:
+            yield f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+
+
+def report(run: Run) -> str:
+    facts = [*(f"{entrant.name}: {entrant.settings}" for entrant in run.entrants), *run.notes]
+    tables = [make(run) for make in (heading, ratio_table, speed_table, library_table)]
+    return "\n\n".join([*tables, "\n".join(f"- {fact}" for fact in facts)]) + "\n"
+
+
+def plot(run: Run, path: Path) -> None:
+    """A row for each category, a mark for each entrant; ours by default are the diamonds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    categories = dict(run.by_category())
+    for name in run.names:
+        medians = [statistics.median(ratios(rounds, name, run.reference)) for rounds in categories.values()]
+        style = (
+            {"marker": "D", "color": "black", "zorder": 3}
+            if name == DEFAULT
+            else {"marker": "o", "alpha": 0.6}
+        )
+        axes.plot(medians, list(categories), linestyle="none", label=name, **style)
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"tokens/s, as a multiple of {run.reference}")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
