@@ -28,6 +28,9 @@ _ENGINE_OPTIONS = [
     click.option(
         "--draft-p-min", type=float, help="Verify no draft less sure of itself than this. [default: 0]"
     ),
+    click.option(
+        "--ngrams/--no-ngrams", default=None, help="Draft from the conversation too. [default: yes]"
+    ),
     click.option("--threads", "-t", type=int, help="CPU threads. [default: all cores]"),
     click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
     click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
@@ -66,7 +69,16 @@ def open_engine(options: dict[str, Any]) -> Engine:
     from pass_edge import Engine, Settings
     from pass_edge.models import default_model
 
-    names = ("schedule", "verify", "draft_max", "draft_p_min", "threads", "gpu_layers", "context_size")
+    names = (
+        "schedule",
+        "verify",
+        "draft_max",
+        "draft_p_min",
+        "ngrams",
+        "threads",
+        "gpu_layers",
+        "context_size",
+    )
     settings = Settings(**_given(options, *names, "cache_type_k", "cache_type_v"))
     wanted = options["lookahead"]
     engine = Engine(

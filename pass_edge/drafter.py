@@ -21,6 +21,8 @@ from .noise import DRAFT
 from .sampling import Distribution, Sampler
 from .tree import Draft
 
+_FAR = 16.0  # nats; all that is further off has no part in a chance worth drafting
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -160,7 +162,9 @@ def _mixture(opinions: Sequence[Floats]) -> Floats:
 
 
 def _best_chance(logits: Floats) -> float:
-    return float(1 / np.exp(logits - logits.max()).sum())
+    best = logits.max()
+    near = logits[logits > best - _FAR]  # an exponential of every logit would cost more than the head
+    return float(1 / np.exp(near - best).sum())
 
 
 def _log_softmax(logits: Floats) -> Floats:

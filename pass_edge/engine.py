@@ -214,7 +214,8 @@ class Engine:
             costs = step_costs(context, self.settings, self._depth + 1, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
-            return Planner(costs, Drafter(_LONGEST_CHAIN, heads(corrects=looks)), group)
+            drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))
+            return Planner(costs, drafter, group, quotes=self.settings.ngrams)
         # two-pass stays the paper's own: lookahead tokens alone
         drafts_by_head = self.schedule in ("head", "fused")
         drafter = Drafter(

@@ -34,9 +34,12 @@ class Planner:
     """A Schedule. Drafts come from ``drafter``, where passes leave it something to draft from, and from the
     conversation itself. Not thread-safe."""
 
-    def __init__(self, costs: StepCosts, drafter: Drafter | None = None, group: int = 0) -> None:
-        """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node."""
-        self._costs = costs
+    def __init__(
+        self, costs: StepCosts, drafter: Drafter | None = None, group: int = 0, *, quotes: bool = True
+    ) -> None:
+        """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node;
+        ``quotes``: whether the conversation itself is drafted from."""
+        self._costs, self._quotes = costs, quotes
         self._drafter = drafter or Drafter(0)
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
@@ -49,7 +52,8 @@ class Planner:
         self._expected: list[tuple[int, int, Chances]] = []
 
     def begin(self, tokens: Sequence[int]) -> None:
-        self._index.become(tokens)
+        if self._quotes:
+            self._index.become(tokens)
         self._draft, self._looks, self._expected = NO_DRAFT, 0, []
         self._pace = Pace()
 
@@ -58,7 +62,7 @@ class Planner:
 
     def learn(self, passed: Passed) -> None:
         began = time.perf_counter()
-        chances = self._chances.setdefault(passed.sampler.sampling.temperature, _Calibrated())
+        chances = self._calibrated(passed.sampler.sampling.temperature)
         self._costs.observe(passed.rows, passed.depth, passed.seconds)
         self._see(passed.new, chances)
         plan = _Plan(self._costs.at(passed.depth + len(passed.new)), self._pace)
@@ -77,13 +81,18 @@ class Planner:
         self._draft = plan.best(branches.draft(), self._looks)
         self._pace.count(len(passed.new), passed.seconds + time.perf_counter() - began)
 
+    def _calibrated(self, temperature: float) -> _Calibrated:
+        if temperature not in self._chances:
+            self._chances[temperature] = _Calibrated()
+        return self._chances[temperature]
+
     def _see(self, new: Sequence[int], chances: _Calibrated) -> None:
         """Compare what was expected to what came."""
         for (token, kind, source), came in zip(self._expected, new, strict=False):
             source.observe(kind, token == came)
             if token != came:
                 break
-        for came in new:
+        for came in new if self._quotes else ():
             for token, length, before in self._index.continuation(1):
                 chances.ngrams.observe(ngram_kind(length, before), token == came)
             self._index.append(came)

@@ -25,17 +25,18 @@ class Settings:
     ``schedule``: "auto" (each pass decodes what is worth most at what passes cost here), "plain", or one that
     drafts at every step: "head", "two-pass", "fused". ``verify``: "sampling" (same text with and without
     drafting) or "rejection" (the paper's rule: the same distribution). ``draft_max``: tokens drafted ahead at
-    most; None is as many as pay, or one where every step drafts; ``draft_p_min``: the least chance that a
-    draft must give itself to be verified, 0 to 1 (auto knows better, and does not ask). ``context_size``:
-    tokens a conversation may hold (0: the model's own, at most 4,096). ``cache_type_k``/``_v``: ggml types of
-    the KV cache; None picks the fastest pair that keeps batch sizes from changing the logits. ``gpu_layers``
-    -1 means all.
+    most; None is as many as pay, or one where every step drafts; ``ngrams``: whether auto drafts from the
+    conversation too; ``draft_p_min``: the least chance that a draft must give itself to be verified, 0 to 1
+    (auto knows better, and does not ask). ``context_size``: tokens a conversation may hold (0: the model's
+    own, at most 4,096). ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that
+    keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
     """
 
     schedule: str = "auto"
     verify: str = "sampling"
     draft_max: int | None = None
     draft_p_min: float = 0.0
+    ngrams: bool = True
     context_size: int = 0
     threads: int | None = None
     gpu_layers: int = ALL_LAYERS
