@@ -33,6 +33,13 @@ _RECIPE_OPTIONS = [
         "trained on. [default: the first of the prompts]",
     ),
     click.option(
+        "--also",
+        multiple=True,
+        metavar="FOLDER",
+        help="Learn also from the text of another training of this model, named by its --work; may be "
+        "repeated.",
+    ),
+    click.option(
         "--answers",
         type=click.IntRange(1),
         help="Answers to learn from. More is better, and takes longer than all else. [default: 1280]",
@@ -75,6 +82,11 @@ _RECIPE_OPTIONS = [
         help="Steps to train lookahead embeddings and prefix. [default: 1000]",
     ),
     click.option("--head-steps", type=click.IntRange(1), help="Steps to train each head. [default: 600]"),
+    click.option(
+        "--head-depth",
+        type=click.IntRange(1, 64),
+        help="Drafts in a row that heads learn; deeper ones follow from these. [default: 2]",
+    ),
     click.option(
         "--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file. [default: 0]"
     ),

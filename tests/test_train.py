@@ -19,8 +19,9 @@ import pass_edge.cli.train as train_command
 from pass_edge import Engine, Sampling, Settings, read_lookahead
 from pass_edge.cli import main
 from pass_edge.convert.training.heads import Anchors, likeliest, train_head
-from pass_edge.convert.training.recipe import STAGES, Recipe
+from pass_edge.convert.training.recipe import STAGES, Recipe, Training
 from pass_edge.convert.training.text import read_text
+from pass_edge.lookahead_file import read_base
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
 
@@ -264,3 +265,28 @@ def test_the_help_tells_the_recipe_as_it_is() -> None:
         if field.default is not None:
             assert f"[default: {field.default}]" in told[field.name]
     assert train_command.STAGES == STAGES
+
+
+def test_the_text_of_another_training_is_learnt_from_too(folder: Path, tmp_path: Path) -> None:
+    """Made apart, learnt together: as long as the same prompts were held out."""
+    held_out = tmp_path / "held.txt"
+    held_out.write_text("1 2 3 4 5\n5 4 3 2 1\n")
+    first, second = tmp_path / "first", tmp_path / "second.pass.gguf"
+    text = ["--stage", "text", "--held-out", str(held_out), "--work", str(first)]
+    small = {"answers": 32, "lookahead": 0, "head_width": 0, "head_steps": 20}
+    assert run(folder, tmp_path / "x.pass.gguf", *text, **small).exit_code == 0
+    both = ["--held-out", str(held_out), "--also", str(first)]
+    done = run(folder, second, *both, **small, seed=1)
+    assert done.exit_code == 0, done.output
+    assert "also first" in read_lookahead(second).training
+    recipe = Recipe(held_out=str(held_out), also=(str(first),), **small)
+    training = Training(folder / "m.gguf", recipe, second.with_suffix(".training"))
+    training._base = read_base(folder / "m.gguf")
+    assert len(training._texts("text")) == 64
+    assert len(training._texts("held-out-text")) == 2
+    refused = run(folder, tmp_path / "y.pass.gguf", "--also", str(first), **small)
+    assert "--held-out" in refused.output
+    other = tmp_path / "other.txt"
+    other.write_text("9 9 9\n")
+    refused = run(folder, tmp_path / "z.pass.gguf", "--also", str(first), "--held-out", str(other), **small)
+    assert "held other prompts out" in refused.output

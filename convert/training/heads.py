@@ -7,6 +7,7 @@ Either knows the token before the one it drafts, and the model's output matrix i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from .loop import Progress, Run, digest
 from .text import Answered
 
 DEPTH = 4
-"""Tokens that the hidden head learns to draft."""
+"""Tokens that the hidden head is measured on."""
 _WEIGHT_DECAY = 0.05
 _MEASURED_AT_ONCE = 512
 
@@ -77,6 +78,13 @@ class Anchors:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def up_to(self, depth: int) -> Anchors:
+        """The same places, with ``depth`` drafts each at most."""
+        fewer = copy.copy(self)
+        fewer._depth = min(depth, self._depth)
+        fewer._states = self._states[:, :depth]
+        return fewer
 
     def batch(self, which: npt.NDArray[np.int64], embeddings: TokenEmbeddings, device: torch.device) -> Batch:
         rows = self._rows[which]

@@ -51,14 +51,16 @@ Note = Callable[[str, int, int, str], None]
 @dataclass(frozen=True)
 class Recipe:
     """What to make. ``prompts``, ``held_out``: as in prompts.read_prompts; without ``held_out`` the first
-    prompts are held out. ``answers``: how many to learn from; ``max_tokens``, ``max_prompt``: of each answer,
-    of its prompt. ``start``: a sidecar whose lookahead embeddings to begin with. ``lookahead``, ``prefix``:
-    how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs and on hidden
-    states; 0 leaves a thing out. ``steps``: for the rows; ``head_steps``: for each head. Raises
-    SettingsError."""
+    prompts are held out. ``also``: folders of other trainings of this model with the same prompts held out,
+    whose text is learnt from too. ``answers``: how many to learn from; ``max_tokens``, ``max_prompt``: of
+    each answer, of its prompt. ``start``: a sidecar whose lookahead embeddings to begin with. ``lookahead``,
+    ``prefix``: how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs and
+    on hidden states; 0 leaves a thing out. ``steps``: for the rows; ``head_steps``: for each head;
+    ``head_depth``: drafts in a row that heads learn. Raises SettingsError."""
 
     prompts: str = SHAREGPT
     held_out: str | None = None
+    also: tuple[str, ...] = ()
     answers: int = 1280
     held_out_answers: int = 64
     max_tokens: int = 256
@@ -71,6 +73,7 @@ class Recipe:
     candidates: int = 16384
     steps: int = 1000
     head_steps: int = 600
+    head_depth: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class Recipe:
             raise SettingsError("a prefix, and a head on lookahead outputs, need lookahead embeddings")
         if not self.lookahead and not self.hidden_width:
             raise SettingsError("there is nothing to train: neither lookahead embeddings nor a hidden head")
+        if self.also and not self.held_out:
+            raise SettingsError("with --also, name the prompts to measure on with --held-out")
 
 
 @dataclass
@@ -181,7 +186,8 @@ class Training:
         recipe, base = self.recipe, self._base
         model = f"{base.name}, {self.model.stat().st_size} bytes, {base.embeddings_sha256[:16]}"
         sources = {key: _identity(getattr(recipe, key)) for key in _FILES}
-        return {"model": model, **asdict(recipe), **sources}
+        asked = {"model": model, **asdict(recipe), **sources}
+        return asked | {"also": [_identity(str(Path(folder) / RECIPE)) for folder in recipe.also]}
 
     def _check_finished(self, stage: str, stages: Sequence[str]) -> None:
         if stage not in stages and not is_finished(self.folder / f"{stage}.pt"):
@@ -201,10 +207,26 @@ class Training:
         return read_text(self.folder / name, self._base.n_embd)[: self._count(name)]
 
     def _texts(self, name: str) -> list[Answered]:
-        """All answers in the folder's ``name``."""
+        """All answers in the folder's ``name``; those to learn from come behind those of other folders."""
         texts = self._there(name)
         if len(texts) < self._count(name):
             raise SettingsError(f"{self.folder} has no finished stage 'text' yet: run that stage first")
+        others = self.recipe.also if name == "text" else ()
+        return [text for folder in others for text in self._text_of(Path(folder))] + texts
+
+    def _text_of(self, folder: Path) -> list[Answered]:
+        """The text of another training."""
+        try:
+            there = json.loads((folder / RECIPE).read_text("utf-8"))
+            same = all(there[key] == self._asked()[key] for key in ("model", "held_out"))
+            texts = read_text(folder / "text", self._base.n_embd)[: there["answers"]]
+            whole = len(texts) == there["answers"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{folder} holds no text of a training: {error}") from error
+        if not same:
+            raise SettingsError(f"{folder} holds the text of another model, or held other prompts out")
+        if not whole:
+            raise SettingsError(f"the text in {folder} is not finished: run its stage 'text' first")
         return texts
 
     def _make_texts(self) -> None:
@@ -305,7 +327,7 @@ class Training:
         return train_head(
             name,
             self.model,
-            learn,
+            learn.up_to(recipe.head_depth),
             held_out,
             self.folder / state,
             candidates=self._candidates(),
@@ -339,6 +361,7 @@ def _identity(source: str | None) -> str | None:
 def _in_words(recipe: Recipe) -> str:
     """The recipe for people, without the folders of whoever cooked."""
     names = {key: Path(source).name for key in _FILES if (source := getattr(recipe, key))}
+    names["also"] = " ".join(Path(folder).name for folder in recipe.also) or None
     told = asdict(recipe) | names
     return "pass-edge train: " + ", ".join(
         f"{key.replace('_', '-')} {value}" for key, value in told.items() if value is not None
