@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,6 +45,7 @@ _COLUMNS = {
     "tokens_per_pass": ("tokens\n/pass", "{:.2f}"),
     "accepted_share": ("accep-\nted", "{:.0%}"),
 }
+_PROMPT_WIDTH = 30  # so that a line has 80 letters
 
 
 @click.command()
@@ -226,8 +228,7 @@ def _print(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.print(_headline(about), style="bold", markup=False)
-    console.print(_speeds(prompts, comparison))
+    console.print(_speeds(_headline(about), prompts, comparison))
     if comparison.curve:
         console.print(_costs(comparison.curve))
     console.print(_times(comparison))
@@ -235,13 +236,13 @@ def _print(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison
     click.secho(_verdict(comparison), fg="red" if comparison.different else None)
 
 
-def _speeds(prompts: Sequence[str], comparison: Comparison) -> Table:
-    from rich.text import Text
+def _speeds(title: str, prompts: Sequence[str], comparison: Comparison) -> Table:
+    from rich.markup import escape
 
-    table = _table("prompt", *(title for title, _ in _COLUMNS.values()), "same\nids")
-    table.columns[0].no_wrap, table.columns[0].overflow = True, "ellipsis"
-    for prompt, pair in zip(prompts, comparison.pairs, strict=False):
-        table.add_row(Text(" ".join(prompt.split())), *_cells(pair.figures), "yes" if pair.same_ids else "NO")
+    table = _table(title, "prompt", *(title for title, _ in _COLUMNS.values()), "same\nids")
+    for number, (prompt, pair) in enumerate(zip(prompts, comparison.pairs, strict=False), 1):
+        name = shorten(f"{number}. {prompt}", _PROMPT_WIDTH, placeholder=" …")
+        table.add_row(escape(name), *_cells(pair.figures), "yes" if pair.same_ids else "NO")
     table.add_section()
     table.add_row("median", *_cells(comparison.medians), "", style="bold")
     return table
@@ -253,24 +254,27 @@ def _cells(figures: Figures) -> list[str]:
 
 
 def _costs(curve: Curve) -> Table:
-    table = _table("ms of a pass over … rows", *map(str, curve.rows))
+    table = _table("ms a pass takes (measured once and remembered)", "rows", *map(str, curve.rows))
     for depth, milliseconds in zip(curve.depths, curve.milliseconds, strict=True):
         table.add_row(f"behind {depth:,} tokens", *(f"{value:.1f}" for value in milliseconds))
     return table
 
 
 def _times(comparison: Comparison) -> Table:
-    table = _table("share of the time in", "llama.cpp", "planning, drafting", "verifying, committing, text")
+    table = _table(
+        "where the time goes", "", "llama.cpp", "planning,\ndrafting", "verifying,\ncommitting, text"
+    )
     for name, shares in comparison.time.items():
         table.add_row(name, f"{shares.llama_cpp:.1%}", f"{shares.drafting:.1%}", f"{shares.rest:.1%}")
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def _table(title: str, first: str, *others: str) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column(first, vertical="bottom")
     for title in others:
         table.add_column(title, justify="right")
