@@ -45,7 +45,7 @@ _COLUMNS = {
     "tokens_per_pass": ("tokens\n/pass", "{:.2f}"),
     "accepted_share": ("accep-\nted", "{:.0%}"),
 }
-_PROMPT_WIDTH = 30  # so that a line has 80 letters
+_PROMPT_WIDTH = 20  # so that a line has 80 letters
 
 
 @click.command()
