@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import chat, doctor, files, generate, train
+from . import bench, chat, doctor, files, generate, train
 
 
 class Commands(click.Group):
@@ -32,6 +32,7 @@ def main() -> None:
     pass-edge chat                              chat with the default model
     pass-edge generate "Why is the sky blue?"   answer once
     pass-edge doctor                            what this machine can do, and what is wrong
+    pass-edge bench                             what drafting gains on it
     """
 
 
@@ -39,6 +40,7 @@ for _command in (
     chat.chat,
     generate.generate,
     doctor.doctor,
+    bench.bench,
     train.train,
     files.convert,
     files.merge,

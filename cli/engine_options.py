@@ -1,8 +1,8 @@
-"""The options that chat and generate share, and what they make: an engine and how it samples."""
+"""The options that chat, generate and bench share, and what they make: an engine and how it samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,14 @@ from .output import quiet
 if TYPE_CHECKING:
     from pass_edge import Engine, Sampling
 
-_ENGINE_OPTIONS = [
+Command = Callable[..., None]
+
+_MODEL_OPTIONS = [
     click.option(
         "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
     ),
-    click.option("--lookahead", default="auto", show_default=True, help="A .pass.gguf file, auto, or none."),
+]
+_SCHEDULE_OPTIONS = [
     click.option(
         "--schedule",
         help="auto drafts where it pays, plain never, head, two-pass and fused at every step. "
@@ -31,6 +34,9 @@ _ENGINE_OPTIONS = [
     click.option(
         "--ngrams/--no-ngrams", default=None, help="Draft from the conversation too. [default: yes]"
     ),
+]
+_MACHINE_OPTIONS = [
+    click.option("--lookahead", default="auto", show_default=True, help="A .pass.gguf file, auto, or none."),
     click.option("--threads", "-t", type=int, help="CPU threads. [default: all cores]"),
     click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
     click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
@@ -55,14 +61,24 @@ _SAMPLING_OPTIONS = [
 ]
 
 
-def shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_ENGINE_OPTIONS + _SAMPLING_OPTIONS):
+def shared_options(command: Command) -> Command:
+    """All of them."""
+    return _with(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS + _SAMPLING_OPTIONS)
+
+
+def machine_options(command: Command) -> Command:
+    """What a model runs with, whatever the schedule."""
+    return _with(command, _MACHINE_OPTIONS)
+
+
+def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
 def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if options[name] is not None}
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
 def open_engine(options: dict[str, Any]) -> Engine:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from pass_edge import Generation, Stats
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 
 def quiet(text: str) -> None:
     """A dim line on standard error."""
@@ -117,5 +120,5 @@ def run_beside(work: Callable[[], None], unfinished: Path) -> None:
         except KeyboardInterrupt:
             unfinished.unlink(missing_ok=True)
             click.echo("\nInterrupted; nothing was written.", err=True)
-            os._exit(130)
+            os._exit(INTERRUPTED)
     future.result()

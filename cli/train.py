@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import quiet, stage_progress
+from .output import INTERRUPTED, quiet, stage_progress
 
 if TYPE_CHECKING:
     from pass_edge.convert.training.recipe import Training
 
-INTERRUPTED = 130
 STAGES = ("text", "lookahead", "head", "hidden", "measure")
 
 _RECIPE_OPTIONS = [

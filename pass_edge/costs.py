@@ -77,7 +77,7 @@ def step_costs(
 def _remembered(key: str) -> StepCosts | None:
     """None where nothing is, or nothing that makes sense."""
     try:
-        arrays = [np.array(values, np.float64) for values in recall("costs", key)]
+        arrays = [np.array(values, np.float64) for values in recall("costs", key) or ()]
         widths, seconds, slopes = arrays
         sound = len(widths) == len(seconds) == len(slopes) and widths[0] == 1 and (np.diff(widths) > 0).all()
         sound = sound and np.isfinite(arrays).all() and (seconds + slopes > 0).all() and (slopes >= 0).all()

@@ -19,7 +19,7 @@ from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
-from .costs import step_costs
+from .costs import StepCosts, step_costs
 from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead
@@ -40,7 +40,8 @@ class Engine:
 
     Attributes: ``model``; ``base``, what its file tells of it; ``settings``; ``lookahead`` (None: nothing
     is drafted); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
-    know, such as why nothing is drafted; ``session``; ``context_size`` in tokens.
+    know, such as why nothing is drafted; ``session``; ``context_size`` in tokens; ``costs``: what passes cost
+    here, None where the schedule does not ask.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Engine:
         """
         self.settings = settings or Settings()
         self.notes: list[str] = []
+        self.costs: StepCosts | None = None
         path = check_is_gguf(Path(model))
         self.base = read_base(path)
         self.calibration = calibrate(path, self.settings, note)
@@ -211,7 +213,7 @@ class Engine:
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:
-            costs = step_costs(context, self.settings, self._depth + 1, note)
+            costs = self.costs = step_costs(context, self.settings, self._depth + 1, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))

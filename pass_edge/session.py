@@ -31,11 +31,13 @@ SPARE_CELLS = 256
 @dataclass(frozen=True)
 class Step:
     """What one forward pass gave. ``tokens``: new ids, at least one; ``drafted``: how deep the tree
-    was; ``model_seconds``: time in llama.cpp, read-back included."""
+    was; ``model_seconds``: time in llama.cpp, read-back included; ``drafting_seconds``: time to plan and
+    draft what the next pass verifies."""
 
     tokens: tuple[int, ...]
     drafted: int
     model_seconds: float
+    drafting_seconds: float
 
 
 class Inputs:
@@ -148,7 +150,7 @@ class Session:
         new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
-        seconds = time.perf_counter() - began
+        committed = time.perf_counter()
         self._schedule.learn(
             Passed(
                 tree,
@@ -160,10 +162,11 @@ class Session:
                 self._rule,
                 start,
                 len(layout.rows),
-                seconds,
+                committed - began,
             )
         )
-        return Step(new, int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds)
+        drafting_seconds = time.perf_counter() - committed
+        return Step(new, int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds, drafting_seconds)
 
     def _decode(self, layout: Layout) -> Floats:
         if (layout.inputs >= 0).all():

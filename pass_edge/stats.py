@@ -20,6 +20,7 @@ class Stats:
     prompt_seconds: float = 0.0
     seconds: float = 0.0
     model_seconds: float = 0.0
+    drafting_seconds: float = 0.0
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
 
@@ -27,6 +28,7 @@ class Stats:
         """Add one pass; ``tokens`` is counted where they are emitted."""
         self.passes += 1
         self.model_seconds += step.model_seconds
+        self.drafting_seconds += step.drafting_seconds
         grow = step.drafted - len(self.drafted)
         self.drafted += [0] * grow
         self.accepted += [0] * grow
@@ -46,3 +48,8 @@ class Stats:
     def acceptance(self) -> list[float]:
         """Share of drafts that were right up to each depth."""
         return [right / tried for right, tried in zip(self.accepted, self.drafted, strict=True) if tried]
+
+    @property
+    def accepted_share(self) -> float | None:
+        """Share of drafted depths that were right; None where nothing was drafted."""
+        return sum(self.accepted) / sum(self.drafted) if self.drafted else None

@@ -123,3 +123,19 @@ def test_an_interrupted_quantize_leaves_nothing(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
     finally:
         child.close(force=True)
+
+
+def test_bench_compares_both_schedules_on_a_users_prompts(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text(
+        '"Name three rivers."\n{"turns": ["Count from 1 to 20.", "Go on."]}\n'
+    )
+    done = run("bench", "--prompts", str(tmp_path / "mine.jsonl"), "--tokens", "24", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["model"] == default_model().name
+    assert [each["prompt"] for each in report["prompts"]] == ["Name three rivers.", "Count from 1 to 20."]
+    assert report["same_ids"] is True
+    assert report["passes"]["rows"][0] == 1
+    assert all(sum(shares.values()) <= 1 + 1e-9 for shares in report["time"].values())
+    assert report["time"]["auto"]["llama_cpp"] > 0.5
+    assert b"answering: 3/4" in done.stderr

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
-from pass_edge.convert.training.prompts import read_prompts, without_overlap
-from pass_edge.convert.training.text import GROUP, as_prompt, make_text, read_text
+from pass_edge.convert.training.prompts import as_prompt, read_prompts, without_overlap
+from pass_edge.convert.training.text import GROUP, make_text, read_text
 from pass_edge.native.tiny_model import write_tiny_model
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"

@@ -1,4 +1,7 @@
-"""Prompts to make training text from: other than those that the result will be measured on."""
+"""Prompts: from a file or a package, as token ids, and kept apart from those that a training is measured on.
+
+They serve `pass-edge bench` too, so torch is not imported here.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pass_edge.native.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pass_edge import Engine
 
 SHAREGPT = "sharegpt"
 _SHAREGPT_FILE = ("data", "ShareGPT_V3_unfiltered_cleaned_split.json")
@@ -24,6 +30,26 @@ def read_prompts(source: str | Path) -> Iterator[str]:
         if (text := prompt.strip()) and text not in seen:
             seen.add(text)
             yield text
+
+
+def as_prompt(engine: Engine, text: str) -> list[int]:
+    """``text`` as a chat begins in this model, or as it stands if the model has no chat template. For a model
+    without a tokenizer it is token ids with spaces between. Raises SettingsError."""
+    if not engine.model.vocabulary.has_text:
+        return _as_ids(text, engine.base.n_vocab)
+    if engine.model.chat_template() is None:
+        return engine.tokenize(text)
+    return engine.render([{"role": "user", "content": text}])
+
+
+def _as_ids(text: str, n_vocab: int) -> list[int]:
+    words = text.split()
+    if not all(word.isdecimal() and len(word) < 10 and int(word) < n_vocab for word in words):
+        raise SettingsError(
+            f"the model has no tokenizer, so its prompts are ids below {n_vocab} with spaces between, "
+            f"not {text[:40]!r}"
+        )
+    return [int(word) for word in words]
 
 
 def without_overlap(

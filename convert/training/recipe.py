@@ -37,8 +37,8 @@ from .heads import Anchors, TrainedHead, likeliest, train_head
 from .lookahead import Trained, train_lookahead
 from .loop import is_finished
 from .outputs import make_outputs
-from .prompts import SHAREGPT, read_prompts, without_overlap
-from .text import Answered, as_prompt, make_text, read_text
+from .prompts import SHAREGPT, as_prompt, read_prompts, without_overlap
+from .text import Answered, make_text, read_text
 
 STAGES = ("text", "lookahead", "head", "hidden", "measure")
 RECIPE = "recipe.json"

@@ -29,6 +29,8 @@ from pass_edge.parallel import Parallel
 from pass_edge.sampling import Sampler
 from pass_edge.settings import context_settings
 
+from .prompts import as_prompt
+
 GROUP = 32
 """Answers made at once."""
 LIKELY = 16
@@ -85,26 +87,6 @@ def make_text(
             _append(folder, _answered(parallel, group, samplers, max_tokens))
     progress(count, count)
     return read_text(folder, engine.model.n_embd)[:count]
-
-
-def as_prompt(engine: Engine, text: str) -> list[int]:
-    """``text`` as a chat begins in this model, or as it stands if the model has no chat template. For a model
-    without a tokenizer it is token ids with spaces between. Raises SettingsError."""
-    if not engine.model.vocabulary.has_text:
-        return _as_ids(text, engine.base.n_vocab)
-    if engine.model.chat_template() is None:
-        return engine.tokenize(text)
-    return engine.render([{"role": "user", "content": text}])
-
-
-def _as_ids(text: str, n_vocab: int) -> list[int]:
-    words = text.split()
-    if not all(word.isdecimal() and len(word) < 10 and int(word) < n_vocab for word in words):
-        raise SettingsError(
-            f"the model has no tokenizer, so its prompts are ids below {n_vocab} with spaces between, "
-            f"not {text[:40]!r}"
-        )
-    return [int(word) for word in words]
 
 
 def _answered(

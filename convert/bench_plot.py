@@ -1,0 +1,50 @@
+"""What `pass-edge bench` measured, as a picture: what passes cost, and how fast each prompt was answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pass_edge.bench import Comparison, Curve
+from pass_edge.native.output import written_whole
+
+FORMATS = (".png", ".svg", ".pdf")
+_BAR = 0.4
+
+
+def plot_comparison(path: Path, title: str, comparison: Comparison) -> None:
+    """Write the picture, in the format that the suffix of ``path`` (one of FORMATS) names. Raises
+    OutputError."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    _draw_curve(left, comparison.curve)
+    _draw_speeds(right, comparison)
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:].lower())
+
+
+def _draw_curve(axes: Axes, curve: Curve | None) -> None:
+    axes.set(xlabel="rows in a pass", ylabel="ms", title="What a pass costs")
+    if curve is None:
+        axes.text(0.5, 0.5, "not measured: it decodes plainly", ha="center", transform=axes.transAxes)
+        return
+    for depth, milliseconds in zip(curve.depths, curve.milliseconds, strict=True):
+        axes.plot(curve.rows, milliseconds, marker=".", label=f"behind {depth:,} tokens")
+    axes.set(xlim=(0, None), ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_speeds(axes: Axes, comparison: Comparison) -> None:
+    axes.set(xlabel="prompt", ylabel="tokens/s", title="How fast it was answered")
+    numbers = range(1, len(comparison.pairs) + 1)
+    for name, side in (("plain", -0.5), ("auto", 0.5)):
+        speeds = [getattr(pair, name).stats.tokens_per_second for pair in comparison.pairs]
+        axes.bar([number + side * _BAR for number in numbers], speeds, _BAR, label=name)
+    if len(numbers) <= 20:
+        axes.set_xticks(numbers)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(loc="lower right")
