@@ -18,10 +18,10 @@ from pass_edge.native.context import Context
 from .memory import recall, remember, run_key
 from .settings import Settings
 
-_VERSION = 1
+_VERSION = 2
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 _SHALLOW, _DEEP = 32, 1024
-_REPEATS = 3
+_REPEATS = 4
 _SECONDS = 1.5
 """What measuring at one depth, and reading the text that makes the depth, may each take; a slow model is
 measured less."""
@@ -115,7 +115,8 @@ def _read(context: Context, start: int, end: int) -> None:
 
 
 def _times(context: Context, depth: int, widths: list[int]) -> Doubles:
-    """Median seconds of a pass of each of ``widths``, interleaved; as many as there is time for."""
+    """Seconds of a pass of each of ``widths``, interleaved, as many as there is time for; the least of them:
+    what else runs now only adds, and need not run later."""
     times: list[list[float]] = [[] for _ in widths]
     deadline = time.perf_counter() + _SECONDS
     for repeat in range(_REPEATS):
@@ -123,7 +124,7 @@ def _times(context: Context, depth: int, widths: list[int]) -> Doubles:
             if repeat and time.perf_counter() > deadline:
                 break
             taken.append(_time(context, depth, width))
-    return np.array([np.median(taken) for taken in times])
+    return np.array([min(taken) for taken in times])
 
 
 def _time(context: Context, depth: int, width: int) -> float:

@@ -28,7 +28,7 @@ def test_generate_prints_one_json_object() -> None:
     assert report["schedule"] == "auto"
     assert report["tokens_per_pass"] == pytest.approx(24 / report["passes"])
     assert report["tokens_per_second"] > 0
-    assert 0 <= report["acceptance"][0] <= 1
+    assert all(0 <= share <= 1 for share in report["acceptance"])  # none, where nothing was drafted
     assert report["text"]
 
 
