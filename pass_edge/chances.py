@@ -8,15 +8,16 @@ file and a conversation are like is not known before, so every kind begins with 
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 
 from .ngrams import LONGEST
 
 _IMAGINED = 8.0
 _KEPT = 0.99  # of a kind's counts, at each new case
-_CAUTION = 0.02
-"""Taken off every estimate. A wrong draft costs a slow step, a missing one only a chance, and the cases that
-are drafted are picked for looking good, so they are a little worse than they look."""
+_CAUTION = 0.1  # standard deviations of one case
+"""Taken off every estimate: the cases that are drafted are picked for looking good, so they are a little
+worse than they look."""
 
 
 class Chances:
@@ -28,7 +29,8 @@ class Chances:
 
     def of(self, kind: int) -> float:
         """The chance that a draft of ``kind`` is right if all before it are, 0 to 1."""
-        return max(0.0, self._right[kind] / self._all[kind] - _CAUTION)
+        mean = self._right[kind] / self._all[kind]
+        return max(0.0, mean - _CAUTION * math.sqrt(mean * (1 - mean)))
 
     def observe(self, kind: int, right: bool) -> None:
         """One more case of ``kind``."""

@@ -1,0 +1,111 @@
+"""How near the engine comes to what its passes allow, with drafts that know the answer.
+
+    python benchmarks/limits.py --model MODEL.gguf
+    python benchmarks/limits.py --model MODEL.gguf --right 0.45,0.35,0.33,0.30
+
+The draft source is an oracle that has read the answer, so what is lost is the engine's own: planning,
+verifying, rolling back, and what the cost model gets wrong. With --right it is wrong as often as said, at each
+depth, which shows what drafts of a measured acceptance would earn on this model and machine. Greedy; plain and
+drafting in turn; medians.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.progress import track
+
+from pass_edge import Engine, Sampling, Settings
+from pass_edge.ngrams import AGREES, LONGEST
+
+GREEDY = Sampling(temperature=0)
+_LENGTHS = (2, 3, 4, 5, 7, 10, 16, LONGEST)
+"""Lengths of matches whose chances are learnt apart: one stands for each depth."""
+
+
+class Oracle:
+    """In the place of the n-gram index: it knows how ``text`` goes on, and at depth d it says so with the
+    chance ``right[d]`` (the last one for all that is deeper)."""
+
+    def __init__(self, text: Sequence[int], right: Sequence[float], n_vocab: int) -> None:
+        self._text, self._right, self._n_vocab = list(text), list(right), n_vocab
+        self._length = 0
+
+    def become(self, tokens: Sequence[int]) -> None:
+        self._length = len(tokens)
+
+    def append(self, token: int) -> None:
+        self._length += 1
+
+    def continuation(self, most: int) -> Iterator[tuple[int, int, int]]:
+        rng = np.random.default_rng([7, self._length])
+        for depth, token in enumerate(self._text[self._length : self._length + most]):
+            chance = self._right[min(depth, len(self._right) - 1)]
+            said = token if rng.random() < chance else (token + 1) % self._n_vocab
+            yield said, _LENGTHS[min(depth, len(_LENGTHS) - 1)] if chance < 1 else LONGEST, AGREES
+
+
+def limit(engine: Engine, depth: int) -> tuple[float, int]:
+    """The most tokens a second that passes allow behind ``depth`` tokens, and how many a pass then has."""
+    assert engine.costs, "the oracle drafts on schedule auto"
+    seconds = engine.costs.at(depth)
+    paces = np.arange(1, len(seconds) + 1) / seconds
+    return float(paces.max()), int(paces.argmax()) + 1
+
+
+@click.command(help=__doc__)
+@click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
+@click.option("--right", default="1", help="Chances that drafts are right, by depth, with commas.")
+@click.option(
+    "--depths", default="128,1024", show_default=True, help="Tokens in the cache before the answer."
+)
+@click.option("--tokens", default=256, show_default=True, help="Tokens of each answer.")
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--threads", type=int, help="CPU threads. [default: all cores]")
+def main(model: Path, right: str, depths: str, tokens: int, repeats: int, threads: int | None) -> None:
+    chances = [float(chance) for chance in right.split(",")]
+    settings = Settings(threads=threads, context_size=max(map(int, depths.split(","))) + tokens + 64)
+    with (
+        Engine(model, lookahead=None, settings=settings) as drafting,
+        Engine(
+            model,
+            lookahead=None,
+            settings=Settings(schedule="plain", threads=threads, context_size=settings.context_size),
+        ) as plain,
+    ):
+        click.echo(
+            "| tokens before | plain tokens/s | with the oracle | ratio | tokens/pass | limit of T(n) | share of it |"
+        )
+        click.echo("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for depth in map(int, depths.split(",")):
+            click.echo(row(plain, drafting, depth, chances, tokens, repeats))
+
+
+def row(
+    plain: Engine, drafting: Engine, depth: int, chances: Sequence[float], tokens: int, repeats: int
+) -> str:
+    """Both engines answer in turn behind ``depth`` random tokens."""
+    rng = np.random.default_rng(depth)
+    prompt = rng.integers(10, plain.base.n_vocab, depth).tolist()
+    truth = [*prompt, *plain.stream(prompt, sampling=GREEDY, max_tokens=tokens).run().ids]
+    drafting.session._schedule._index = Oracle(truth, chances, plain.base.n_vocab)  # type: ignore[attr-defined]
+    most, _ = limit(drafting, depth + tokens // 2)
+    paces: dict[str, list[float]] = {"plain": [], "oracle": []}
+    for _ in track(range(repeats), f"{depth} tokens before", transient=True):
+        for name, engine in (("plain", plain), ("oracle", drafting)):
+            done = engine.stream(prompt, sampling=GREEDY, max_tokens=tokens).run()
+            assert done.ids == truth[depth:], "the oracle changed the text"
+            paces[name].append(done.stats.tokens_per_second)
+    slow, fast = (statistics.median(paces[name]) for name in ("plain", "oracle"))
+    return (
+        f"| {depth} | {slow:.1f} | {fast:.1f} | {fast / slow:.2f} | {done.stats.tokens_per_pass:.2f} "
+        f"| {most:.1f} | {fast / most:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
