@@ -4,9 +4,9 @@
     python benchmarks/limits.py --model MODEL.gguf --right 0.45,0.35,0.33,0.30
 
 The draft source is an oracle that has read the answer, so what is lost is the engine's own: planning,
-verifying, rolling back, and what the cost model gets wrong. With --right it is wrong as often as said, at each
-depth, which shows what drafts of a measured acceptance would earn on this model and machine. Greedy; plain and
-drafting in turn; medians.
+verifying, rolling back, and what the cost model gets wrong. With --right it is wrong as often as said, at
+each depth, which shows what drafts of a measured acceptance would earn on this model and machine. Greedy;
+plain and drafting in turn; medians.
 """
 
 from __future__ import annotations
@@ -77,9 +77,7 @@ def main(model: Path, right: str, depths: str, tokens: int, repeats: int, thread
             settings=Settings(schedule="plain", threads=threads, context_size=settings.context_size),
         ) as plain,
     ):
-        click.echo(
-            "| tokens before | plain tokens/s | with the oracle | ratio | tokens/pass | limit of T(n) | share of it |"
-        )
+        click.echo("| tokens before | plain tokens/s | oracle | ratio | tokens/pass | limit | share of it |")
         click.echo("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for depth in map(int, depths.split(",")):
             click.echo(row(plain, drafting, depth, chances, tokens, repeats))
