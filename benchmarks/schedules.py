@@ -1,10 +1,12 @@
 """The schedules against each other and against llama-cpp-python's own `Llama`, interleaved.
 
-    python benchmarks/schedules.py --questions 1 --tokens 128 --markdown docs/benchmarks.md
+    python benchmarks/schedules.py --questions 2 --tokens 256 --markdown docs/benchmarks.md
+    python benchmarks/schedules.py --model MODEL.gguf --contender auto --questions 0
 
 Each question is answered by every contender in turn before the next question, so that what else the
-machine does hits all alike; reported are medians of per-question ratios to our own plain schedule.
-Greedy, so that all decode the same text. Only decoding is timed, not the prompt.
+machine does hits all alike; reported are medians of per-question ratios to our own plain schedule, and their
+mean over the categories. All of ours decode the same text, which is checked. Only decoding is timed, not the
+prompt. "plain again" is a second engine like the first: what two plain runs differ by.
 """
 
 from __future__ import annotations
@@ -18,11 +20,21 @@ from answers import CONTEXT, Answer, Job, cpu_name, llama, ours, questions_by_ca
 from rich.progress import track
 
 from pass_edge import Engine, Settings
+from pass_edge.convert.training.prompts import as_prompt
 from pass_edge.models import default_model
 from pass_edge.native.devices import default_threads
 
 LLAMA, PLAIN = "llama_cpp.Llama", "plain"
-DRAFTING = ("head", "two-pass", "fused")
+OURS = {
+    PLAIN: {"schedule": "plain"},
+    "plain again": {"schedule": "plain"},
+    "auto": {},
+    "auto, no n-grams": {"ngrams": False},
+    "head": {"schedule": "head"},
+    "two-pass": {"schedule": "two-pass"},
+    "fused": {"schedule": "fused"},
+}
+"""What each contender of ours sets."""
 
 
 def table(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
@@ -31,6 +43,7 @@ def table(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
         "| --- |" + " ---: |" * len(names),
     ]
     pooled: dict[str, list[float]] = defaultdict(list)
+    by_category: dict[str, list[float]] = defaultdict(list)
     for category, answers in results.items():
         cells = []
         for name in names:
@@ -39,10 +52,16 @@ def table(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
                 for mine, plain in zip(answers[name], answers[PLAIN], strict=True)
             ]
             pooled[name] += ratios
-            cells.append(f"{statistics.median(ratios):.2f}")
+            by_category[name].append(statistics.median(ratios))
+            cells.append(f"{by_category[name][-1]:.2f}")
         lines.append(f"| {category} | " + " | ".join(cells) + " |")
-    medians = [f"**{statistics.median(pooled[name]):.2f}**" for name in names]
-    lines.append("| **median ratio to plain** | " + " | ".join(medians) + " |")
+    for title, of, values in (
+        ("**mean over categories**", statistics.mean, by_category),
+        ("median of all questions", statistics.median, pooled),
+        ("worst category", min, by_category),
+        ("worst question", min, pooled),
+    ):
+        lines.append(f"| {title} | " + " | ".join(f"{of(values[name]):.2f}" for name in names) + " |")
     quartiles = [" … ".join(f"{q:.2f}" for q in statistics.quantiles(pooled[n])[::2]) for n in names]
     lines.append("| quartiles | " + " | ".join(quartiles) + " |")
     for title, get, form in (
@@ -59,11 +78,11 @@ def table(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def heading(model: Path, temp: float, tokens: int, draft_max: int, threads: int, questions: int) -> str:
+def heading(job: Job, questions: int) -> str:
     return (
-        f"### {model.name}, temperature {temp:g}, draft-max {draft_max}\n\n"
-        f"{cpu_name()}, {threads} threads; {questions} questions, {tokens} tokens each; ratios of tokens/s "
-        "to our plain schedule, medians of one interleaved run."
+        f"### {job.model.name}, temperature {job.temperature:g}\n\n"
+        f"{cpu_name()}, {job.threads} threads; {questions} questions, {job.tokens} tokens each; ratios of "
+        "tokens/s to our plain schedule, medians of one interleaved run."
     )
 
 
@@ -71,7 +90,13 @@ def heading(model: Path, temp: float, tokens: int, draft_max: int, threads: int,
 @click.option("--model", type=click.Path(path_type=Path), help="A GGUF file; the default model if not given.")
 @click.option("--questions", default=1, show_default=True, help="Questions from each of the 13 categories.")
 @click.option("--tokens", default=128, show_default=True, help="Tokens to decode for each.")
-@click.option("--draft-max", default=Settings.draft_max, show_default=True)
+@click.option(
+    "--contender",
+    "wanted",
+    multiple=True,
+    type=click.Choice([*(name for name in OURS if name != PLAIN), LLAMA]),
+    help="Who is compared to plain; may be repeated. [default: all]",
+)
 @click.option("--temp", default=0.0, show_default=True, help="With 0.8, llama_cpp.Llama's text differs.")
 @click.option("--threads", default=default_threads(), show_default=True)
 @click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
@@ -79,7 +104,7 @@ def main(
     model: Path | None,
     questions: int,
     tokens: int,
-    draft_max: int,
+    wanted: tuple[str, ...],
     temp: float,
     threads: int,
     markdown: Path | None,
@@ -87,29 +112,25 @@ def main(
     model = model or default_model()
     job = Job(model, tokens, threads, temp)
     engines = {
-        name: Engine(
-            model,
-            settings=Settings(schedule=name, draft_max=draft_max, threads=threads, context_size=CONTEXT),
-        )
-        for name in (PLAIN, *DRAFTING)
+        name: Engine(model, settings=Settings(threads=threads, context_size=CONTEXT, **settings))
+        for name, settings in OURS.items()
+        if name == PLAIN or not wanted or name in wanted
     }
     contenders = {name: ours(engine, job) for name, engine in engines.items()}
-    contenders[LLAMA] = llama(job, engines[PLAIN].model.vocabulary.is_end)
+    if not wanted or LLAMA in wanted:
+        contenders[LLAMA] = llama(job, engines[PLAIN].model.vocabulary.is_end)
     results: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
-    render = engines[PLAIN].render
+
     jobs = [
-        (c, render([{"role": "user", "content": q}]))
-        for c, qs in questions_by_category(questions).items()
-        for q in qs
+        (c, as_prompt(engines[PLAIN], q)) for c, qs in questions_by_category(questions).items() for q in qs
     ]
     for i, (category, ids) in enumerate(track(jobs, "answering")):
         for name in rotated(list(contenders), i):
             results[category][name].append(contenders[name](ids))
-    names = [LLAMA, PLAIN, *DRAFTING]
-    click.echo(
-        report
-        := f"{heading(model, temp, tokens, draft_max, threads, len(jobs))}\n\n{table(results, names)}\n"
-    )
+        texts = {results[category][name][-1].text for name in engines}
+        if len(texts) > 1:
+            raise click.ClickException(f"the schedules gave different texts to a question of {category}")
+    click.echo(report := f"{heading(job, len(jobs))}\n\n{table(results, list(contenders))}\n")
     if markdown:
         with markdown.open("a") as file:
             file.write(report + "\n")

@@ -37,7 +37,12 @@ _SCHEDULE_OPTIONS = [
 ]
 _MACHINE_OPTIONS = [
     click.option("--lookahead", default="auto", show_default=True, help="A .pass.gguf file, auto, or none."),
-    click.option("--threads", "-t", type=int, help="CPU threads. [default: all cores]"),
+    click.option(
+        "--threads",
+        "-t",
+        type=int,
+        help="CPU threads. [default: what is fastest, or all]",
+    ),
     click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
     click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
     click.option("--cache-type-k", "-ctk", help="KV cache type for K (f16, q8_0 …)."),

@@ -66,6 +66,10 @@ class Context:
         """Decode ``embeddings`` (n, n_embd) float32 at ``rows``. Raises ContextFullError, ContextError."""
         self._decode(self._batch.fill_embeddings(rows, embeddings))
 
+    def set_threads(self, single: int, batched: int) -> None:
+        """CPU threads for passes over one row, and over more."""
+        llama.llama_set_n_threads(self._handle, single, batched)
+
     def keep_hidden(self, wanted: bool) -> None:
         """Whether the next decodes keep hidden states too; then every row of theirs gives logits."""
         if wanted != self._keeps_hidden:

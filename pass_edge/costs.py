@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
+from pass_edge.native.devices import default_threads
 
 from .memory import recall, remember, run_key
 from .settings import Settings
 
-_VERSION = 2
+_VERSION = 3
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 _SHALLOW, _DEEP = 32, 1024
 _REPEATS = 4
@@ -33,9 +34,13 @@ Doubles = npt.NDArray[np.float64]
 class StepCosts:
     """Seconds that steps of 1 … ``widest`` rows take, outside llama.cpp included."""
 
-    def __init__(self, widths: Doubles, seconds: Doubles, slopes: Doubles) -> None:
+    def __init__(
+        self, widths: Doubles, seconds: Doubles, slopes: Doubles, threads: tuple[int, int] | None = None
+    ) -> None:
         """At ``widths`` (k,) rows, ascending from 1: ``seconds`` (k,) behind an empty cache, and ``slopes``
-        (k,) seconds more for each token of depth."""
+        (k,) seconds more for each token of depth. ``threads``: what they were measured with, one row and
+        more; None where somebody else sees to that."""
+        self.threads = threads
         self.widest = int(widths[-1])
         rows = np.arange(1, self.widest + 1)
         self._seconds = np.interp(rows, widths, seconds)
@@ -68,22 +73,46 @@ def step_costs(
     costs = _remembered(key)
     if costs is None:
         note("measuring what steps cost on this machine (once)")
-        measured = _measured(context, widest)
+        threads = None if settings.threads else _best_threads(context, default_threads(), widest)
+        measured = (*_measured(context, widest), threads)
         remember("costs", key, measured)
-        costs = StepCosts(*map(np.array, measured))
+        costs = StepCosts(*map(np.array, measured[:3]), threads)
+    if costs.threads:
+        context.set_threads(*costs.threads)
     return costs
 
 
 def _remembered(key: str) -> StepCosts | None:
     """None where nothing is, or nothing that makes sense."""
     try:
-        arrays = [np.array(values, np.float64) for values in recall("costs", key) or ()]
+        *lists, threads = recall("costs", key)
+        arrays = [np.array(values, np.float64) for values in lists]
         widths, seconds, slopes = arrays
+        if threads is not None:
+            threads = (int(threads[0]), int(threads[1]))
         sound = len(widths) == len(seconds) == len(slopes) and widths[0] == 1 and (np.diff(widths) > 0).all()
         sound = sound and np.isfinite(arrays).all() and (seconds + slopes > 0).all() and (slopes >= 0).all()
-        return StepCosts(widths, seconds, slopes) if sound else None
+        return StepCosts(widths, seconds, slopes, threads) if sound else None
     except (TypeError, ValueError, IndexError):
         return None
+
+
+def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
+    """For one row and for several: all cores, or half of them, where the others are hyper-threads or slow."""
+    counts = sorted({cores, max(1, cores // 2)}, reverse=True)
+    times: dict[int, tuple[float, float]] = {}
+    try:
+        for count in counts:
+            context.clear()
+            context.set_threads(count, count)
+            _read(context, 0, _SHALLOW)
+            single, several = _times(context, _SHALLOW, [1, min(8, widest)])
+            times[count] = single, several
+    finally:
+        context.clear()
+    single, several = (min(counts, key=lambda count: times[count][i]) for i in (0, 1))
+    context.set_threads(single, several)
+    return single, several
 
 
 def _measured(context: Context, widest: int) -> tuple[list[float], list[float], list[float]]:

@@ -16,6 +16,8 @@ from pass_edge import Engine, Sampling, Settings
 from pass_edge.chances import Chances, head_kind, ngram_kind
 from pass_edge.costs import StepCosts, step_costs
 from pass_edge.drafter import Outcome
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.devices import default_threads
 from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, NgramIndex
 from pass_edge.planner import Gate, Pace, Planner, _Branches, _Plan, may_look_ahead
 from pass_edge.sampling import Sampler
@@ -228,12 +230,38 @@ def test_measured_costs_are_remembered_and_damage_is_measured_again(
     measured = sum("steps cost" in note for note in notes)
     assert (costs().at(5) == first.at(5)).all()
     assert sum("steps cost" in note for note in notes) == measured
-    for nonsense in ("no json", json.dumps([[1], [-1], [0]]), json.dumps({"a": 1})):
+    for nonsense in (
+        "no json",
+        json.dumps([[1], [-1], [0], None]),
+        json.dumps({"a": 1}),
+        "[[1], [1], [0], [2]]",
+    ):
         for file in tmp_path.glob("costs-*.json"):
             file.write_text(nonsense)
         assert (costs().at(5) > 0).all()
         assert sum("steps cost" in note for note in notes) > measured
         measured = sum("steps cost" in note for note in notes)
+
+
+def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
+    """So the fastest number may be chosen, for single and batched passes apart."""
+    logits = []
+    with Engine(tiny_path, lookahead=None) as engine:
+        context = engine.session._context
+        for threads in ((1, 2), (2, 1), (2, 2)):
+            context.clear()
+            context.set_threads(*threads)
+            context.decode_tokens(rows_of_sequence(0, 30), np.arange(30, dtype=np.int32) % 12)
+            for count in (1, 7):
+                rows = rows_of_sequence(30, count, outputs=count)
+                context.decode_tokens(rows, np.arange(count, dtype=np.int32))
+                logits.append(context.logits(count).copy())
+                context.remove(0, 30)
+    for i in range(2, 6):
+        assert (logits[i] == logits[i % 2]).all()
+    assert engine.costs is not None
+    assert engine.costs.threads is not None
+    assert all(1 <= count <= default_threads() for count in engine.costs.threads)
 
 
 def test_lookahead_tokens_are_not_even_tried_where_they_cannot_pay() -> None:

@@ -1,0 +1,92 @@
+"""Where the time of a step goes as work grows: context, tree, vocabulary; and what drafting adds in memory.
+
+    python benchmarks/growth.py --model MODEL.gguf
+
+Milliseconds of a step in llama.cpp; in planning and drafting; and in the rest (choosing tokens, verifying,
+committing). Trees are chains of tokens that are nearly always wrong, so a step goes one token on.
+Vocabularies are those of random models that are small otherwise, so that the host's share can be seen.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from pass_edge import Engine, Sampling, Settings
+from pass_edge.native.tiny_model import write_tiny_model
+from pass_edge.sampling import Sampler
+from pass_edge.tree import Draft
+
+STEPS = 40
+GREEDY, SAMPLED = Sampling(temperature=0), Sampling(temperature=0.8, seed=1)
+# /proc tells the resident set of a process of its own, in which nothing else ran
+_RESIDENT = """
+import sys
+from pass_edge import Engine, Sampling, Settings
+with Engine(sys.argv[1], settings=Settings(schedule=sys.argv[2])) as engine:
+    engine.stream([5, 6, 7, 8] * 256, sampling=Sampling(temperature=0), max_tokens=256).run()
+    print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
+"""
+
+
+def row(name: str, engine: Engine, depth: int, nodes: int, sampling: Sampling) -> str:
+    """A line of the table: medians over steps behind ``depth`` tokens with trees of ``nodes``."""
+    session, sampler = engine.session, Sampler(sampling)
+    session.prefill(np.random.default_rng(0).integers(10, engine.base.n_vocab, depth).tolist())
+    parts = []
+    for _ in range(STEPS):
+        assert session.root is not None
+        tree = Draft.chain([7] * (nodes - 1)).below(session.root)
+        began = time.perf_counter()
+        step = session.decode_tree(tree, sampler)
+        whole = time.perf_counter() - began
+        parts.append((step.model_seconds, step.drafting_seconds, whole))
+    model, drafting, whole = (1e3 * statistics.median(column) for column in zip(*parts, strict=True))
+    rest = whole - model - drafting
+    return f"| {name} | {model:.2f} | {drafting:.2f} | {rest:.2f} | {1 - model / whole:.1%} |"
+
+
+def resident(model: Path, schedule: str) -> int:
+    """KiB that a process holds after an answer."""
+    done = subprocess.run(
+        [sys.executable, "-c", _RESIDENT, str(model), schedule], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@click.command(help=__doc__)
+@click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
+def main(model: Path) -> None:
+    click.echo("| step | llama.cpp ms | planning, drafting ms | the rest ms | outside llama.cpp |")
+    click.echo("| --- | ---: | ---: | ---: | ---: |")
+    with Engine(model, settings=Settings(context_size=8192)) as engine:
+        for depth in (128, 512, 2048, 8000):
+            click.echo(row(f"{depth} tokens before", engine, depth, 1, GREEDY))
+        for nodes in (2, 4, 8, 16, 32):
+            if nodes <= engine.calibration.widest_step:
+                click.echo(row(f"128 before, tree of {nodes}", engine, 128, nodes, GREEDY))
+        click.echo(row("128 before, temperature 0.8", engine, 128, 1, SAMPLED))
+    with tempfile.TemporaryDirectory() as folder:
+        for n_vocab in (32_768, 131_072, 262_144):
+            tiny = write_tiny_model(Path(folder) / f"{n_vocab}.gguf", n_vocab=n_vocab, n_embd=64, n_ff=64)
+            with Engine(tiny, lookahead=None) as engine:
+                for name, sampling in (("greedy", GREEDY), ("temperature 0.8", SAMPLED)):
+                    for nodes in (1, 8):
+                        told = f"vocabulary of {n_vocab:,}, {name}, tree of {nodes}"
+                        click.echo(row(told, engine, 64, nodes, sampling))
+    plain, auto = (resident(model, schedule) for schedule in ("plain", "auto"))
+    click.echo(
+        f"\nResident memory: plain {plain / 1024:.0f} MiB, auto {auto / 1024:.0f} MiB "
+        f"({auto / plain - 1:+.1%})."
+    )
+
+
+if __name__ == "__main__":
+    main()
