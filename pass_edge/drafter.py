@@ -135,38 +135,30 @@ class Drafter:
             position += 1
 
     def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Floats]:
-        """Logits (n_vocab,) for each depth, made once the token before stands at the end of ``tokens``."""
-        state = outcome.hidden
+        """Logits (n_vocab,) for each depth, made once the token before stands at the end of ``tokens``: from
+        the best source there is. Mixing them was measured, and is no better (docs/training.md)."""
+        state, carried = outcome.hidden, 0
         for depth in range(self.depth):
-            opinions = []
-            if depth < len(outcome.logits):
-                opinions.append(self._looked_ahead(outcome, depth, tokens[-1]))
-            if self.heads and state is not None and (onward := self.heads.onward(state, tokens[-1])):
-                state = onward[0]
-                opinions.append(onward[1])
-            if not opinions:
+            logits = self._corrected(outcome, depth, tokens[-1])
+            if logits is None and self.heads and state is not None:
+                for token in tokens[carried:]:
+                    onward = self.heads.onward(state, token)
+                    if onward:
+                        state, logits = onward
+                carried = len(tokens)
+            if logits is None and depth < len(outcome.logits):
+                logits = outcome.logits[depth]
+            if logits is None:
                 return
-            yield opinions[0] if len(opinions) == 1 else _mixture(opinions)
+            yield logits
 
-    def _looked_ahead(self, outcome: Outcome, depth: int, token: int) -> Floats:
-        if self.heads and outcome.states is not None:
-            corrected = self.heads.corrected(outcome.states[depth], token)
-            if corrected is not None:
-                return corrected
-        return outcome.logits[depth]
-
-
-def _mixture(opinions: Sequence[Floats]) -> Floats:
-    """Log-probabilities of the even mixture of distributions given as logits."""
-    return np.logaddexp.reduce([_log_softmax(logits) for logits in opinions])
+    def _corrected(self, outcome: Outcome, depth: int, token: int) -> Floats | None:
+        if not self.heads or outcome.states is None or depth >= len(outcome.states):
+            return None
+        return self.heads.corrected(outcome.states[depth], token)
 
 
 def _best_chance(logits: Floats) -> float:
     best = logits.max()
     near = logits[logits > best - _FAR]  # an exponential of every logit would cost more than the head
     return float(1 / np.exp(near - best).sum())
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    best = logits.max()
-    return logits - (best + np.log(np.exp(logits - best).sum()))

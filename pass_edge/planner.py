@@ -28,6 +28,8 @@ from .tree import NO_DRAFT, Draft, DraftTree
 _REMEMBERED = 0.97
 """Of the pace, at each pass: it follows the text within some thirty."""
 _RAREST = 256
+_REPLANNED = 8
+"""Passes for which prices hold: depth, costs and pace move slowly, and numpy between passes is not free."""
 
 
 class Planner:
@@ -48,6 +50,8 @@ class Planner:
         self._group, self._looking = group, Gate(rarely=not may_look_ahead(costs))
         self._looks = 0
         self._pace = Pace()
+        self._plan = _Plan(costs.at(0), self._pace)
+        self._passes = 0
         self._draft = NO_DRAFT
         self._expected: list[tuple[int, int, Chances]] = []
 
@@ -55,6 +59,7 @@ class Planner:
         if self._quotes:
             self._index.become(tokens)
         self._draft, self._looks, self._expected = NO_DRAFT, 0, []
+        self._passes = 0
         self._pace = Pace()
 
     def tree(self, root: int, depth: int) -> DraftTree:
@@ -65,7 +70,10 @@ class Planner:
         chances = self._calibrated(passed.sampler.sampling.temperature)
         self._costs.observe(passed.rows, passed.depth, passed.seconds)
         self._see(passed.new, chances)
-        plan = _Plan(self._costs.at(passed.depth + len(passed.new)), self._pace)
+        if self._passes % _REPLANNED == 0:
+            self._plan = _Plan(self._costs.at(passed.depth + len(passed.new)), self._pace)
+        self._passes += 1
+        plan = self._plan
         branches = _Branches()
         self._quote(branches, plan, chances, passed.rule)
         # by the rejection rule a node's children come from one distribution, so from one source
