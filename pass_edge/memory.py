@@ -42,7 +42,7 @@ def remember(kind: str, key: str, value: Any) -> None:
 
 
 def library_key() -> str:
-    """Changes with the llama.cpp build, the CPU it finds itself on, and ggml's switches in the environment."""
+    """Changes with the llama.cpp build, the CPU it finds itself on, and ggml's environment variables."""
     stat = library_path().stat()
     switches = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("GGML_"))
     return f"{library_path()} {stat.st_size} {stat.st_mtime_ns} {system_info()} {' '.join(switches)}".strip()
