@@ -77,7 +77,7 @@ def test_training_predicts_what_the_engine_finds(model_path: Path, tmp_path: Pat
         measured = measure(FrozenModel(model_path), texts, lookahead)
     assert set(measured) >= {LOOKAHEAD, HIDDEN, UNION}
     assert measured[HIDDEN].anchors == len(found)
-    # eight-bit rounding decides near ties, about one draft in twenty, either way: over few drafts that is noise
+    # eight-bit rounding decides near ties, one draft in twenty, either way: over few drafts that is noise
     noise = 2 * (0.05 / len(found)) ** 0.5
     assert measured[HIDDEN].shares[0, 0] == pytest.approx(np.mean(found), abs=0.01 + noise)
     assert measured[HIDDEN].shares[0, 0] > 0.2
