@@ -76,7 +76,8 @@ def step_costs(
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
         measured = (*_measured(context, widest), threads)
         remember("costs", key, measured)
-        costs = StepCosts(*map(np.array, measured[:3]), threads)
+        widths, seconds, slopes = map(np.array, measured[:3])
+        costs = StepCosts(widths, seconds, slopes, threads)
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
@@ -85,7 +86,7 @@ def step_costs(
 def _remembered(key: str) -> StepCosts | None:
     """None where nothing is, or nothing that makes sense."""
     try:
-        *lists, threads = recall("costs", key)
+        *lists, threads = list(recall("costs", key))  # a TypeError where nothing is remembered
         arrays = [np.array(values, np.float64) for values in lists]
         widths, seconds, slopes = arrays
         if threads is not None:

@@ -361,8 +361,8 @@ def _identity(source: str | None) -> str | None:
 def _in_words(recipe: Recipe) -> str:
     """The recipe for people, without the folders of whoever cooked."""
     names = {key: Path(source).name for key in _FILES if (source := getattr(recipe, key))}
-    names["also"] = " ".join(Path(folder).name for folder in recipe.also) or None
-    told = asdict(recipe) | names
+    also = " ".join(Path(folder).name for folder in recipe.also)
+    told = asdict(recipe) | names | {"also": also or None}
     return "pass-edge train: " + ", ".join(
         f"{key.replace('_', '-')} {value}" for key, value in told.items() if value is not None
     )
