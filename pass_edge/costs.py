@@ -85,8 +85,11 @@ def step_costs(
 
 def _remembered(key: str) -> StepCosts | None:
     """None where nothing is, or nothing that makes sense."""
+    known = recall("costs", key)
+    if known is None:
+        return None
     try:
-        *lists, threads = list(recall("costs", key))  # a TypeError where nothing is remembered
+        *lists, threads = known
         arrays = [np.array(values, np.float64) for values in lists]
         widths, seconds, slopes = arrays
         if threads is not None:
