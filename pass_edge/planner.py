@@ -100,6 +100,7 @@ class Planner:
             source.observe(kind, token == came)
             if token != came:
                 break
+        self._expected = []
         for came in new if self._quotes else ():
             for token, length, before in self._index.continuation(1):
                 chances.ngrams.observe(ngram_kind(length, before), token == came)
@@ -119,7 +120,7 @@ class Planner:
         """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""
         began = time.perf_counter()
         without = plan.worth(branches.draft())
-        node, chance, self._expected = 0, 1.0, []
+        node, chance = 0, 1.0
         position = passed.next_position
         for depth, ahead in enumerate(
             self._drafter.ahead(

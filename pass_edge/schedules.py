@@ -21,13 +21,12 @@ from .tree import NO_DRAFT, Draft, DraftTree
 
 @dataclass(frozen=True)
 class Passed:
-    """A pass that was verified and committed. ``path``: the nodes of ``tree`` that were accepted; ``new``:
-    the tokens it gave, the new root last; ``outcome``: what it said of the tokens after these; ``history``
+    """A pass over ``tree`` that was verified and committed. ``new``: the tokens it gave, the new root last;
+    ``outcome``: what it said of the tokens after these; ``history``
     ends with the new root and may be cut to what ``sampler`` looks back on; ``depth``: tokens in the cache
     before; ``rows`` decoded in ``seconds``. Arrays are valid until the next pass."""
 
     tree: DraftTree
-    path: tuple[int, ...]
     new: tuple[int, ...]
     outcome: Outcome
     sampler: Sampler

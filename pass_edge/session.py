@@ -154,7 +154,6 @@ class Session:
         self._schedule.learn(
             Passed(
                 tree,
-                verdict.path,
                 new,
                 self._outcome(tree, layout, verdict, logits),
                 sampler,

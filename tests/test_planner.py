@@ -330,5 +330,20 @@ def test_a_new_conversation_forgets_the_draft() -> None:
         tree = planner.tree(root, depth)
         assert tree.tokens == (root,)
         outcome = Outcome(np.zeros((0, 8), np.float32))
-        planner.learn(Passed(tree, (0,), (3,), outcome, sampler, [], "sampling", depth, 1, 0.01))
+        planner.learn(Passed(tree, (3,), outcome, sampler, [], "sampling", depth, 1, 0.01))
         assert planner.tree(3, depth + 1).tokens[:3] == ((3, 1, 2) if len(conversation) > 2 else (3,))
+
+
+def test_a_draft_is_compared_to_what_came_once() -> None:
+    """Where no head drafts behind it, it must not be held against what comes later."""
+    planner = Planner(flat(), quotes=False)
+    planner.begin([1, 2])
+    sampler, outcome = Sampler(Sampling(temperature=0)), Outcome(np.zeros((0, 8), np.float32))
+    chances = planner._calibrated(0)
+    kind = head_kind(0, 1.0)
+    before = chances.hidden.of(kind)
+    planner._expected = [(3, kind, chances.hidden)]
+    for depth, came in ((1, 3), (2, 4), (3, 5)):
+        tree = planner.tree(2, depth)
+        planner.learn(Passed(tree, (came,), outcome, sampler, [], "sampling", depth, 1, 0.01))
+        assert chances.hidden.of(kind) > before
