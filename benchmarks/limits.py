@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,11 +21,10 @@ import numpy as np
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
+from pass_edge.chances import LENGTHS
 from pass_edge.ngrams import AGREES, LONGEST
 
 GREEDY = Sampling(temperature=0)
-_LENGTHS = (2, 3, 4, 5, 7, 10, 16, LONGEST)
-"""Lengths of matches whose chances are learnt apart: one stands for each depth."""
 
 
 class Oracle:
@@ -46,15 +46,15 @@ class Oracle:
         for depth, token in enumerate(self._text[self._length : self._length + most]):
             chance = self._right[min(depth, len(self._right) - 1)]
             said = token if rng.random() < chance else (token + 1) % self._n_vocab
-            yield said, _LENGTHS[min(depth, len(_LENGTHS) - 1)] if chance < 1 else LONGEST, AGREES
+            # lengths whose chances are learnt apart: one stands for each depth
+            yield said, LENGTHS[min(depth, len(LENGTHS) - 1)] if chance < 1 else LONGEST, AGREES
 
 
-def limit(engine: Engine, depth: int) -> tuple[float, int]:
-    """The most tokens a second that passes allow behind ``depth`` tokens, and how many a pass then has."""
+def limit(engine: Engine, depth: int) -> float:
+    """The most tokens a second that passes allow behind ``depth`` tokens."""
     assert engine.costs, "the oracle drafts on schedule auto"
     seconds = engine.costs.at(depth)
-    paces = np.arange(1, len(seconds) + 1) / seconds
-    return float(paces.max()), int(paces.argmax()) + 1
+    return float((np.arange(1, len(seconds) + 1) / seconds).max())
 
 
 @click.command(help=__doc__)
@@ -71,11 +71,7 @@ def main(model: Path, right: str, depths: str, tokens: int, repeats: int, thread
     settings = Settings(threads=threads, context_size=max(map(int, depths.split(","))) + tokens + 64)
     with (
         Engine(model, lookahead=None, settings=settings) as drafting,
-        Engine(
-            model,
-            lookahead=None,
-            settings=Settings(schedule="plain", threads=threads, context_size=settings.context_size),
-        ) as plain,
+        Engine(model, lookahead=None, settings=replace(settings, schedule="plain")) as plain,
     ):
         click.echo("| tokens before | plain tokens/s | oracle | ratio | tokens/pass | limit | share of it |")
         click.echo("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
@@ -91,7 +87,7 @@ def row(
     prompt = rng.integers(10, plain.base.n_vocab, depth).tolist()
     truth = [*prompt, *plain.stream(prompt, sampling=GREEDY, max_tokens=tokens).run().ids]
     drafting.session._schedule._index = Oracle(truth, chances, plain.base.n_vocab)  # type: ignore[attr-defined]
-    most, _ = limit(drafting, depth + tokens // 2)
+    most = limit(drafting, depth + tokens // 2)
     paces: dict[str, list[float]] = {"plain": [], "oracle": []}
     for _ in track(range(repeats), f"{depth} tokens before", transient=True):
         for name, engine in (("plain", plain), ("oracle", drafting)):

@@ -26,6 +26,7 @@ from peers_report import Entrant, Round, Run, plot, report
 from rich.progress import track
 
 from pass_edge import Engine, Settings
+from pass_edge.convert.training.prompts import as_prompt
 from pass_edge.models import default_model
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.library import system_info
@@ -171,7 +172,7 @@ def answer_all(
     contenders: dict[str, Contender], plain: Engine, questions: list[tuple[str, str]]
 ) -> Iterator[Round]:
     for turn, (category, question) in enumerate(track(questions, "answering")):
-        ids = plain.render([{"role": "user", "content": question}])
+        ids = as_prompt(plain, question)
         answers = {name: contenders[name](ids) for name in rotated(list(contenders), turn)}
         for name, answer in answers.items():
             if answer.prompt_tokens != len(ids):
@@ -221,7 +222,7 @@ def main(
     chosen = list(questions_by_category(questions).items())[:categories]
     rounds: list[Round] = []
     try:
-        contenders, rest = open_all(entrants, plain.render([{"role": "user", "content": "Hello"}]))
+        contenders, rest = open_all(entrants, as_prompt(plain, "Hello"))
         notes.append(rest)
         for done in answer_all(contenders, plain, [(c, q) for c, qs in chosen for q in qs]):
             rounds.append(done)

@@ -40,7 +40,7 @@ class Chances:
 
 # -- n-grams: the begin is what sampled answers to everyday questions show; greedy ones repeat more, and are
 #    soon known to. Rows: ALONE, AGREES, DIFFERS; columns: matches of so many tokens or more.
-_LENGTHS = (2, 3, 4, 5, 7, 10, 16, LONGEST)
+LENGTHS = (2, 3, 4, 5, 7, 10, 16, LONGEST)
 _BEGIN = (
     (0.46, 0.57, 0.63, 0.71, 0.75, 0.84, 0.88, 0.90),
     (0.77, 0.77, 0.80, 0.86, 0.87, 0.92, 0.94, 0.99),
@@ -55,7 +55,7 @@ def ngram_chances() -> Chances:
 
 def ngram_kind(length: int, before: int) -> int:
     """The kind of a draft from a match of ``length`` tokens (2 or more)."""
-    return before * len(_LENGTHS) + bisect.bisect_right(_LENGTHS, length) - 1
+    return before * len(LENGTHS) + bisect.bisect_right(LENGTHS, length) - 1
 
 
 # -- heads: by depth and by what they give their best token

@@ -218,7 +218,8 @@ class Training:
         """The text of another training."""
         try:
             there = json.loads((folder / RECIPE).read_text("utf-8"))
-            same = all(there[key] == self._asked()[key] for key in ("model", "held_out"))
+            asked = self._asked()
+            same = all(there[key] == asked[key] for key in ("model", "held_out"))
             texts = read_text(folder / "text", self._base.n_embd)[: there["answers"]]
             whole = len(texts) == there["answers"]
         except (OSError, ValueError, KeyError, TypeError) as error:
