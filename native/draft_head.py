@@ -12,25 +12,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .embeddings import TOKEN_EMBEDDINGS, decode_rows, encode_rows
+from .embeddings import TOKEN_EMBEDDINGS
 from .errors import LibraryError, ModelError
 from .gguf_file import GgufFile, type_traits
 from .library import GGML_TYPES, arena_params, ggml
+from .stored import Floats, StoredMatrix, decode_rows
 
-Floats = npt.NDArray[np.float32]
 OUTPUT_HEAD = "output.weight"
 _F32 = GGML_TYPES["f32"]
-_STORED = "q8_0"  # half the memory traffic of F16, and the draft is only a guess
 _EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """``gate`` and ``up`` (width, 2 · n_embd), ``down`` (n_embd, width), float32."""
+    """``gate`` and ``up`` (width, 2 · n_embd), ``down`` (n_embd, width)."""
 
-    gate: Floats
-    up: Floats
-    down: Floats
+    gate: StoredMatrix
+    up: StoredMatrix
+    down: StoredMatrix
+
+    @classmethod
+    def of(cls, gate: Floats, up: Floats, down: Floats) -> HeadWeights:
+        """Float32 matrices in eight bits: a draft is only a guess, and half of F16 is to be read for it."""
+        return cls(*(StoredMatrix.of(matrix) for matrix in (gate, up, down)))
 
 
 class DraftHead:
@@ -47,17 +51,14 @@ class DraftHead:
     ) -> None:
         """``candidates``: (m,) token ids, whose rows of the output matrix of ``model`` are read. Raises
         ModelError, LibraryError."""
-        width = len(weights.down)
+        width = weights.down.shape[0]
         code, rows = _stored_output_rows(model, candidates)
         self._arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
         self._backend = ggml("ggml_backend_cpu_init")()
         ggml("ggml_backend_cpu_set_n_threads")(self._backend, threads)
         self._state, self._embedding = self._tensor(_F32, width, 1), self._tensor(_F32, width, 1)
-        stored = [encode_rows(matrix, _STORED) for matrix in (weights.gate, weights.up, weights.down)]
-        matrices = [
-            self._tensor(GGML_TYPES[_STORED], matrix.shape[1], matrix.shape[0])
-            for matrix in (weights.gate, weights.up, weights.down)
-        ]
+        stored = weights.gate, weights.up, weights.down
+        matrices = [self._tensor(GGML_TYPES[m.type_name], *reversed(m.shape)) for m in stored]
         output = self._tensor(code, width, len(candidates))
         self._next = self._forward(*matrices)
         self._logits = self._op("ggml_mul_mat", output, self._next)
@@ -66,7 +67,7 @@ class DraftHead:
         self._buffer = ggml("ggml_backend_alloc_ctx_tensors")(self._arena, self._backend)
         if not self._buffer:
             raise LibraryError("there is no memory for the draft head")
-        for tensor, data in zip([*matrices, output], [*stored, rows], strict=True):
+        for tensor, data in zip([*matrices, output], [*(m.data for m in stored), rows], strict=True):
             _write(tensor, data)
         self._width, self._count = width, len(candidates)
 
@@ -113,9 +114,7 @@ def output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> Floats:
     code, stored = _stored_output_rows(model, tokens)
     name = type_traits(code).name.decode().lower()
     width = stored.shape[1] // type_traits(code).type_size * type_traits(code).block_size
-    rows = decode_rows(stored.reshape(-1), name, width)
-    assert rows is not None, "rows of a matrix are whole"
-    return rows
+    return decode_rows(stored, name, width)
 
 
 def _stored_output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.uint8]]:
