@@ -12,7 +12,7 @@ from pass_edge.convert.merge import merge
 from pass_edge.drafter import Drafter, Heads, Outcome
 from pass_edge.generation import Generation
 from pass_edge.lookahead_file import read_base
-from pass_edge.native.draft_head import DraftHead, HeadWeights, output_rows
+from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows, output_rows
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.parallel import Parallel
@@ -54,7 +54,7 @@ def test_the_head_computes_its_formula(tiny_path: Path) -> None:
     gate = weights.gate.numbers() @ x
     opened = gate / (1 + np.exp(-gate)) * (weights.up.numbers() @ x)
     behind = state + weights.down.numbers() @ opened
-    with DraftHead(tiny_path, weights, candidates, threads=1) as head:
+    with OutputRows(tiny_path, candidates) as output, DraftHead(weights, output, threads=1) as head:
         for _ in range(2):  # nothing is left of the step before
             found, logits = head.step(state, embedding)
             # ggml rounds what it multiplies to eight bits
