@@ -147,9 +147,9 @@ def test_torch_accepts_what_llama_cpp_accepts_where_embeddings_are_scaled(
 ) -> None:
     """Gemma has windows that slide, too. Rows of common words are drafts of a kind."""
     with Model(gemma_path) as model:
-        words = model.vocabulary.tokenize(" the of a and", add_special=False)
+        words = model.vocabulary.tokenize(" the of", add_special=False)
     rows = TokenEmbeddings(gemma_path).rows(words)
-    assert_accepts_alike(gemma_path, rows, spread_questions(4), tokens=40, prefix=prefix)
+    assert_accepts_alike(gemma_path, rows, spread_questions(8), tokens=80, prefix=prefix)
 
 
 def assert_accepts_alike(
@@ -175,7 +175,6 @@ def assert_accepts_alike(
             for which in range(2):
                 right[which] += (best[which][1] == best[which][0][drafted]).sum(0)
             anchors_seen += len(anchors)
-    print(same_base / positions, right / anchors_seen)
     assert same_base / positions > 0.95
     assert right.min() > 0, "nothing was accepted; the test shows nothing"
     assert np.abs(right[0] - right[1]).max() / anchors_seen < 0.01
