@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,7 +67,7 @@ class Keys:
 def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
     """Write ``lookahead`` to ``path``; the file appears only once it is whole. Raises OutputError."""
     tensors = [
-        NewTensor(name, GGML_TYPES[matrix.type_name], matrix.shape, lambda data=matrix.data: [data])
+        NewTensor(name, GGML_TYPES[matrix.type_name], matrix.shape, partial(iter, [matrix.data]))
         for name, matrix in _matrices(lookahead)
     ]
     head = {Keys.TYPE: "adapter", Keys.ARCHITECTURE: lookahead.base.architecture}
