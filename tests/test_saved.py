@@ -62,6 +62,22 @@ def test_a_saved_session_goes_on_as_if_it_had_never_been_away(
     assert expected[1] == len(tokens) - 1
 
 
+def test_a_chat_with_the_default_model_goes_on_to_the_same_text(model_path: Path, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Name three rivers."}]
+    options = {"sampling": Sampling(seed=5), "max_tokens": 24}
+    with Engine(model_path) as engine:
+        first = engine.chat(messages, **options).run()
+        messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "And lakes?"}]
+        engine.session.save(tmp_path / "s", messages=messages, sampling=options["sampling"], kv=True)
+        expected = engine.chat(messages, **options).run()
+    with Engine(model_path) as another:
+        saved = another.session.load(tmp_path / "s")
+        again = another.chat(saved.messages, sampling=saved.sampling, max_tokens=24).run()
+    assert saved.cache is not None
+    assert again.ids == expected.ids
+    assert again.stats.reused_tokens == expected.stats.reused_tokens > 24
+
+
 def test_a_restored_cache_has_the_bits_that_were_saved(engine: Engine, saved: Path) -> None:
     before = read_session(saved).cache
     engine.session.forget()
