@@ -261,7 +261,8 @@ def test_ctrl_c_while_a_long_question_is_read(open_chat: Opener, tmp_path: Path)
     chat = open_chat("--ctx-size", "30000", height=20)
     chat.paste("x" * 20_000)
     chat.press("Enter")
-    time.sleep(1)  # reading takes many more
+    chat.wait(lambda _: chat.do("display", "-p", "#{cursor_x}").strip() == "0", "end of the prompt")
+    time.sleep(0.5)  # it takes many more to read
     chat.press(CTRL_C)
     chat.told("stopped")
     chat.type("Hello")
