@@ -41,7 +41,7 @@ class SavedCache:
 class SavedSession:
     """What a session file holds.
 
-    ``model``: its name, and ``weights_sha256``; ``tokens``: ids, the last chosen but not decoded, so that the
+    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids, the last chosen but not decoded, so that the
     cache is that of the others; ``messages``: dicts with ``role`` and ``content``; ``sampling``: how the next
     tokens are to be chosen, if that was saved.
     """
@@ -64,7 +64,7 @@ class SavedSession:
     def fitting(self, model: Mapping[str, str], *, n_vocab: int, room: int, layout: str) -> SavedSession:
         """This session for ``model`` (as ``identity`` says), of ``n_vocab`` tokens, in a context of ``room``
         tokens; without the cache, if that is not of ``layout``. Raises SessionError, ContextFullError."""
-        if self.model != model:
+        if self.model["weights_sha256"] != model["weights_sha256"]:
             both = f"{self.model['name']}, and this is {model['name']}"
             other = ", with other weights" if self.model["name"] == model["name"] else ""
             raise SessionError(f"this session was saved with {both}{other}; a session belongs to its model")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from pass_edge import ContextError, ContextFullError, Engine, OutputError, Sampling, SessionError, Settings
+from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.sampling import Sampler
-from pass_edge.saved import SavedCache, SavedSession, read_session, write_session
+from pass_edge.saved import SavedCache, SavedSession, identity, read_session, write_session
 
 PROMPT = [1, 2, 3, 4, 5] * 8
 MESSAGES = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "日本語 🦙\n\ud800"})
@@ -199,6 +200,19 @@ def test_another_models_session_names_both(engine: Engine, saved: Path, tmp_path
     with pytest.raises(SessionError, match="Another 7B, and this is tiny random model"):
         engine.session.load(saved)
     assert engine.session.tokens == before, "a refused file must leave the session as it was"
+
+
+def test_a_fine_tuning_that_left_the_embeddings_is_another_model(tiny_path: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned.gguf"
+    content = bytearray(tiny_path.read_bytes())
+    with GgufFile(tiny_path) as file:
+        content[file.tensors["blk.1.ffn_down.weight"].offset] ^= 1
+    tuned.write_bytes(content)
+    assert identity(tuned) != identity(tiny_path)
+    tuned.write_bytes(tiny_path.read_bytes().replace(b"tiny random model", b"tiny renamed one!"))
+    with Engine(tuned) as renamed, Engine(tiny_path) as engine:
+        renamed.session.save(tmp_path / "s")
+        engine.session.load(tmp_path / "s")
 
 
 def test_a_session_longer_than_the_context_says_both_lengths(tiny_path: Path, saved: Path) -> None:
