@@ -41,9 +41,9 @@ class SavedCache:
 class SavedSession:
     """What a session file holds.
 
-    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids, the last chosen but not decoded, so that the
-    cache is that of the others; ``messages``: dicts with ``role`` and ``content``; ``sampling``: how the next
-    tokens are to be chosen, if that was saved.
+    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids, the last chosen but not
+    decoded, so that the cache is that of the others; ``messages``: dicts with ``role`` and ``content``;
+    ``sampling``: how the next tokens are to be chosen, if that was saved.
     """
 
     model: Mapping[str, str]
