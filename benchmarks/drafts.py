@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.progress import Progress
+from rich.progress import Progress, track
 
 from pass_edge import Engine, Settings, read_lookahead
 from pass_edge.convert.training.frozen import FrozenModel
@@ -56,6 +56,7 @@ def row(file: str, source: str, drafts: Drafts) -> str:
 @click.argument("lookahead", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--questions", default=240, show_default=True)
 @click.option("--tokens", default=128, show_default=True, help="Of each answer.")
+@click.option("--every", default=1, show_default=True, help="Measure at every so manieth place of an answer.")
 @click.option("--temp", default=0.0, show_default=True)
 @click.option("--work", default=Path("build/drafts"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
@@ -64,25 +65,30 @@ def main(
     lookahead: tuple[Path, ...],
     questions: int,
     tokens: int,
+    every: int,
     temp: float,
     work: Path,
     markdown: Path | None,
 ) -> None:
     texts = answers(model, work, questions, tokens, temp)
     frozen = FrozenModel(model)
+    rows, anchors = [], 0
+    for path in lookahead:
+        measured = measure(frozen, track(texts, path.name), read_lookahead(path), every)
+        name = path.name.removesuffix(".pass.gguf")
+        rows += [row(name, source, drafts) for source, drafts in measured.items()]
+        anchors = max(drafts.anchors for drafts in measured.values())
     lines = [
         f"### {model.stem}, temperature {temp:g}",
         "",
-        f"{questions} prompts, {sum(len(text.likely) for text in texts)} tokens.",
+        f"{questions} prompts, {anchors} places.",
         "",
         "| file | drafts | top-1 by depth | top-3 by depth | depths 1 and 2 | "
         + " | ".join(f"tree of {batch}" for batch in TREES)
         + " |",
         "| --- | --- | --- | --- | ---: |" + " ---: |" * len(TREES),
+        *rows,
     ]
-    for path in lookahead:
-        found = measure(frozen, texts, read_lookahead(path))
-        lines += [row(path.name.removesuffix(".pass.gguf"), name, drafts) for name, drafts in found.items()]
     click.echo(report := "\n".join(lines) + "\n")
     if markdown:
         with markdown.open("a") as file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from answers import Answer, Contender, Job, cpu_name
+from answers import Answer, Contender, Job, cpu_name, table
 
 DEFAULT = "ours: auto"
 PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")
@@ -80,11 +80,6 @@ def best_rival(rounds: list[Round], rivals: list[str]) -> tuple[str, float]:
     leads = {rival: statistics.median(ratios(rounds, DEFAULT, rival)) for rival in rivals}
     best = min(leads, key=leads.__getitem__)
     return best, leads[best]
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def ratio_table(run: Run) -> str:

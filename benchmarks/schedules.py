@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import click
-from answers import CONTEXT, Answer, Job, cpu_name, llama, ours, questions_by_category, rotated
+from answers import CONTEXT, Answer, Job, cpu_name, llama, ours, questions_by_category, rotated, table
 from rich.progress import track
 
 from pass_edge import Engine, Settings
@@ -35,47 +36,45 @@ OURS = {
     "fused": {"schedule": "fused"},
 }
 """What each contender of ours sets."""
+Cell = Callable[[str], str]
 
 
-def table(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
-    lines = [
-        "| category | " + " | ".join(names) + " |",
-        "| --- |" + " ---: |" * len(names),
-    ]
-    pooled: dict[str, list[float]] = defaultdict(list)
-    by_category: dict[str, list[float]] = defaultdict(list)
-    for category, answers in results.items():
-        cells = []
-        for name in names:
-            ratios = [
-                mine.tokens_per_second / plain.tokens_per_second
-                for mine, plain in zip(answers[name], answers[PLAIN], strict=True)
-            ]
-            pooled[name] += ratios
-            by_category[name].append(statistics.median(ratios))
-            cells.append(f"{by_category[name][-1]:.2f}")
-        lines.append(f"| {category} | " + " | ".join(cells) + " |")
-    for title, of, values in (
-        ("**mean over categories**", statistics.mean, by_category),
-        ("median of all questions", statistics.median, pooled),
-        ("worst category", min, by_category),
-        ("worst question", min, pooled),
-    ):
-        lines.append(f"| {title} | " + " | ".join(f"{of(values[name]):.2f}" for name in names) + " |")
-    quartiles = [" … ".join(f"{q:.2f}" for q in statistics.quantiles(pooled[n])[::2]) for n in names]
-    lines.append("| quartiles | " + " | ".join(quartiles) + " |")
-    for title, get, form in (
-        ("median tokens/s", lambda a: a.tokens_per_second, "{:.1f}"),
-        ("mean tokens/pass", lambda a: a.tokens_per_pass, "{:.2f}"),
-        ("median share of time outside llama.cpp", lambda a: a.host_share, "{:.1%}"),
-    ):
-        cells = []
-        for name in names:
+def ratios(answers: dict[str, list[Answer]], name: str) -> list[float]:
+    """Of the speeds of ``name`` and of plain, question by question."""
+    pairs = zip(answers[name], answers[PLAIN], strict=True)
+    return [mine.tokens_per_second / plain.tokens_per_second for mine, plain in pairs]
+
+
+def report(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
+    def row(title: str, cell: Callable[[str], str]) -> list[str]:
+        return [title, *map(cell, names)]
+
+    def measured(
+        get: Callable[[Answer], float | None], form: str, middle: Callable[[list[float]], float]
+    ) -> Cell:
+        def cell(name: str) -> str:
             values = [v for answers in results.values() for a in answers[name] if (v := get(a)) is not None]
-            middle = statistics.mean if "mean" in title else statistics.median
-            cells.append(form.format(middle(values)) if values else "–")
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            return form.format(middle(values)) if values else "–"
+
+        return cell
+
+    medians = {n: [statistics.median(ratios(answers, n)) for answers in results.values()] for n in names}
+    pooled = {n: [ratio for answers in results.values() for ratio in ratios(answers, n)] for n in names}
+    rows = [row(category, lambda n, i=i: f"{medians[n][i]:.2f}") for i, category in enumerate(results)]
+    rows += [
+        row("**mean over categories**", lambda n: f"{statistics.mean(medians[n]):.2f}"),
+        row("median of all questions", lambda n: f"{statistics.median(pooled[n]):.2f}"),
+        row("worst category", lambda n: f"{min(medians[n]):.2f}"),
+        row("worst question", lambda n: f"{min(pooled[n]):.2f}"),
+        row("quartiles", lambda n: " … ".join(f"{q:.2f}" for q in statistics.quantiles(pooled[n])[::2])),
+        row("median tokens/s", measured(lambda a: a.tokens_per_second, "{:.1f}", statistics.median)),
+        row("mean tokens/pass", measured(lambda a: a.tokens_per_pass, "{:.2f}", statistics.mean)),
+        row(
+            "median share of time outside llama.cpp",
+            measured(lambda a: a.host_share, "{:.1%}", statistics.median),
+        ),
+    ]
+    return table(["category", *names], rows)
 
 
 def heading(job: Job, questions: int) -> str:
@@ -130,10 +129,11 @@ def main(
         texts = {results[category][name][-1].text for name in engines}
         if len(texts) > 1:
             raise click.ClickException(f"the schedules gave different texts to a question of {category}")
-    click.echo(report := f"{heading(job, len(jobs))}\n\n{table(results, list(contenders))}\n")
+    told = f"{heading(job, len(jobs))}\n\n{report(results, list(contenders))}\n"
+    click.echo(told)
     if markdown:
         with markdown.open("a") as file:
-            file.write(report + "\n")
+            file.write(told + "\n")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ import numpy.typing as npt
 from pass_edge.lookahead import Base, Lookahead
 from pass_edge.lookahead_file import Keys, is_merged, merged_metadata, read_base, read_lookahead
 from pass_edge.native.draft_head import OUTPUT_HEAD
-from pass_edge.native.embeddings import TOKEN_EMBEDDINGS, TokenEmbeddings, encode_rows
+from pass_edge.native.embeddings import TOKEN_EMBEDDINGS, TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, Value, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import check_loads
 from pass_edge.native.output import check_free, written_whole
+from pass_edge.native.stored import encode_rows
 
 OUTPUT_BIAS = "output.bias"
 # Repacked kernels take 8 or 16 rows at a time, and matrices of other sizes get slower ones that round

@@ -12,94 +12,130 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .embeddings import TOKEN_EMBEDDINGS, decode_rows, encode_rows
+from .embeddings import TOKEN_EMBEDDINGS
 from .errors import LibraryError, ModelError
 from .gguf_file import GgufFile, type_traits
 from .library import GGML_TYPES, arena_params, ggml
+from .stored import Floats, StoredMatrix, decode_rows
 
-Floats = npt.NDArray[np.float32]
 OUTPUT_HEAD = "output.weight"
 _F32 = GGML_TYPES["f32"]
-_STORED = "q8_0"  # half the memory traffic of F16, and the draft is only a guess
 _EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """``gate`` and ``up`` (width, 2 · n_embd), ``down`` (n_embd, width), float32."""
+    """``gate`` and ``up`` (width, 2 · n_embd), ``down`` (n_embd, width)."""
 
-    gate: Floats
-    up: Floats
-    down: Floats
+    gate: StoredMatrix
+    up: StoredMatrix
+    down: StoredMatrix
+
+    @classmethod
+    def of(cls, gate: Floats, up: Floats, down: Floats) -> HeadWeights:
+        """Float32 matrices in eight bits: a draft is only a guess, and half of F16 is to be read for it."""
+        return cls(*(StoredMatrix.of(matrix) for matrix in (gate, up, down)))
+
+
+class _Tensors:
+    """Tensors of ggml's CPU backend, and the memory for them."""
+
+    def __init__(self, threads: int) -> None:
+        self.arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
+        self.backend = ggml("ggml_backend_cpu_init")()
+        ggml("ggml_backend_cpu_set_n_threads")(self.backend, threads)
+        self._buffer = None
+
+    def new(self, code: int, width: int, height: int) -> int:
+        """A tensor of ``height`` rows of ggml's type ``code``."""
+        return int(ggml("ggml_new_tensor")(self.arena, code, 2, (ctypes.c_int64 * 2)(width, height)))
+
+    def apply(self, name: str, one: int, other: int) -> int:
+        """What the operation ``name`` makes of two tensors."""
+        return int(ggml(name)(self.arena, one, other))
+
+    def allocate(self) -> None:
+        """Memory for all there are. Raises LibraryError."""
+        self._buffer = ggml("ggml_backend_alloc_ctx_tensors")(self.arena, self.backend)
+        if not self._buffer:
+            raise LibraryError("there is no memory for the draft head")
+
+    def close(self) -> None:
+        if self.backend:
+            ggml("ggml_backend_buffer_free")(self._buffer)
+            ggml("ggml_backend_free")(self.backend)
+            ggml("ggml_free")(self.arena)
+            self.backend = None
+
+
+class OutputRows:
+    """The rows of a model's output matrix for some candidates, as its file stores them; heads share them.
+    Close it behind these, or use it as a context manager."""
+
+    def __init__(self, model: Path, candidates: npt.NDArray[np.int32]) -> None:
+        """``candidates``: (m,) token ids. Raises ModelError, LibraryError."""
+        code, rows = _stored_output_rows(model, candidates)
+        traits = type_traits(code)
+        self.count, self.width = len(rows), rows.shape[1] // traits.type_size * traits.block_size
+        self._tensors = _Tensors(threads=1)
+        self.tensor = self._tensors.new(code, self.width, self.count)
+        self._tensors.allocate()
+        _write(self.tensor, rows)
+
+    def close(self) -> None:
+        """Free their memory; safe to call twice."""
+        self._tensors.close()
+
+    def __enter__(self) -> OutputRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class DraftHead:
     """From the state h before a token and the token's embedding e to the state behind it, and the logits of
-    ``candidates`` there:
+    candidates there:
 
         h' = h + down · (silu(gate · x) * (up · x)),  x = [rms(h); rms(e)];  logits = output[candidates] · h'
 
     Close it, or use it as a context manager. Not thread-safe.
     """
 
-    def __init__(
-        self, model: Path, weights: HeadWeights, candidates: npt.NDArray[np.int32], *, threads: int
-    ) -> None:
-        """``candidates``: (m,) token ids, whose rows of the output matrix of ``model`` are read. Raises
-        ModelError, LibraryError."""
-        width = len(weights.down)
-        code, rows = _stored_output_rows(model, candidates)
-        self._arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
-        self._backend = ggml("ggml_backend_cpu_init")()
-        ggml("ggml_backend_cpu_set_n_threads")(self._backend, threads)
-        self._state, self._embedding = self._tensor(_F32, width, 1), self._tensor(_F32, width, 1)
-        stored = [encode_rows(matrix, _STORED) for matrix in (weights.gate, weights.up, weights.down)]
-        matrices = [
-            self._tensor(GGML_TYPES[_STORED], matrix.shape[1], matrix.shape[0])
-            for matrix in (weights.gate, weights.up, weights.down)
-        ]
-        output = self._tensor(code, width, len(candidates))
+    def __init__(self, weights: HeadWeights, output: OutputRows, *, threads: int) -> None:
+        """Raises LibraryError."""
+        self._output, width = output, output.width
+        self._tensors = tensors = _Tensors(threads)
+        self._state, self._embedding = tensors.new(_F32, width, 1), tensors.new(_F32, width, 1)
+        stored = weights.gate, weights.up, weights.down
+        matrices = [tensors.new(GGML_TYPES[m.type_name], *reversed(m.shape)) for m in stored]
         self._next = self._forward(*matrices)
-        self._logits = self._op("ggml_mul_mat", output, self._next)
-        self._graph = ggml("ggml_new_graph")(self._arena)
+        self._logits = tensors.apply("ggml_mul_mat", output.tensor, self._next)
+        self._graph = ggml("ggml_new_graph")(tensors.arena)
         ggml("ggml_build_forward_expand")(self._graph, self._logits)
-        self._buffer = ggml("ggml_backend_alloc_ctx_tensors")(self._arena, self._backend)
-        if not self._buffer:
-            raise LibraryError("there is no memory for the draft head")
-        for tensor, data in zip([*matrices, output], [*stored, rows], strict=True):
-            _write(tensor, data)
-        self._width, self._count = width, len(candidates)
+        tensors.allocate()
+        for tensor, matrix in zip(matrices, stored, strict=True):
+            _write(tensor, matrix.data)
 
     def step(self, state: Floats, embedding: Floats) -> tuple[Floats, Floats]:
         """(n_embd,) ``state`` before a token and its (n_embd,) ``embedding`` → the (n_embd,) state behind it
         and the (m,) logits of the candidates, float32."""
         _write(self._state, np.ascontiguousarray(state, np.float32))
         _write(self._embedding, np.ascontiguousarray(embedding, np.float32))
-        if ggml("ggml_backend_graph_compute")(self._backend, self._graph):
+        if ggml("ggml_backend_graph_compute")(self._tensors.backend, self._graph):
             raise LibraryError("ggml could not compute the draft head")
-        return _read(self._next, self._width), _read(self._logits, self._count)
+        return _read(self._next, self._output.width), _read(self._logits, self._output.count)
 
     def _forward(self, gate: int, up: int, down: int) -> int:
-        norms = [
-            ggml("ggml_rms_norm")(self._arena, tensor, _EPSILON) for tensor in (self._state, self._embedding)
-        ]
-        x = ggml("ggml_concat")(self._arena, *norms, 0)
-        opened = self._op("ggml_swiglu_split", *(self._op("ggml_mul_mat", side, x) for side in (gate, up)))
-        return self._op("ggml_add", self._state, self._op("ggml_mul_mat", down, opened))
-
-    def _op(self, name: str, one: int, other: int) -> int:
-        return int(ggml(name)(self._arena, one, other))
-
-    def _tensor(self, code: int, width: int, height: int) -> int:
-        return int(ggml("ggml_new_tensor")(self._arena, code, 2, (ctypes.c_int64 * 2)(width, height)))
+        arena, apply = self._tensors.arena, self._tensors.apply
+        norms = [ggml("ggml_rms_norm")(arena, tensor, _EPSILON) for tensor in (self._state, self._embedding)]
+        x = ggml("ggml_concat")(arena, *norms, 0)
+        opened = apply("ggml_swiglu_split", *(apply("ggml_mul_mat", side, x) for side in (gate, up)))
+        return apply("ggml_add", self._state, apply("ggml_mul_mat", down, opened))
 
     def close(self) -> None:
         """Free its memory; safe to call twice."""
-        if self._backend:
-            ggml("ggml_backend_buffer_free")(self._buffer)
-            ggml("ggml_backend_free")(self._backend)
-            ggml("ggml_free")(self._arena)
-            self._backend = None
+        self._tensors.close()
 
     def __enter__(self) -> DraftHead:
         return self
@@ -113,9 +149,7 @@ def output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> Floats:
     code, stored = _stored_output_rows(model, tokens)
     name = type_traits(code).name.decode().lower()
     width = stored.shape[1] // type_traits(code).type_size * type_traits(code).block_size
-    rows = decode_rows(stored.reshape(-1), name, width)
-    assert rows is not None, "rows of a matrix are whole"
-    return rows
+    return decode_rows(stored, name, width)
 
 
 def _stored_output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.uint8]]:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from .errors import ModelError
 from .gguf_file import GgufFile, type_traits
-from .library import GGML_TYPES, ggml
 
 # llama.cpp multiplies by sqrt(n_embd) for token ids but not for raw embeddings in these graphs
 # (src/models/gemma3.cpp and its relatives); every other graph treats both inputs alike.
@@ -61,34 +60,3 @@ class TokenEmbeddings:
         """SHA-256 over type, shape and the first MiB of the matrix: tells quantizations and models apart."""
         start = self._rows.reshape(-1)[:_HASHED_BYTES].tobytes()
         return hashlib.sha256(f"{self.type_name} {self._rows.shape}\n".encode() + start).hexdigest()
-
-
-def encode_rows(rows: npt.NDArray[np.float32], type_name: str) -> npt.NDArray[np.uint8]:
-    """``rows`` (n, n_embd) as ggml stores them in the tensor type ``type_name``: (n, bytes a row) uint8.
-    Raises ModelError for types without an encoder, or that do not divide the width."""
-    code = GGML_TYPES.get(type_name.lower())
-    if code is None:
-        raise ModelError(f"rows cannot be encoded as {type_name}; types that can: {', '.join(GGML_TYPES)}")
-    traits, (count, width) = type_traits(code), rows.shape
-    if width % traits.block_size:
-        raise ModelError(f"{type_name} takes rows of a multiple of {traits.block_size}, not of {width}")
-    source = np.ascontiguousarray(rows, np.float32)
-    out = np.empty((count, width // traits.block_size * traits.type_size), np.uint8)
-    pointers = ctypes.c_void_p(source.ctypes.data), ctypes.c_void_p(out.ctypes.data)
-    ggml("ggml_quantize_chunk")(code, *pointers, 0, count, width, None)
-    return out
-
-
-def decode_rows(stored: npt.NDArray[np.uint8], type_name: str, width: int) -> npt.NDArray[np.float32] | None:
-    """The rows of ``width`` numbers in ``stored``, bytes of the tensor type ``type_name``, as (n, width)
-    float32; None if they are no whole rows."""
-    traits = type_traits(GGML_TYPES[type_name])
-    bytes_a_row = width // traits.block_size * traits.type_size
-    if width % traits.block_size or len(stored) % bytes_a_row:
-        return None
-    stored = np.ascontiguousarray(stored)
-    if type_name == "f32":
-        return stored.view(np.float32).reshape(-1, width)
-    out = np.empty((len(stored) // bytes_a_row, width), np.float32)
-    traits.to_float(ctypes.c_void_p(stored.ctypes.data), ctypes.c_void_p(out.ctypes.data), out.size)
-    return out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,24 +71,21 @@ def step_costs(
     """The costs for ``context`` (empty, and left so) made with ``settings``, up to ``widest`` rows a step;
     measured if they are not remembered."""
     key = f"{_VERSION} {widest} {context.settings.cells} {run_key(context.model.path, settings)}"
-    costs = _remembered(key)
+    costs = _sound(recall("costs", key))
     if costs is None:
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
-        measured = (*_measured(context, widest), threads)
+        measured = [*_measured(context, widest), threads]
         remember("costs", key, measured)
-        widths, seconds, slopes = map(np.array, measured[:3])
-        costs = StepCosts(widths, seconds, slopes, threads)
+        costs = _sound(measured)
+        assert costs, "what was measured makes sense"
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
 
 
-def _remembered(key: str) -> StepCosts | None:
-    """None where nothing is, or nothing that makes sense."""
-    known = recall("costs", key)
-    if known is None:
-        return None
+def _sound(known: Any) -> StepCosts | None:
+    """What was measured, or is remembered; None where that is nothing, or makes no sense."""
     try:
         *lists, threads = known
         arrays = [np.array(values, np.float64) for values in lists]

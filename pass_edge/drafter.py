@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pass_edge.native.draft_head import DraftHead
+from pass_edge.native.draft_head import DraftHead, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
 
 from .lookahead import Floats, Lookahead
@@ -51,8 +51,9 @@ class Heads:
         self._embeddings = embeddings
         self._candidates = lookahead.candidates
         self._n_vocab = lookahead.base.n_vocab
+        self._output = OutputRows(model, self._candidates)
         self._heads = [
-            DraftHead(model, weights, self._candidates, threads=threads) if weights else None
+            DraftHead(weights, self._output, threads=threads) if weights else None
             for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
         ]
 
@@ -84,6 +85,7 @@ class Heads:
         for head in self._heads:
             if head:
                 head.close()
+        self._output.close()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 from pass_edge.native import chat_template
-from pass_edge.native.context import Context
+from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextFullError, SettingsError
@@ -27,7 +28,7 @@ from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .planner import Planner, may_look_ahead
 from .sampling import Sampler, Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
-from .session import SPARE_CELLS, Inputs, Session
+from .session import SPARE_CELLS, Inputs, Session, sequences_needed
 from .settings import AUTO, Settings, context_settings
 
 DEFAULT_CONTEXT = 4096
@@ -68,15 +69,15 @@ class Engine:
             self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
             self.lookahead = found = self._find_lookahead(lookahead)
             self.schedule, self._depth = self._choose_schedule()
-            cells = self.context_size + SPARE_CELLS
-            context = opened.enter_context(
-                Context(self.model, context_settings(self.model, self.settings, cells))
-            )
-            embeddings = TokenEmbeddings(path) if found is not None else None
+            context = opened.enter_context(Context(self.model, self._context_settings()))
+            embeddings = inputs = None
+            if found is not None:
+                embeddings = TokenEmbeddings(path)
+                inputs = Inputs(embeddings, found.embeddings, found.prefix)
             self.session = Session(
                 context,
                 self._make_schedule(context, embeddings, opened, note),
-                Inputs(embeddings, found.embeddings) if found is not None and embeddings else None,
+                inputs,
                 n_vocab=self.base.n_vocab,
                 rule=self.settings.verify,
             )
@@ -142,6 +143,13 @@ class Engine:
 
     # -- setting up -------------------------------------------------------------------------------
 
+    def _context_settings(self) -> ContextSettings:
+        prefix = None if self.lookahead is None else self.lookahead.prefix
+        return replace(
+            context_settings(self.model, self.settings, self.context_size + SPARE_CELLS),
+            sequences=sequences_needed(0 if prefix is None else len(prefix)),
+        )
+
     def _find_lookahead(self, wanted: str | Path | Lookahead | None) -> Lookahead | None:
         if wanted is None or self.settings.schedule == "plain":
             return None
@@ -155,10 +163,6 @@ class Engine:
                 return None
         lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
         self.notes += lookahead.matches(self.base)
-        if lookahead.prefix is not None:
-            self.notes.append(
-                "the prefix in this lookahead is not used yet; its lookahead tokens draft without"
-            )
         return lookahead
 
     def _choose_schedule(self) -> tuple[str, int]:

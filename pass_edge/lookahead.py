@@ -114,12 +114,12 @@ def _check_rows(what: str, rows: Floats, base: Base, *, least: int) -> None:
 
 
 def _check_head(head: HeadWeights, base: Base) -> None:
-    width, n_embd = len(head.gate), base.n_embd
+    width, n_embd = head.gate.shape[0], base.n_embd
     shapes = head.gate.shape, head.up.shape, head.down.shape
     if not 0 < width <= MAX_WIDTH or shapes != ((width, 2 * n_embd), (width, 2 * n_embd), (n_embd, width)):
         raise LookaheadError(f"a draft head of shapes {shapes} does not fit states of {n_embd}")
     for matrix in (head.gate, head.up, head.down):
-        _check_finite("draft head", matrix)
+        _check_finite("draft head", matrix.numbers())
 
 
 def _check_candidates(candidates: npt.NDArray[np.int32], base: Base) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pass_edge.native.draft_head import HeadWeights
-from pass_edge.native.embeddings import TokenEmbeddings, decode_rows, encode_rows
-from pass_edge.native.errors import LookaheadError
+from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.output import written_whole
+from pass_edge.native.stored import StoredMatrix, bytes_a_row, encode_rows
 
 from .lookahead import MAX_COUNT, MAX_WIDTH, Base, Floats, Lookahead
 
@@ -28,7 +28,8 @@ FORMAT_VERSION = 1
 WEIGHT, PREFIX = "pass.lookahead.weight", "pass.prefix.weight"
 HEAD, HIDDEN_HEAD = "pass.head", "pass.hidden_head"
 _HEAD_PARTS = ("gate", "up", "down")
-_HEAD_TYPE, _HEAD_BLOCK = "q8_0", 32
+_TYPES = {"f32": np.float32, "q8_0": np.uint8}
+"""That can be read, with what arrays of them are in a merged model's keys."""
 
 T = TypeVar("T")
 
@@ -65,37 +66,30 @@ class Keys:
 def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
     """Write ``lookahead`` to ``path``; the file appears only once it is whole. Raises OutputError."""
     tensors = [
-        NewTensor(name, GGML_TYPES[type_name], array.shape, partial(_encoded, array, type_name))
-        for name, type_name, array in _arrays(lookahead)
+        NewTensor(name, GGML_TYPES[matrix.type_name], matrix.shape, lambda data=matrix.data: [data])
+        for name, matrix in _matrices(lookahead)
     ]
     head = {Keys.TYPE: "adapter", Keys.ARCHITECTURE: lookahead.base.architecture}
     with written_whole(path) as unfinished:
         write_gguf(unfinished, head | _metadata(lookahead), tensors)
 
 
-def _encoded(array: Floats, type_name: str) -> list[npt.NDArray[np.uint8]]:
-    return [encode_rows(array, type_name)]
-
-
 def merged_metadata(lookahead: Lookahead) -> dict[str, Value]:
     """All of ``lookahead`` as keys: llama.cpp refuses tensors that it does not know."""
     metadata = _metadata(lookahead)
-    for name, type_name, array in _arrays(lookahead):
-        metadata[name] = (
-            array.reshape(-1) if type_name == "f32" else encode_rows(array, type_name).reshape(-1)
-        )
+    for name, matrix in _matrices(lookahead):
+        metadata[name] = matrix.data.reshape(-1).view(_TYPES[matrix.type_name])
     return metadata
 
 
-def _arrays(lookahead: Lookahead) -> Iterator[tuple[str, str, Floats]]:
-    """Name, ggml type and numbers of each array that there is."""
+def _matrices(lookahead: Lookahead) -> Iterator[tuple[str, StoredMatrix]]:
+    """Each that there is, with its name."""
     for name, rows in ((WEIGHT, lookahead.embeddings), (PREFIX, lookahead.prefix)):
         if rows is not None and len(rows):
-            yield name, "f32", np.ascontiguousarray(rows, np.float32)
+            yield name, StoredMatrix(encode_rows(rows, "f32"), "f32", rows.shape[1])
     for name, head in ((HEAD, lookahead.head), (HIDDEN_HEAD, lookahead.hidden_head)):
         for part in _HEAD_PARTS if head else ():
-            matrix = np.ascontiguousarray(getattr(head, part), np.float32)
-            yield f"{name}.{part}.weight", "f32" if matrix.shape[1] % _HEAD_BLOCK else _HEAD_TYPE, matrix
+            yield f"{name}.{part}.weight", getattr(head, part)
 
 
 def _metadata(lookahead: Lookahead) -> dict[str, Value]:
@@ -105,8 +99,8 @@ def _metadata(lookahead: Lookahead) -> dict[str, Value]:
         Keys.COUNT: len(lookahead),
         Keys.WIDTH: base.n_embd,
         Keys.PREFIX: 0 if lookahead.prefix is None else len(lookahead.prefix),
-        Keys.HEAD: len(lookahead.head.gate) if lookahead.head else 0,
-        Keys.HIDDEN_HEAD: len(lookahead.hidden_head.gate) if lookahead.hidden_head else 0,
+        Keys.HEAD: lookahead.head.gate.shape[0] if lookahead.head else 0,
+        Keys.HIDDEN_HEAD: lookahead.hidden_head.gate.shape[0] if lookahead.hidden_head else 0,
         Keys.BASE_NAME: base.name,
         Keys.BASE_VOCABULARY: base.n_vocab,
         Keys.BASE_TOKENIZER: base.tokenizer_sha256,
@@ -139,11 +133,11 @@ def read_lookahead(path: str | Path) -> Lookahead:
         candidates = file.get(Keys.CANDIDATES)
         try:
             return Lookahead(
-                embeddings=_array(file, WEIGHT, (_size(file, Keys.COUNT, MAX_COUNT), width)),
+                embeddings=_numbers(file, WEIGHT, (_size(file, Keys.COUNT, MAX_COUNT), width)),
                 base=_base(file),
                 acceptance=tuple(acceptance.tolist()) if isinstance(acceptance, np.ndarray) else (),
                 training=training if isinstance(training, str) else "",
-                prefix=_array(file, PREFIX, (prefix, width)) if prefix else None,
+                prefix=_numbers(file, PREFIX, (prefix, width)) if prefix else None,
                 head=_head(file, HEAD, Keys.HEAD, width),
                 hidden_head=_head(file, HIDDEN_HEAD, Keys.HIDDEN_HEAD, width),
                 candidates=candidates if isinstance(candidates, np.ndarray) else np.zeros(0, np.int32),
@@ -165,37 +159,39 @@ def _head(file: GgufFile, name: str, key: str, n_embd: int) -> HeadWeights | Non
     shapes = {"gate": (width, 2 * n_embd), "up": (width, 2 * n_embd), "down": (n_embd, width)}
     if not width:
         return None
-    return HeadWeights(**{p: _array(file, f"{name}.{p}.weight", shape) for p, shape in shapes.items()})
+    return HeadWeights(**{p: _matrix(file, f"{name}.{p}.weight", shape) for p, shape in shapes.items()})
 
 
-def _array(file: GgufFile, name: str, shape: tuple[int, int]) -> Floats:
-    """The numbers of ``name``: a tensor in a sidecar; in a merged model a key, of F32 or of bytes of Q8_0."""
+def _numbers(file: GgufFile, name: str, shape: tuple[int, int]) -> Floats:
+    return _matrix(file, name, shape).numbers() if shape[0] else np.zeros(shape, np.float32)
+
+
+def _matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> StoredMatrix:
+    """``name``: a tensor in a sidecar; in a merged model a key, of F32 or of bytes of Q8_0."""
     tensor, flat = file.tensors.get(name), file.get(name)
-    if not shape[0]:
-        return np.zeros(shape, np.float32)
     if tensor:
         if tensor.shape != shape:
             raise LookaheadError(
                 f"{file.path}: {name} is {' × '.join(map(str, tensor.shape))}, "
                 f"but the file says {shape[0]} × {shape[1]}"
             )
-        stored = np.frombuffer(b"".join(bytes(chunk) for chunk in file.chunks(tensor)), np.uint8)
-        return _decoded(file, name, stored, tensor.type_name, shape)
-    if not isinstance(flat, np.ndarray) or flat.dtype not in (np.float32, np.uint8):
-        raise LookaheadError(f"{file.path} has no {name}")
-    type_name = "f32" if flat.dtype == np.float32 else _HEAD_TYPE
-    return _decoded(file, name, flat.view(np.uint8), type_name, shape)
+        if tensor.type_name not in _TYPES:
+            raise LookaheadError(f"{file.path}: {name} is {tensor.type_name}; F32 and Q8_0 can be read")
+        data = np.memmap(file.path, np.uint8, "r", tensor.offset, (tensor.size,))
+        return _stored(file, name, data, tensor.type_name, shape)
+    for type_name, kind in _TYPES.items():
+        if isinstance(flat, np.ndarray) and flat.dtype == kind:
+            return _stored(file, name, flat.view(np.uint8), type_name, shape)
+    raise LookaheadError(f"{file.path} has no {name}")
 
 
-def _decoded(
-    file: GgufFile, name: str, stored: npt.NDArray[np.uint8], type_name: str, shape: tuple[int, int]
-) -> Floats:
-    if type_name not in ("f32", _HEAD_TYPE):
-        raise LookaheadError(f"{file.path}: {name} is {type_name}; F32 and Q8_0 can be read")
-    rows = decode_rows(stored, type_name, shape[1])
-    if rows is None or rows.shape != shape:
-        raise LookaheadError(f"{file.path}: {name} has not the numbers of {shape[0]} × {shape[1]}")
-    return rows
+def _stored(
+    file: GgufFile, name: str, data: npt.NDArray[np.uint8], type_name: str, shape: tuple[int, int]
+) -> StoredMatrix:
+    try:
+        return StoredMatrix(data.reshape(shape[0], bytes_a_row(type_name, shape[1])), type_name, shape[1])
+    except (ValueError, ModelError) as error:
+        raise LookaheadError(f"{file.path}: {name} has not the numbers of {shape[0]} × {shape[1]}") from error
 
 
 # -- models -------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """One conversation in one context: what is committed to the KV cache, and one step further.
 
 State: sequence 0 holds ``tokens``; ``root`` is chosen but not decoded. Every *live* sequence mirrors
-sequence 0, because llama.cpp lets sequences share a batch row only while they have not diverged.
+sequence 0, because llama.cpp lets sequences share a batch row only while they have not diverged. Those of
+lookahead groups hold the prefix besides, if there is one.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,16 @@ SPARE_CELLS = 256
 """KV cells beyond the context size: for a step's drafts, and for the gaps that rejected ones leave."""
 
 
+_PATHS = 31
+"""Most paths of a tree, each with a sequence of its own."""
+
+
+def sequences_needed(n_prefix: int) -> int:
+    """How many sequences a session's context must have: the paths, as many lookahead groups as a step has
+    room for if they see a prefix of ``n_prefix`` rows, and the spacer."""
+    return _PATHS + (MAX_ROWS // 2 if n_prefix else 0) + 1
+
+
 @dataclass(frozen=True)
 class Step:
     """What one forward pass gave. ``tokens``: new ids, at least one; ``drafted``: how deep the tree
@@ -44,12 +56,13 @@ class Step:
 
 
 class Inputs:
-    """What rows of a layout are as embeddings: token rows and lookahead rows (L, n_embd) float32."""
+    """What rows of a layout are as embeddings: token rows and lookahead rows (L, n_embd) float32.
+    Attributes: ``prefix``, (P, n_embd) float32, what only lookahead rows see."""
 
-    def __init__(self, embeddings: TokenEmbeddings, lookahead: Floats) -> None:
+    def __init__(self, embeddings: TokenEmbeddings, lookahead: Floats, prefix: Floats | None = None) -> None:
         self._embeddings = embeddings
         self._lookahead = lookahead
-        self.n_lookahead = len(lookahead)
+        self.prefix = lookahead[:0] if prefix is None else prefix
 
     def of(self, inputs: np.ndarray) -> Floats:
         """(m,) layout inputs → (m, n_embd) float32."""
@@ -82,6 +95,8 @@ class Session:
         self._n_vocab = n_vocab
         self._rule = rule
         self._verify = RULES[rule]
+        self._n_prefix = len(inputs.prefix) if inputs else 0
+        self._first_group = _PATHS if self._n_prefix else None
         self._spacer = context.settings.sequences - 1
         self.forget()
 
@@ -90,7 +105,7 @@ class Session:
         self._context.clear()
         self.tokens: list[int] = []
         self.root: int | None = None
-        self._live = 1
+        self._live, self._live_groups = 1, 0
         self._gaps = 0
 
     def prefill(self, tokens: Sequence[int]) -> int:
@@ -103,6 +118,7 @@ class Session:
         size = self._context.settings.batch_size
         self._context.keep_hidden(False)
         try:
+            self._make_room(len(tokens) - 1 - common)
             for start in range(common, len(tokens) - 1, size):
                 part = tokens[start : min(start + size, len(tokens) - 1)]
                 self._context.decode_tokens(rows_of_sequence(start, len(part)), np.array(part, np.int32))
@@ -120,10 +136,11 @@ class Session:
         self.root = None
         if position >= len(self.tokens):
             return
-        if not position or not self._context.model.can_roll_back:
+        cuts_prefix = self._live_groups and position < self._n_prefix
+        if not position or cuts_prefix or not self._context.model.can_roll_back:
             self.forget()
             return
-        for sequence in range(self._live):
+        for sequence in self._sequences():
             self._context.remove(sequence, position)
         del self.tokens[position:]
 
@@ -169,10 +186,13 @@ class Session:
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
         start = len(self.tokens)
-        layout = tree.layout(start)
+        if start < self._n_prefix:  # sequences that share a row must end at the same position
+            tree = replace(tree, lookahead=(0,) * len(tree.tokens))
+        layout = tree.layout(start, self._first_group)
         began = time.perf_counter()
         try:
-            self._make_room(layout)
+            self._make_room(len(layout.rows))
+            self._enliven(layout)
             self._context.keep_hidden(self._schedule.needs_hidden)
             decoding = time.perf_counter()
             logits = self._decode(layout)
@@ -229,20 +249,43 @@ class Session:
 
     # -- the KV cache: the one place that shares, keeps and removes cells -------------------------------
 
-    def _make_room(self, layout: Layout) -> None:
-        needed = layout.shape.n_sequences
-        if len(self.tokens) + self._gaps + len(layout.rows) > self._context.settings.cells:
+    def _sequences(self) -> Iterator[int]:
+        """All that mirror sequence 0, and itself."""
+        first = self._first_group or 0
+        return itertools.chain(range(self._live), range(first, first + self._live_groups))
+
+    def _make_room(self, rows: int) -> None:
+        if len(self.tokens) + self._gaps + self._n_prefix + rows > self._context.settings.cells:
             self._compact()
-        for sequence in range(self._live, needed):
+
+    def _enliven(self, layout: Layout) -> None:
+        """Let as many sequences mirror sequence 0 as ``layout`` uses."""
+        for sequence in range(self._live, layout.shape.n_paths):
             self._context.copy(0, sequence, 0)
-        self._live = max(self._live, needed)
+        self._live = max(self._live, layout.shape.n_paths)
+        first = self._first_group
+        if first is None or layout.shape.n_groups <= self._live_groups:
+            return
+        if not self._live_groups:
+            self._decode_prefix(first)
+            self._context.copy(0, first, 0)
+        for sequence in range(first + max(1, self._live_groups), first + layout.shape.n_groups):
+            self._context.copy(first, sequence, 0)
+        self._live_groups = layout.shape.n_groups
+
+    def _decode_prefix(self, sequence: int) -> None:
+        assert self._inputs is not None, "a prefix comes with them"
+        self._context.keep_hidden(False)
+        self._context.decode_embeddings(
+            rows_of_sequence(0, self._n_prefix, sequence=sequence), self._inputs.prefix
+        )
 
     def _commit(self, layout: Layout, verdict: Verdict) -> None:
         start, end = len(self.tokens), len(self.tokens) + len(verdict.path)
         keeper = layout.shape.a_sequence[verdict.path[-1]]
         if len(layout.rows) > 1:
             self._leave_gaps(layout, verdict)
-            for sequence in range(self._live):
+            for sequence in self._sequences():
                 self._context.remove(sequence, end if sequence == keeper else start)
         self._mirror(keeper, start)
 
@@ -256,7 +299,7 @@ class Session:
             self._gaps += 1
 
     def _mirror(self, source: int, start: int) -> None:
-        for sequence in range(self._live):
+        for sequence in self._sequences():
             if sequence != source:
                 self._context.copy(source, sequence, start)
 
@@ -265,7 +308,7 @@ class Session:
         state = self._context.save_sequence(0)
         self._context.clear()
         self._context.restore_sequence(0, state)
-        self._live, self._gaps = 1, 0
+        self._live, self._live_groups, self._gaps = 1, 0, 0
 
     def _restore(self, tokens: Sequence[int], state: bytes) -> None:
         try:

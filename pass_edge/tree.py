@@ -38,9 +38,11 @@ class DraftTree:
         """The child of ``node`` that drafts ``token``."""
         return next((child for child in self.children(node) if self.tokens[child] == token), None)
 
-    def layout(self, start: int) -> Layout:
-        """The batch for this tree with its root at position ``start``."""
-        shape = _shape(self.parents, self.lookahead)
+    def layout(self, start: int, first_group: int | None = None) -> Layout:
+        """The batch for this tree with its root at position ``start``. ``first_group``: the first of the
+        sequences that lookahead groups get for themselves, because they see more than the path to their node;
+        else they share its sequence."""
+        shape = _shape(self.parents, self.lookahead, first_group)
         return Layout(
             rows=Rows(
                 shape.depths + np.int32(start), shape.sequence_offsets, shape.sequence_ids, shape.outputs
@@ -100,7 +102,8 @@ class Shape:
     ``depths``: (m,) int32, 0 at the root. ``sequence_offsets``, ``sequence_ids``: as in Rows.
     ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: first row
     of each node's lookahead group. ``a_sequence``: for each node, one sequence that holds the path to
-    it. ``n_sequences``: how many the layout uses, numbered from 0.
+    it and nothing else. ``n_paths``: how many sequences the layout uses, numbered from 0; ``n_groups``: how
+    many more for lookahead groups alone, numbered from ``first_group``.
     """
 
     depths: Int32s
@@ -110,7 +113,8 @@ class Shape:
     lookahead_inputs: Int32s
     group_starts: tuple[int, ...]
     a_sequence: tuple[int, ...]
-    n_sequences: int
+    n_paths: int
+    n_groups: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class Layout:
 
 
 @lru_cache(maxsize=1024)
-def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...]) -> Shape:
+def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: int | None) -> Shape:
     # Drawn once, for a root R with drafts a and c below it and b below a, one lookahead token (*) at
     # every node. A row's sequences decide who sees it; a group's own sequence holds its path too.
     #
@@ -136,18 +140,21 @@ def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...]) -> Shape:
     #   logits     yes, on every row: nodes are verified, lookahead tokens draft
     #
     # A node gets a sequence of its own if a group hangs on it or nothing does (a leaf); all nodes
-    # above it are members. Sequences of one node must be handed to llama.cpp in ascending order.
+    # above it are members. In llama.cpp a row sees what the last of its sequences holds: so groups that
+    # see more than their path have sequences of their own, and nodes name those before the paths.
     n = len(parents)
     is_parent = set(parents)
+    apart = first_group is not None
+    ends = [node for node in range(n) if node not in is_parent or (lookahead[node] and not apart)]
+    own = {node: number for number, node in enumerate(ends)}
+    hung = [node for node in range(n) if lookahead[node]] if apart else []
+    groups = {node: number for number, node in enumerate(hung, first_group or 0)} if apart else own
     members: list[list[int]] = [[] for _ in parents]
-    own: dict[int, int] = {}
-    for node in range(n):
-        if lookahead[node] or node not in is_parent:
-            own[node] = len(own)
-            ancestor = node
-            while ancestor >= 0:
-                members[ancestor].append(own[node])
-                ancestor = parents[ancestor]
+    for node, number in (*(groups.items() if apart else ()), *own.items()):
+        ancestor = node
+        while ancestor >= 0:
+            members[ancestor].append(number)
+            ancestor = parents[ancestor]
     depths = [0] * n
     for node in range(1, n):
         depths[node] = depths[parents[node]] + 1
@@ -157,7 +164,7 @@ def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...]) -> Shape:
         group_starts.append(n + len(inputs))
         inputs += [-1 - k for k in range(lookahead[node])]
         depths += [depths[node] + 1 + k for k in range(lookahead[node])]
-        members += [[own[node]] for _ in range(lookahead[node])]
+        members += [[groups[node]] for _ in range(lookahead[node])]
     return Shape(
         depths=np.array(depths, np.int32),
         sequence_offsets=np.cumsum([0] + [len(m) for m in members], dtype=np.int32),
@@ -165,6 +172,7 @@ def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...]) -> Shape:
         outputs=np.ones(len(depths), np.bool_),
         lookahead_inputs=np.array(inputs, np.int32),
         group_starts=tuple(group_starts),
-        a_sequence=tuple(members[node][0] for node in range(n)),
-        n_sequences=len(own),
+        a_sequence=tuple(members[node][-1] for node in range(n)),
+        n_paths=len(own),
+        n_groups=len(hung),
     )

@@ -17,7 +17,7 @@ from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.sampling import Sampler, Sampling
 from pass_edge.schedules import Fixed, plain
-from pass_edge.session import Inputs, Session
+from pass_edge.session import Inputs, Session, sequences_needed
 from pass_edge.tree import DraftTree
 
 GREEDY = Sampler(Sampling(temperature=0))
@@ -38,14 +38,17 @@ class Recording(Session):
 class Bench:
     """A model with two contexts: one that is drafted in, one that only ever decodes what is committed."""
 
-    def __init__(self, path: Path, cells: int) -> None:
+    def __init__(self, path: Path, cells: int, n_prefix: int = 0) -> None:
         self.model = Model(path)
-        self.drafting = Context(self.model, ContextSettings(cells=cells, **CACHE))
+        sequences = sequences_needed(n_prefix)
+        self.drafting = Context(self.model, ContextSettings(cells=cells, sequences=sequences, **CACHE))
         self.reference = Context(self.model, ContextSettings(cells=cells, **CACHE))
         embeddings = TokenEmbeddings(self.model.path)
-        lookahead = np.random.default_rng(1).standard_normal((N_LOOKAHEAD, self.model.n_embd))
         scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
-        self.inputs = Inputs(embeddings, (lookahead * scale).astype(np.float32))
+        rng = np.random.default_rng(1)
+        rows = rng.standard_normal((N_LOOKAHEAD + n_prefix, self.model.n_embd), np.float32) * scale
+        self.lookahead, self.prefix = rows[:N_LOOKAHEAD], rows[N_LOOKAHEAD:]
+        self.inputs = Inputs(embeddings, self.lookahead, self.prefix)
 
     def session(self) -> Recording:
         return Recording(self.drafting, Fixed(plain), self.inputs)
@@ -66,15 +69,26 @@ class Bench:
             tokens.append(int(logits[-1].argmax()))
         return tokens[1:], logits
 
+    def ahead(self, tokens: list[int]) -> np.ndarray:
+        """Logits of the lookahead tokens behind ``tokens``, of a sequence that nothing was drafted in."""
+        self.reference.clear()
+        if len(self.prefix):
+            self.reference.decode_embeddings(rows_of_sequence(0, len(self.prefix), sequence=1), self.prefix)
+        self.reference.decode_tokens(rows_of_sequence(0, len(tokens)), np.array(tokens, np.int32))
+        self.reference.copy(0, 1, 0)
+        rows = rows_of_sequence(len(tokens), N_LOOKAHEAD, sequence=1, outputs=N_LOOKAHEAD)
+        self.reference.decode_embeddings(rows, self.lookahead)
+        return self.reference.logits(N_LOOKAHEAD).copy()
+
     def close(self) -> None:
         self.drafting.close()
         self.reference.close()
         self.model.close()
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_path: Path) -> Iterator[Bench]:
-    bench = Bench(tiny_path, cells=96)  # small, so that gaps force compactions
+@pytest.fixture(scope="module", params=[0, 5], ids=["no prefix", "prefix"])
+def tiny(tiny_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(tiny_path, 96, request.param)  # small, so that gaps force compactions
     yield bench
     bench.close()
 
@@ -163,6 +177,31 @@ def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
     session._compact = lambda: (compactions.append(1), Session._compact(session))  # type: ignore[method-assign]
     check_turn(tiny, session, [1, 2, 3], [form] * 35)
     assert compactions, "the cache never filled up; the test shows nothing"
+
+
+def test_gaps_are_compacted_for_a_long_prompt(tiny: Bench) -> None:
+    session = tiny.session()
+    check_turn(tiny, session, [1, 2, 3], [([-1, 0, 0], [True, False, True], [0, 0, 0])] * 25)
+    check_turn(tiny, session, [*session.tokens[:8], *[4] * 60], [])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    prompt=st.lists(st.integers(0, 11), min_size=6, max_size=12), forms=st.lists(tree_forms(), max_size=DEPTH)
+)
+def test_lookahead_tokens_see_the_path_to_their_node_and_the_prefix(
+    tiny: Bench, prompt: list[int], forms: list
+) -> None:
+    session = tiny.session()
+    check_turn(tiny, session, prompt, forms)
+    future, _ = tiny.truth([*session.tokens, session.root or 0], 3)
+    tree = build(([-1, 0, 0], [True, False, True], [2, 1, 3]), session.root or 0, future, 12)
+    before = [*session.tokens, tree.tokens[0]]
+    session.decode_tree(tree, GREEDY)
+    for node, start, count in ((0, 3, 2), (1, 5, 1), (2, 6, 3)):
+        path = before if not node else [*before, tree.tokens[node]]
+        # the prefix lies in other cells there, which moves the last bits; without it, logits are nats away
+        np.testing.assert_allclose(session.seen[start : start + count], tiny.ahead(path)[:count], atol=0.3)
 
 
 def test_a_failed_step_leaves_an_empty_session(tiny: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,9 +26,11 @@ def path_to(tree: DraftTree, node: int) -> list[int]:
     return path[::-1]
 
 
-@given(tree=trees(), start=st.integers(0, 1000))
-def test_every_row_sees_its_own_path_and_nothing_else(tree: DraftTree, start: int) -> None:
-    layout = tree.layout(start)
+@given(tree=trees(), start=st.integers(0, 1000), first_group=st.sampled_from([None, 20]))
+def test_every_row_sees_its_own_path_and_nothing_else(
+    tree: DraftTree, start: int, first_group: int | None
+) -> None:
+    layout = tree.layout(start, first_group)
     rows, n = layout.rows, len(tree.tokens)
     members = [
         set(rows.sequence_ids[rows.sequence_offsets[i] : rows.sequence_offsets[i + 1]].tolist())
@@ -35,8 +38,8 @@ def test_every_row_sees_its_own_path_and_nothing_else(tree: DraftTree, start: in
     ]
     owner = [None] * n + [node for node in range(n) for _ in range(tree.lookahead[node])]
     for row in range(len(rows)):
-        # llama.cpp's mask: a row sees rows of earlier or equal position that share a sequence with it;
-        # its sequences, seen from the row's own position back, must hold one path only
+        # llama.cpp's mask: a row sees rows of earlier or equal position in the last of its sequences;
+        # any of them, seen from the row's own position back, must hold one path only
         node = row if row < n else owner[row]
         first = layout.shape.group_starts[node] if row >= n else row
         expected = {*path_to(tree, node), *range(first, row + 1)}
@@ -50,15 +53,30 @@ def test_every_row_sees_its_own_path_and_nothing_else(tree: DraftTree, start: in
 
 
 @given(tree=trees())
-def test_inputs_positions_and_sequences_are_what_llama_cpp_asks_for(tree: DraftTree) -> None:
-    layout = tree.layout(7)
+def test_no_node_looks_out_of_a_sequence_of_lookahead_groups(tree: DraftTree) -> None:
+    layout = tree.layout(0, first_group=20)
+    offsets, ids = layout.rows.sequence_offsets, layout.rows.sequence_ids
+    n = len(tree.tokens)
+    last = ids[offsets[1:] - 1]  # what a row sees
+    assert (last[:n] < 20).all(), "or it would see the prefix"
+    assert (last[n:] >= 20).all(), "or a lookahead token would not"
+    assert all(sequence < 20 for sequence in layout.shape.a_sequence)
+
+
+@pytest.mark.parametrize("first_group", [None, 20])
+@given(tree=trees())
+def test_inputs_positions_and_sequences_are_what_llama_cpp_asks_for(
+    first_group: int | None, tree: DraftTree
+) -> None:
+    layout = tree.layout(7, first_group)
     n = len(tree.tokens)
     assert layout.inputs[:n].tolist() == list(tree.tokens)
     for node in range(n):
         first, count = layout.shape.group_starts[node], tree.lookahead[node]
         assert layout.inputs[first : first + count].tolist() == [-1 - k for k in range(count)]
         assert layout.rows.positions[node] == 7 + len(path_to(tree, node)) - 1
-    for sequence in range(layout.shape.n_sequences):
+    groups = range(first_group or 0, (first_group or 0) + layout.shape.n_groups)
+    for sequence in (*range(layout.shape.n_paths), *groups):
         offsets, ids = layout.rows.sequence_offsets, layout.rows.sequence_ids
         positions = [
             layout.rows.positions[i]

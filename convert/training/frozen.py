@@ -9,7 +9,7 @@ ahead* runs lookahead groups behind many tokens of that text, the *anchors*, aga
 
 A prefix row sees the prefix alone, and the text sees no prefix: so llama.cpp can decode the prefix once, as
 a sequence of its own from position 0 on, and share its cells with the sequences of lookahead groups. (A row
-sees what the first of its sequences holds; so a token in a group's sequence is to be in another one before.)
+sees what the last of its sequences holds; so a token in a group's sequence is to name its own behind it.)
 As everywhere in llama.cpp, no row sees a later position, nor, in layers with a sliding window, one that lies
 a window behind.
 """

@@ -31,10 +31,9 @@ class DraftHead(nn.Module):
     @classmethod
     def of(cls, weights: HeadWeights) -> DraftHead:
         """The head that the runtime has."""
-        head = cls(len(weights.down), len(weights.gate))
-        head.load_state_dict(
-            {f"{name}.weight": torch.from_numpy(getattr(weights, name)) for name in ("gate", "up", "down")}
-        )
+        head = cls(weights.down.shape[0], weights.down.shape[1])
+        numbers = {name: getattr(weights, name).numbers() for name in ("gate", "up", "down")}
+        head.load_state_dict({f"{name}.weight": torch.from_numpy(matrix) for name, matrix in numbers.items()})
         return head.requires_grad_(False)
 
     def forward(self, state: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
@@ -44,7 +43,7 @@ class DraftHead(nn.Module):
     def weights(self) -> HeadWeights:
         """What was learnt, as the runtime takes it."""
         names = ("gate", "up", "down")
-        return HeadWeights(*(getattr(self, name).weight.detach().cpu().numpy().copy() for name in names))
+        return HeadWeights.of(*(getattr(self, name).weight.detach().cpu().numpy() for name in names))
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """How good drafts are on texts that nobody learnt from, source by source, and what trees of them would gain.
 
-Every place in an answer is an anchor: what comes before is as in the text, and a draft is right if it is what
+Places in the answers are anchors: what comes before is as in the text, and a draft is right if it is what
 the model found likeliest there, in llama.cpp itself.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,9 +68,12 @@ def _best_tree(shares: npt.NDArray[np.float64], nodes: int) -> float:
     return total
 
 
-def measure(frozen: FrozenModel, texts: Sequence[Answered], lookahead: Lookahead) -> dict[str, Drafts]:
-    """The drafts of each source that ``lookahead`` has, and of all of them mixed."""
-    sources = _Sources(frozen, lookahead)
+def measure(
+    frozen: FrozenModel, texts: Iterable[Answered], lookahead: Lookahead, every: int = 1
+) -> dict[str, Drafts]:
+    """The drafts of each source that ``lookahead`` has, and of all of them mixed, at ``every`` so manieth
+    place of each text."""
+    sources = _Sources(frozen, lookahead, every)
     found: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for text in texts:
@@ -81,7 +84,7 @@ def measure(frozen: FrozenModel, texts: Sequence[Answered], lookahead: Lookahead
 
 
 class _Sources:
-    def __init__(self, frozen: FrozenModel, lookahead: Lookahead) -> None:
+    def __init__(self, frozen: FrozenModel, lookahead: Lookahead, every: int) -> None:
         def tensor(array: npt.NDArray[np.generic]) -> torch.Tensor:
             return torch.from_numpy(np.array(array)).to(frozen.device)  # a copy: files are mapped read-only
 
@@ -93,7 +96,7 @@ class _Sources:
         self._prefix = tensor(lookahead.embeddings[:0] if lookahead.prefix is None else lookahead.prefix)
         self._head, self._hidden = head(lookahead.head), head(lookahead.hidden_head)
         self._candidates = tensor(lookahead.candidates.astype(np.int64))
-        self._depth = len(lookahead) or DEPTH
+        self._depth, self._every = len(lookahead) or DEPTH, every
 
     def ranks(self, text: Answered) -> Iterator[tuple[str, torch.Tensor]]:
         """For some anchors at once, by source: (anchors, depths)."""
@@ -102,7 +105,7 @@ class _Sources:
         ids = torch.from_numpy(text.ids.astype(np.int64)).to(frozen.device)
         likeliest = torch.from_numpy(text.likely[:, 0].astype(np.int64)).to(frozen.device)
         hidden = torch.from_numpy(text.hidden.astype(np.float32)).to(frozen.device)
-        places = torch.arange(max(0, len(text.likely) - depth), device=frozen.device)
+        places = torch.arange(0, max(0, len(text.likely) - depth), self._every, device=frozen.device)
         for some in places.split(_AT_ONCE):
             drafted = some[:, None] + torch.arange(1, depth + 1, device=frozen.device)
             before = frozen.embed(ids[text.prompt - 1 + drafted])

@@ -32,15 +32,17 @@ def make_outputs(
     prefix: npt.NDArray[np.float32],
     folder: Path,
     *,
+    depth: int,
     progress: Progress = lambda done, total: None,
 ) -> Anchors:
     """Anchors with the outputs of lookahead groups of ``embeddings`` (L, n_embd) behind them, read from
-    ``folder`` as far as they are there, and added to it. ``frozen`` is only called if some are missing."""
-    count, n_embd = embeddings.shape
-    places = [_places(text, count, i) for i, text in enumerate(texts)]
+    ``folder`` as far as they are there, and added to it. Of each group, the first ``depth`` are run: those
+    behind them change nothing. ``frozen`` is only called if some are missing."""
+    places = [_places(text, len(embeddings), i) for i, text in enumerate(texts)]
+    embeddings = embeddings[:depth]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"outputs-{digest(embeddings, prefix, *(text.ids for text in texts))[:16]}.f16"
-    size = 2 * count * n_embd
+    size = 2 * embeddings.size
     ends = np.cumsum([len(some) for some in places])
     there = path.stat().st_size // size if path.exists() else 0
     done = int(np.searchsorted(ends, there, side="right"))
@@ -57,8 +59,8 @@ def make_outputs(
                     states = model.look_ahead(model.read(texts[i].ids), anchors, *rows)
                     file.write(states.cpu().numpy().astype(np.float16).tobytes())
     progress(len(texts), len(texts))
-    states = np.fromfile(path, np.float16).reshape(-1, count, n_embd)
-    return Anchors(texts, places, states, count)
+    states = np.fromfile(path, np.float16).reshape(-1, *embeddings.shape)
+    return Anchors(texts, places, states, len(embeddings))
 
 
 def _places(text: Answered, count: int, index: int) -> npt.NDArray[np.int64]:

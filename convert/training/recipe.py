@@ -311,9 +311,10 @@ class Training:
                 rows.embeddings,
                 rows.prefix,
                 self.folder,
+                depth=depth,
                 progress=lambda done, total: self.note("outputs", done, total, ""),
             )
-            for some in (texts, held_out)
+            for some, depth in ((texts, self.recipe.head_depth), (held_out, len(rows.embeddings)))
         ]
         return self._train_head(HEAD, "head.pt", self.recipe.head_width, *outputs)
 

@@ -1,0 +1,79 @@
+"""Matrices as ggml stores them, to and from float32, by its own functions."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ModelError
+from .gguf_file import type_traits
+from .library import GGML_TYPES, ggml
+
+Floats = npt.NDArray[np.float32]
+_EIGHT_BITS = "q8_0"
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix of rows of ``width`` numbers: ``data`` (rows, bytes a row) uint8 of ggml's type ``type_name``.
+    A file's is mapped, so that it takes memory only where it is read."""
+
+    data: npt.NDArray[np.uint8]
+    type_name: str
+    width: int
+
+    @classmethod
+    def of(cls, numbers: Floats) -> StoredMatrix:
+        """``numbers`` (rows, width) in eight bits, or unrounded where blocks do not divide the width."""
+        width = numbers.shape[1]
+        block = type_traits(GGML_TYPES[_EIGHT_BITS]).block_size
+        type_name = "f32" if width % block else _EIGHT_BITS
+        return cls(encode_rows(numbers, type_name), type_name, width)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.data), self.width
+
+    def numbers(self) -> Floats:
+        """All of it, (rows, width) float32."""
+        return decode_rows(self.data, self.type_name, self.width)
+
+
+def bytes_a_row(type_name: str, width: int) -> int:
+    """Of rows of ``width`` numbers. Raises ModelError if the type's blocks do not divide them."""
+    traits = type_traits(_code(type_name))
+    if width % traits.block_size:
+        raise ModelError(f"{type_name} takes rows of a multiple of {traits.block_size}, not of {width}")
+    return width // traits.block_size * traits.type_size
+
+
+def encode_rows(rows: Floats, type_name: str) -> npt.NDArray[np.uint8]:
+    """``rows`` (n, width) as ggml stores them in the tensor type ``type_name``: (n, bytes a row) uint8.
+    Raises ModelError for types without an encoder, or that do not divide the width."""
+    count, width = rows.shape
+    source = np.ascontiguousarray(rows, np.float32)
+    out = np.empty((count, bytes_a_row(type_name, width)), np.uint8)
+    pointers = ctypes.c_void_p(source.ctypes.data), ctypes.c_void_p(out.ctypes.data)
+    ggml("ggml_quantize_chunk")(_code(type_name), *pointers, 0, count, width, None)
+    return out
+
+
+def decode_rows(stored: npt.NDArray[np.uint8], type_name: str, width: int) -> Floats:
+    """(n, bytes a row) ``stored`` rows of the tensor type ``type_name`` as (n, width) float32."""
+    stored = np.ascontiguousarray(stored)
+    if type_name == "f32":
+        return stored.view(np.float32)
+    out = np.empty((len(stored), width), np.float32)
+    to_float = type_traits(_code(type_name)).to_float
+    to_float(ctypes.c_void_p(stored.ctypes.data), ctypes.c_void_p(out.ctypes.data), out.size)
+    return out
+
+
+def _code(type_name: str) -> int:
+    code = GGML_TYPES.get(type_name.lower())
+    if code is None:
+        raise ModelError(f"rows cannot be encoded as {type_name}; types that can: {', '.join(GGML_TYPES)}")
+    return code
