@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .engine_options import open_engine, sampling_from, shared_options
-from .output import quiet, show, summary
+from .keyboard import silent_keyboard, typed_messages
+from .output import DRAFTED, Answer, PlainText, quiet, show, summary
 from .standard_input import piped_messages
 
 if TYPE_CHECKING:
@@ -18,84 +19,132 @@ if TYPE_CHECKING:
     from pass_edge.chat import Conversation
 
 CHAT_HELP = """\
-/help          this list
-/reset         forget the conversation
-/system TEXT   set the system message and start anew
-/stats         what the last answer cost and gained
-/save FILE     save the conversation
-/load FILE     go on with a saved one
-/quit          leave (so does Ctrl-D)
-Ctrl-C stops an answer. Esc Enter, or a backslash at the end, starts a new line."""
+/help              this list
+/reset             forget the conversation
+/system TEXT       set the system message and start anew
+/stats             what the last answer cost and gained
+/save FILE [--kv]  save the conversation; with its KV cache, it need not be read again
+/load FILE         go on with a saved one
+/quit              leave (so does Ctrl-D)
+Ctrl-C stops an answer. Esc Enter, or a backslash at the end, starts a new line.
+What is pasted is one message, whatever lines it has."""
 
 
 @click.command()
 @click.option("--system", help="A system message.")
+@click.option("--plain", is_flag=True, help="Show answers as they are, not as markdown.")
+@click.option("--show-drafts", is_flag=True, help="Show accepted draft tokens in another shade.")
 @shared_options
-def chat(system: str | None, **options: Any) -> None:
-    """Chat in the terminal; /help lists what you can type. Without a terminal, each line is a message."""
+def chat(system: str | None, plain: bool, show_drafts: bool, **options: Any) -> None:
+    """Chat in the terminal; /help lists what you can type. Without a terminal, each line is a message.
+
+    \b
+    pass-edge chat --show-drafts
+    pass-edge chat --model model.gguf --system "Be brief." --temp 0
+    """
     from pass_edge.chat import Conversation
 
     sampling = sampling_from(options)
     with open_engine(options) as engine:
         limits = {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": options["stop"]}
-        room = ChatRoom(engine, Conversation(system), limits)
+        room = ChatRoom(engine, Conversation(system), limits, plain=plain, shows_drafts=show_drafts)
         if sys.stdin.isatty():
             quiet(f"{engine.model.metadata('general.name') or engine.model.path.name}: /help, /quit")
-        for line in typed_messages() if sys.stdin.isatty() else piped_messages():
-            if not room.take(line):
-                break
+        if show_drafts and sys.stdout.isatty():
+            click.secho("accepted drafts are shown in this shade", fg=DRAFTED, err=True)
+        with silent_keyboard():
+            for line in typed_messages() if sys.stdin.isatty() else piped_messages():
+                if not room.take(line):
+                    break
 
 
 class ChatRoom:
     """What one typed line does to a conversation."""
 
-    def __init__(self, engine: Engine, conversation: Conversation, limits: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        conversation: Conversation,
+        limits: dict[str, Any],
+        *,
+        plain: bool = False,
+        shows_drafts: bool = False,
+    ) -> None:
         self.engine = engine
         self.conversation = conversation
         self.limits = limits
+        self.plain = plain or not sys.stdout.isatty()
+        self.shows_drafts = shows_drafts
         self.last: Stats | None = None
+        self.commands = {
+            "/help": lambda _: click.echo(CHAT_HELP),
+            "/reset": self.reset,
+            "/system": self.set_system,
+            "/stats": self.tell_stats,
+            "/save": self.save,
+            "/load": self.load,
+        }
 
     def take(self, line: str) -> bool:
         """Act on ``line``; false when the chat is over. Mistakes are told, and the chat goes on."""
         from pass_edge import PassEdgeError
 
         command, _, rest = line.strip().partition(" ")
-        if not command:
-            return True
         if command == "/quit":
             return False
         try:
-            if command.startswith("/"):
-                self.command(command, rest.strip())
-            else:
+            if is_command(line):
+                self.act(command, rest.strip())
+            elif command:
                 self.answer(line)
         except PassEdgeError as error:
             click.echo(f"Error: {error}", err=True)
+        except KeyboardInterrupt:
+            self.engine.session.forget()  # wherever it was cut, what it has read cannot be relied on
+            quiet("stopped")
         return True
 
-    def command(self, command: str, rest: str) -> None:
+    def act(self, command: str, rest: str) -> None:
+        from pass_edge import SettingsError
+
+        if command not in self.commands:
+            raise SettingsError(f"there is no {command}; /help lists what there is")
+        self.commands[command](rest)
+
+    def reset(self, _: str) -> None:
+        self.conversation.turns.clear()
+        self.engine.session.forget()
+        quiet("the conversation is forgotten")
+
+    def set_system(self, text: str) -> None:
         from pass_edge.chat import Conversation
 
-        if command == "/help":
-            click.echo(CHAT_HELP)
-        elif command == "/reset":
-            self.conversation.turns.clear()
-            quiet("the conversation is forgotten")
-        elif command == "/system":
-            self.conversation = Conversation(rest or None)
-            quiet("a new conversation")
-        elif command == "/stats":
-            quiet(statistics(self.last) if self.last else "nothing has been answered yet")
-        elif command in ("/save", "/load") and not rest:
-            click.echo(f"Error: {command} needs the name of a file", err=True)
-        elif command == "/save":
-            self.conversation.save(Path(rest).expanduser())
-            quiet(f"saved to {rest}")
-        elif command == "/load":
-            self.conversation = Conversation.load(Path(rest).expanduser())
-            quiet(f"{len(self.conversation.turns)} messages loaded")
-        else:
-            click.echo(f"Error: there is no {command}; /help lists what there is", err=True)
+        self.conversation = Conversation(text or None)
+        self.engine.session.forget()
+        quiet("a new conversation")
+
+    def tell_stats(self, _: str) -> None:
+        quiet(statistics(self.last) if self.last else "nothing has been answered yet")
+
+    def save(self, rest: str) -> None:
+        words = rest.split(" ")
+        path = file_named(" ".join(word for word in words if word != "--kv"), "/save")
+        self.engine.session.save(
+            path,
+            messages=self.conversation.messages,
+            sampling=self.limits["sampling"],
+            kv="--kv" in words,
+        )
+        quiet(f"saved to {path}, {os.path.getsize(path):,} bytes")
+
+    def load(self, rest: str) -> None:
+        from pass_edge.chat import Conversation
+
+        saved = self.engine.session.load(file_named(rest, "/load"))
+        self.conversation = Conversation.of(saved.messages)
+        self.limits["sampling"] = saved.sampling or self.limits["sampling"]
+        how = "with their KV cache" if saved.cache else "read again"
+        quiet(f"{len(saved.messages)} messages loaded, {len(saved.tokens)} tokens {how}")
 
     def answer(self, question: str) -> None:
         from pass_edge import ContextFullError, PassEdgeError
@@ -103,8 +152,8 @@ class ChatRoom:
         self.conversation.ask(question)
         try:
             generation = self.engine.chat(self.conversation.messages, **self.limits)
-            show(generation)
-        except PassEdgeError as error:
+            show(generation, self.display())
+        except (PassEdgeError, KeyboardInterrupt) as error:
             self.conversation.withdraw()
             if isinstance(error, ContextFullError):
                 raise ContextFullError(f"{error}. /reset starts a new conversation") from error
@@ -116,6 +165,32 @@ class ChatRoom:
                 f"the context of {self.engine.context_size} tokens is full; /reset starts a new conversation"
             )
         quiet(summary(generation.stats))
+
+    def display(self) -> Answer:
+        """Where the next answer is written."""
+        if self.plain:
+            return PlainText(shows_drafts=self.shows_drafts)
+        from rich.console import Console
+
+        from .markdown import Markdown
+
+        # a COLUMNS left by another program would outlast every resize
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        return Markdown(Console(_environ=environment), shows_drafts=self.shows_drafts)
+
+
+def is_command(line: str) -> bool:
+    """Whether ``line`` is one, not a message that happens to start with a slash (a path, pasted code)."""
+    return bool(re.fullmatch(r"/\w+( [^\n]*)?", line.strip()))
+
+
+def file_named(name: str, command: str) -> str:
+    from pass_edge import SettingsError
+
+    name = name.strip()
+    if not name or "\0" in name:
+        raise SettingsError(f"{command} needs the name of a file")
+    return os.path.expanduser(name)
 
 
 def statistics(stats: Stats) -> str:
@@ -130,41 +205,3 @@ def statistics(stats: Stats) -> str:
         "host share": f"{host:.1%} of the time outside llama.cpp",
     }
     return "\n".join(f"{name:11} {text}" for name, text in lines.items())
-
-
-def typed_messages() -> Iterator[str]:
-    """Messages typed in a terminal, with editing, history and several lines."""
-    from platformdirs import user_state_path
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
-    from prompt_toolkit.key_binding import KeyBindings
-
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _(event: Any) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("enter")
-    def _(event: Any) -> None:
-        buffer = event.current_buffer
-        if buffer.document.text_before_cursor.endswith("\\"):
-            buffer.delete_before_cursor()
-            buffer.insert_text("\n")
-        else:
-            buffer.validate_and_handle()
-
-    history = user_state_path("pass-edge") / "history"
-    try:
-        history.parent.mkdir(parents=True, exist_ok=True)
-        history.touch()
-        history.read_text(encoding="utf-8")
-        session: Any = PromptSession(history=FileHistory(str(history)), key_bindings=keys, multiline=True)
-    except (OSError, UnicodeDecodeError) as error:
-        quiet(f"the history {history} cannot be used ({error}); this chat keeps none")
-        session = PromptSession(history=InMemoryHistory(), key_bindings=keys, multiline=True)
-    while True:
-        try:
-            yield session.prompt("> ", prompt_continuation="  ")
-        except (EOFError, KeyboardInterrupt):
-            return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .engine_options import open_engine, sampling_from, shared_options
-from .output import quiet, show, summary
+from .output import PlainText, quiet, show, summary
 from .standard_input import read_stdin
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, *
         if as_json:
             click.echo(json.dumps(_report(generation.run(), engine)))
         else:
-            show(generation)
+            show(generation, PlainText())
             quiet(summary(generation.stats))
 
 

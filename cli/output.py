@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
+_DEPTHS_TOLD = 4
+DRAFTED = "cyan"
+"""The shade of text that was drafted."""
+_CONTROLS = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code != ord("\n")
+}
 
 
 def quiet(text: str) -> None:
@@ -30,7 +37,9 @@ def summary(stats: Stats) -> str:
     """One line about an answer."""
     parts = [f"{stats.tokens_per_second:.1f} tokens/s", f"{stats.tokens_per_pass:.2f} tokens/pass"]
     if stats.acceptance:
-        parts.append("accepted " + " ".join(f"{share:.2f}" for share in stats.acceptance))
+        deeper = " …" if len(stats.acceptance) > _DEPTHS_TOLD else ""
+        shares = " ".join(f"{share:.2f}" for share in stats.acceptance[:_DEPTHS_TOLD])
+        parts.append(f"accepted {shares}{deeper}")
     return " · ".join([*parts, f"{stats.tokens} tokens"])
 
 
@@ -45,15 +54,45 @@ def interruptible() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def show(generation: Generation) -> None:
-    """Print an answer as it comes; Ctrl-C ends it early."""
+class Answer(Protocol):
+    """Where an answer's text goes as it comes."""
+
+    def feed(self, text: str, drafted: bool) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class PlainText:
+    """An answer as it is; in another shade where it was drafted, if ``shows_drafts`` is set."""
+
+    def __init__(self, *, shows_drafts: bool = False) -> None:
+        self._shade = DRAFTED if shows_drafts else None
+
+    def feed(self, text: str, drafted: bool) -> None:
+        click.secho(text, nl=False, fg=self._shade if drafted else None)
+        sys.stdout.flush()
+
+    def finish(self) -> None:
+        click.echo()
+
+
+def show(generation: Generation, answer: Answer) -> None:
+    """Print a generation as it comes. Ctrl-C ends it early, and before its first word it is a
+    KeyboardInterrupt, because a long prompt takes long to read."""
+    pieces = generation.pieces()
+    first = next(pieces, None)
+    in_terminal = sys.stdout.isatty()
     with interruptible() as stopped:
-        for piece in generation:
-            click.echo(piece, nl=False)
-            sys.stdout.flush()
+        for piece in chain([first] if first else [], pieces):
+            answer.feed(_harmless(piece.text) if in_terminal else piece.text, piece.drafted)
             if stopped:
                 break
-    click.echo()
+    answer.finish()
+
+
+def _harmless(text: str) -> str:
+    """``text`` without what would command the terminal."""
+    return text.replace("\t", "    ").translate(_CONTROLS)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
@@ -119,6 +120,15 @@ class Context:
     def clear(self) -> None:
         """Forget everything."""
         llama.llama_memory_clear(self._memory, False)
+
+    @property
+    def layout(self) -> str:
+        """Changes with all that decides whether a sequence saved elsewhere can be restored here: what
+        llama.cpp writes is raw, and tied to its version."""
+        settings = self.settings
+        types = f"K {settings.cache_type_k.lower()}, V {settings.cache_type_v.lower()}"
+        attention = "flash" if settings.flash_attention else "plain"
+        return f"llama-cpp-python {version('llama-cpp-python')}, {types}, {attention} attention"
 
     def save_sequence(self, sequence: int) -> bytes:
         """A sequence's cells as bytes, in cell order, bit for bit."""

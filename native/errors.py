@@ -30,8 +30,12 @@ class LookaheadError(PassEdgeError):
     """A lookahead file is damaged or was made for another model."""
 
 
+class SessionError(PassEdgeError):
+    """A saved session cannot be read, is damaged, or belongs to another model."""
+
+
 class SettingsError(PassEdgeError):
-    """A setting (sampling value, schedule, chat file …) is out of its range or unreadable."""
+    """A setting (sampling value, schedule …) is out of its range."""
 
 
 class OutputError(PassEdgeError):

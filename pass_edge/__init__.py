@@ -12,6 +12,7 @@ from pass_edge.native.errors import (
     ModelError,
     OutputError,
     PassEdgeError,
+    SessionError,
     SettingsError,
 )
 
@@ -20,6 +21,7 @@ from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import read_lookahead, write_sidecar
 from .sampling import Sampling
+from .saved import SavedSession
 from .settings import Settings
 from .stats import Stats
 
@@ -35,6 +37,8 @@ __all__ = [
     "OutputError",
     "PassEdgeError",
     "Sampling",
+    "SavedSession",
+    "SessionError",
     "Settings",
     "SettingsError",
     "Stats",

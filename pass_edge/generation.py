@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from pass_edge.native.vocabulary import Vocabulary
 
@@ -13,8 +14,18 @@ from .stats import Stats
 from .text import TextStream
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Text that became certain in one pass. ``drafted``: by tokens that were drafted and accepted, not by
+    the one that the pass chose itself."""
+
+    text: str
+    drafted: bool
+
+
 class Generation:
-    """Iterate for pieces of text as they become certain; stop iterating at any time.
+    """Iterate for pieces of text as they become certain (``pieces`` tells drafted ones apart); stop
+    iterating at any time.
 
     Attributes: ``seed``; and, complete once iteration ends, ``ids`` (the generated tokens, without the
     one that ended it), ``text``, ``stats``, ``finish_reason``: "stop" (end token or stop string), "length",
@@ -47,6 +58,10 @@ class Generation:
         self.stats = Stats(prompt_tokens=len(prompt))
 
     def __iter__(self) -> Iterator[str]:
+        return (piece.text for piece in self.pieces())
+
+    def pieces(self) -> Iterator[Piece]:
+        """The answer's text as it comes: of each pass first what was drafted, then what was not."""
         began = time.perf_counter()
         self.stats.reused_tokens = self._session.prefill(self._prompt)
         self.stats.prompt_seconds = time.perf_counter() - began
@@ -54,13 +69,15 @@ class Generation:
             began = time.perf_counter()
             step = self._session.step(self._sampler)
             self.stats.count(step)
-            piece = "".join(map(self._take, step.tokens))
+            drafted = "".join(map(self._take, step.tokens[:-1]))
+            chosen = self._take(step.tokens[-1])
             if self.finish_reason:
-                piece += self._output.finish()
-            self.text += piece
+                chosen += self._output.finish()
             self.stats.seconds += time.perf_counter() - began
-            if piece:
-                yield piece
+            for piece in (Piece(drafted, True), Piece(chosen, False)):
+                if piece.text:
+                    self.text += piece.text
+                    yield piece
 
     def run(self) -> Generation:
         """Generate to the end without looking at the pieces."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, Floats
 from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.errors import ContextError
 
 from .drafter import Outcome
-from .sampling import Sampler
+from .sampling import Sampler, Sampling
+from .saved import SavedCache, SavedSession, identity, read_session, write_session
 from .schedules import Passed, Schedule
 from .tree import DraftTree, Layout
 from .verify import RULES, Verdict
@@ -140,6 +143,39 @@ class Session:
         for sequence in self._sequences():
             self._context.remove(sequence, position)
         del self.tokens[position:]
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        messages: Sequence[Mapping[str, str]] = (),
+        sampling: Sampling | None = None,
+        kv: bool = False,
+    ) -> None:
+        """Write the conversation so far to ``path``, with ``messages`` and ``sampling`` for whoever goes on
+        with it, and with the KV cache if ``kv`` is set. Raises OutputError."""
+        root = () if self.root is None else (self.root,)
+        cache = SavedCache(self._context.layout, self._context.save_sequence(0)) if kv else None
+        model = identity(self._context.model.path)
+        write_session(SavedSession(model, (*self.tokens, *root), tuple(messages), sampling, cache), path)
+
+    def load(self, path: str | Path) -> SavedSession:
+        """Go on with the conversation in ``path``. A KV cache that fits is restored to the bit; otherwise the
+        tokens are decoded again, and ``cache`` is None in what is returned. Raises SessionError and
+        ContextFullError, with this session as it was; ContextError, with an empty one."""
+        model, settings = self._context.model, self._context.settings
+        saved = read_session(path).fitting(
+            identity(model.path),
+            n_vocab=self._n_vocab or model.n_vocab,
+            room=settings.cells - SPARE_CELLS,
+            layout=self._context.layout,
+        )
+        self.forget()
+        if saved.cache:
+            self._restore(saved.tokens, saved.cache.state)
+        if saved.tokens:
+            self.prefill(saved.tokens)
+        return saved
 
     def step(self, sampler: Sampler) -> Step:
         """Decode one tree, keep what the model would have said itself, and draft what may follow.
@@ -273,6 +309,17 @@ class Session:
         self._context.clear()
         self._context.restore_sequence(0, state)
         self._live, self._live_groups, self._gaps = 1, 0, 0
+
+    def _restore(self, tokens: Sequence[int], state: bytes) -> None:
+        try:
+            self._context.restore_sequence(0, state)
+            held = self._context.last_position(0) + 1
+            if held not in (len(tokens), len(tokens) - 1):  # the last may not be decoded
+                raise ContextError(f"the saved KV cache holds {held} tokens of {len(tokens)}")
+        except BaseException:
+            self.forget()
+            raise
+        self.tokens = list(tokens[:held])
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

@@ -170,18 +170,17 @@ def test_input_that_is_not_utf_8() -> None:
     assert_refused(run("generate", stdin=b"caf\xe9"), "not valid UTF-8")
 
 
-@pytest.mark.parametrize(
-    "content", [b"{", b"\xff\xfe", b"[]", b'{"format": "pass-edge-chat", "messages": [1]}']
-)
-def test_a_session_file_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "chat.json").write_bytes(content)
-    lines = (
-        f"/load {tmp_path / 'chat.json'}\n/load {tmp_path / 'none'}\n/save {tmp_path / 'no' / 'x'}\n/quit\n"
-    )
+def test_a_session_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "saved").write_bytes(b"pass-edge session 1\n0000\n{}\n")
+    lines = f"/load {tmp_path / 'saved'}\n/load {tmp_path / 'none'}\n/save {tmp_path / 'no' / 'x'}\n/quit\n"
     result = run("chat", stdin=lines.encode())
     assert result.exit_code == 0
-    assert result.stderr.count("Error:") == 3
-    assert [p.name for p in tmp_path.iterdir()] == ["chat.json"]
+    assert [line for line in result.stderr.splitlines() if line.startswith("Error:")] == [
+        f"Error: {tmp_path}/saved is damaged or cut off: its hash is wrong",
+        f"Error: the session {tmp_path}/none cannot be read: No such file or directory",
+        f"Error: {tmp_path}/no/x cannot be written: No such file or directory",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
 # -- strangers' files, and outputs that cannot be written ---------------------------------------------

@@ -11,6 +11,7 @@ import pexpect
 import pytest
 
 from pass_edge.models import default_model
+from pass_edge.saved import read_session
 
 COMMAND = [sys.executable, "-m", "pass_edge.cli"]
 
@@ -56,11 +57,11 @@ def test_doctor_knows_the_default_model() -> None:
 
 
 def test_a_chat_through_a_pipe(tmp_path: Path) -> None:
-    saved = tmp_path / "chat.json"
+    saved = tmp_path / "chat.session"
     lines = f"Say hello.\n/stats\n/save {saved}\n/reset\n/load {saved}\n/nonsense\n/quit\nnever read\n"
     done = run("chat", "-n", "8", "--temp", "0", stdin=lines.encode())
     assert done.returncode == 0, done.stderr
-    messages = json.loads(saved.read_text())["messages"]
+    messages = read_session(saved).messages
     assert [m["role"] for m in messages] == ["user", "assistant"]
     assert done.stdout.decode().strip() == messages[1]["content"].strip()
     errors = done.stderr.decode()

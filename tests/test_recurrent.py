@@ -76,3 +76,16 @@ def test_a_recurrent_model_decodes_plainly_and_says_so(mamba_path: Path) -> None
         again = engine.stream([1, 2, 3], sampling=Sampling(temperature=0), max_tokens=12)
         assert again.run().ids == whole != other
         assert again.stats.reused_tokens == 0
+
+
+def test_a_recurrent_session_can_be_saved(mamba_path: Path, tmp_path: Path) -> None:
+    greedy = Sampling(temperature=0)
+    with Engine(mamba_path) as engine:
+        engine.stream([1, 2, 3], sampling=greedy, max_tokens=12).run()
+        tokens = [*engine.session.tokens, engine.session.root]
+        engine.session.save(tmp_path / "s", kv=True)
+        expected = engine.stream(tokens, sampling=greedy, max_tokens=12).run()
+        assert engine.session.load(tmp_path / "s").cache is not None
+        again = engine.stream(tokens, sampling=greedy, max_tokens=12).run()
+    assert again.ids == expected.ids
+    assert again.stats.reused_tokens == expected.stats.reused_tokens == len(tokens) - 1

@@ -1,0 +1,83 @@
+"""The keyboard in a terminal chat: messages typed or pasted, and no echo while an answer is written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .output import quiet
+
+
+def typed_messages() -> Iterator[str]:
+    """Messages typed in a terminal, with editing, history and several lines. What is pasted stays one
+    message, whatever lines it has; Ctrl-C clears the line, Ctrl-D ends the chat."""
+    session = _prompt()
+    while True:
+        try:
+            yield session.prompt("> ", prompt_continuation="  ")
+        except KeyboardInterrupt:
+            quiet("Ctrl-D or /quit leaves")
+        except EOFError:
+            return
+
+
+def _prompt() -> Any:
+    from platformdirs import user_state_path
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    path = user_state_path("pass-edge") / "history"
+    history: History
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        path.read_text(encoding="utf-8")
+        history = FileHistory(str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        quiet(f"the history {path} cannot be used ({error}); this chat keeps none")
+        history = InMemoryHistory()
+    return PromptSession(history=history, key_bindings=_keys(), multiline=True)
+
+
+def _keys() -> Any:
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def _(event: Any) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("enter")
+    def _(event: Any) -> None:
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    return keys
+
+
+@contextmanager
+def silent_keyboard() -> Iterator[None]:
+    """What is typed shows at a prompt only, and is kept for the next one. Ctrl-C works as ever."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
