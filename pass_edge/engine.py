@@ -20,6 +20,7 @@ from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
+from .cells import SPARE_CELLS, sequences_needed
 from .costs import StepCosts, step_costs
 from .drafter import Drafter, Heads
 from .generation import Generation
@@ -28,7 +29,7 @@ from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .planner import Planner, may_look_ahead
 from .sampling import Sampler, Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
-from .session import SPARE_CELLS, Inputs, Session, sequences_needed
+from .session import Inputs, Session
 from .settings import AUTO, Settings, context_settings
 
 DEFAULT_CONTEXT = 4096

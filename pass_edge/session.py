@@ -1,16 +1,13 @@
 """One conversation in one context: what is committed to the KV cache, and one step further.
 
-State: sequence 0 holds ``tokens``; ``root`` is chosen but not decoded. Every *live* sequence mirrors
-sequence 0, because llama.cpp lets sequences share a batch row only while they have not diverged. Those of
-lookahead groups hold the prefix besides, if there is one.
+State: the KV cache holds ``tokens``; ``root`` is chosen but not decoded.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +17,13 @@ from pass_edge.native.context import Context, Floats
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextError
 
+from .cells import SPARE_CELLS, Cells
 from .drafter import Outcome
 from .sampling import Sampler, Sampling
 from .saved import SavedCache, SavedSession, identity, read_session, write_session
 from .schedules import Passed, Schedule
 from .tree import DraftTree, Layout
 from .verify import RULES, Verdict
-
-MAX_ROWS = 64
-"""Most rows one step may decode."""
-SPARE_CELLS = 256
-"""KV cells beyond the context size: for a step's drafts, and for the gaps that rejected ones leave."""
-
-
-_PATHS = 31
-"""Most paths of a tree, each with a sequence of its own."""
-
-
-def sequences_needed(n_prefix: int) -> int:
-    """How many sequences a session's context must have: the paths, as many lookahead groups as a step has
-    room for if they see a prefix of ``n_prefix`` rows, and the spacer."""
-    return _PATHS + (MAX_ROWS // 2 if n_prefix else 0) + 1
 
 
 @dataclass(frozen=True)
@@ -95,18 +78,14 @@ class Session:
         self._n_vocab = n_vocab
         self._rule = rule
         self._verify = RULES[rule]
-        self._n_prefix = len(inputs.prefix) if inputs else 0
-        self._first_group = _PATHS if self._n_prefix else None
-        self._spacer = context.settings.sequences - 1
+        self._cells = Cells(context, inputs.prefix if inputs else np.zeros((0, 0), np.float32))
         self.forget()
 
     def forget(self) -> None:
         """Empty the cache and start anew."""
-        self._context.clear()
+        self._cells.clear()
         self.tokens: list[int] = []
         self.root: int | None = None
-        self._live, self._live_groups = 1, 0
-        self._gaps = 0
 
     def prefill(self, tokens: Sequence[int]) -> int:
         """Make ``tokens`` (at least one) the conversation so far: all but the last are decoded, the
@@ -118,12 +97,12 @@ class Session:
         size = self._context.settings.batch_size
         self._context.keep_hidden(False)
         try:
-            self._make_room(len(tokens) - 1 - common)
+            self._cells.make_room(len(tokens) - 1 - common)
             for start in range(common, len(tokens) - 1, size):
                 part = tokens[start : min(start + size, len(tokens) - 1)]
                 self._context.decode_tokens(rows_of_sequence(start, len(part)), np.array(part, np.int32))
                 self.tokens += part
-            self._mirror(0, common)
+            self._cells.extended(len(self.tokens) - common)
         except BaseException:
             self.forget()
             raise
@@ -134,15 +113,8 @@ class Session:
     def rollback_to(self, position: int) -> None:
         """Forget everything from ``position`` on. A memory that cannot be cut is emptied instead."""
         self.root = None
-        if position >= len(self.tokens):
-            return
-        cuts_prefix = self._live_groups and position < self._n_prefix
-        if not position or cuts_prefix or not self._context.model.can_roll_back:
-            self.forget()
-            return
-        for sequence in self._sequences():
-            self._context.remove(sequence, position)
-        del self.tokens[position:]
+        self._cells.cut(position)
+        del self.tokens[self._cells.length :]
 
     def save(
         self,
@@ -155,7 +127,7 @@ class Session:
         """Write the conversation so far to ``path``, with ``messages`` and ``sampling`` for whoever goes on
         with it, and with the KV cache if ``kv`` is set. Raises OutputError."""
         root = () if self.root is None else (self.root,)
-        cache = SavedCache(self._context.layout, self._context.save_sequence(0)) if kv else None
+        cache = SavedCache(self._context.layout, self._cells.save()) if kv else None
         model = identity(self._context.model.path)
         write_session(SavedSession(model, (*self.tokens, *root), tuple(messages), sampling, cache), path)
 
@@ -186,20 +158,17 @@ class Session:
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
         start = len(self.tokens)
-        if start < self._n_prefix:  # sequences that share a row must end at the same position
-            tree = replace(tree, lookahead=(0,) * len(tree.tokens))
-        layout = tree.layout(start, self._first_group)
         began = time.perf_counter()
         try:
-            self._make_room(len(layout.rows))
-            self._enliven(layout)
+            layout = self._cells.layout(tree)
+            tree = layout.tree
             self._context.keep_hidden(self._schedule.needs_hidden)
             decoding = time.perf_counter()
             logits = self._decode(layout)
             model_seconds = time.perf_counter() - decoding
             history = self._history(sampler, tree.tokens[0])
             verdict = self._verify(tree, logits, sampler, start + 1, history)
-            self._commit(layout, verdict)
+            self._cells.commit(layout, verdict.path)
         except BaseException:
             self.forget()
             raise
@@ -247,79 +216,13 @@ class Session:
         hidden = self._context.hidden(len(layout.rows))
         return Outcome(logits[group], hidden[node], hidden[group])
 
-    # -- the KV cache: the one place that shares, keeps and removes cells -------------------------------
-
-    def _sequences(self) -> Iterator[int]:
-        """All that mirror sequence 0, and itself."""
-        first = self._first_group or 0
-        return itertools.chain(range(self._live), range(first, first + self._live_groups))
-
-    def _make_room(self, rows: int) -> None:
-        if len(self.tokens) + self._gaps + self._n_prefix + rows > self._context.settings.cells:
-            self._compact()
-
-    def _enliven(self, layout: Layout) -> None:
-        """Let as many sequences mirror sequence 0 as ``layout`` uses."""
-        for sequence in range(self._live, layout.shape.n_paths):
-            self._context.copy(0, sequence, 0)
-        self._live = max(self._live, layout.shape.n_paths)
-        first = self._first_group
-        if first is None or layout.shape.n_groups <= self._live_groups:
-            return
-        if not self._live_groups:
-            self._decode_prefix(first)
-            self._context.copy(0, first, 0)
-        for sequence in range(first + max(1, self._live_groups), first + layout.shape.n_groups):
-            self._context.copy(first, sequence, 0)
-        self._live_groups = layout.shape.n_groups
-
-    def _decode_prefix(self, sequence: int) -> None:
-        assert self._inputs is not None, "a prefix comes with them"
-        self._context.keep_hidden(False)
-        self._context.decode_embeddings(
-            rows_of_sequence(0, self._n_prefix, sequence=sequence), self._inputs.prefix
-        )
-
-    def _commit(self, layout: Layout, verdict: Verdict) -> None:
-        start, end = len(self.tokens), len(self.tokens) + len(verdict.path)
-        keeper = layout.shape.a_sequence[verdict.path[-1]]
-        if len(layout.rows) > 1:
-            self._leave_gaps(layout, verdict)
-            for sequence in self._sequences():
-                self._context.remove(sequence, end if sequence == keeper else start)
-        self._mirror(keeper, start)
-
-    def _leave_gaps(self, layout: Layout, verdict: Verdict) -> None:
-        # Attention adds up cells in the order they lie in memory. A cell freed before the last
-        # accepted one would be filled by a later token, out of order, and change the last bits of
-        # what follows; so it stays taken, by a sequence that nobody reads, until the next compaction.
-        for node in set(range(verdict.path[-1])) - set(verdict.path):
-            position = int(layout.rows.positions[node])
-            self._context.copy(layout.shape.a_sequence[node], self._spacer, position, position + 1)
-            self._gaps += 1
-
-    def _mirror(self, source: int, start: int) -> None:
-        for sequence in self._sequences():
-            if sequence != source:
-                self._context.copy(source, sequence, start)
-
-    def _compact(self) -> None:
-        # saved and restored cells keep their bits and their order, and lose the gaps between them
-        state = self._context.save_sequence(0)
-        self._context.clear()
-        self._context.restore_sequence(0, state)
-        self._live, self._live_groups, self._gaps = 1, 0, 0
-
     def _restore(self, tokens: Sequence[int], state: bytes) -> None:
-        try:
-            self._context.restore_sequence(0, state)
-            held = self._context.last_position(0) + 1
-            if held not in (len(tokens), len(tokens) - 1):  # the last may not be decoded
-                raise ContextError(f"the saved KV cache holds {held} tokens of {len(tokens)}")
-        except BaseException:
+        self._cells.restore(state)
+        if self._cells.length not in (len(tokens), len(tokens) - 1):  # the last may not be decoded
+            held = self._cells.length
             self.forget()
-            raise
-        self.tokens = list(tokens[:held])
+            raise ContextError(f"the saved KV cache holds {held} tokens of {len(tokens)}")
+        self.tokens = list(tokens[: self._cells.length])
 
 
 def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

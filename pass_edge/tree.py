@@ -7,7 +7,7 @@ drafted token; a *lookahead group* is a run of lookahead tokens hung on a node.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -38,12 +38,17 @@ class DraftTree:
         """The child of ``node`` that drafts ``token``."""
         return next((child for child in self.children(node) if self.tokens[child] == token), None)
 
+    def without_lookahead(self) -> DraftTree:
+        """The same nodes."""
+        return replace(self, lookahead=(0,) * len(self.tokens))
+
     def layout(self, start: int, first_group: int | None = None) -> Layout:
         """The batch for this tree with its root at position ``start``. ``first_group``: the first of the
         sequences that lookahead groups get for themselves, because they see more than the path to their node;
         else they share its sequence."""
         shape = _shape(self.parents, self.lookahead, first_group)
         return Layout(
+            tree=self,
             rows=Rows(
                 shape.depths + np.int32(start), shape.sequence_offsets, shape.sequence_ids, shape.outputs
             ),
@@ -119,11 +124,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layout:
-    """A tree as rows of one batch: first its nodes in order, then its lookahead groups.
+    """``tree`` as rows of one batch: first its nodes in order, then its lookahead groups.
 
     ``inputs``: (m,) int32, token ids, or -1 - k for lookahead token k.
     """
 
+    tree: DraftTree
     rows: Rows
     inputs: Int32s
     shape: Shape

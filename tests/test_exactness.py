@@ -12,6 +12,7 @@ import pytest
 
 from pass_edge import ContextError, Engine, Sampling, Settings, verify
 from pass_edge import session as session_module
+from pass_edge.cells import Cells
 from pass_edge.noise import TARGET, gumbel
 from pass_edge.sampling import Logits, Sampler
 from pass_edge.session import Session
@@ -143,7 +144,7 @@ def test_texts_part_only_at_near_ties(model_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "_commit", keep_the_lookahead_cell)
+    monkeypatch.setattr(Cells, "commit", keep_the_lookahead_cell)
     leads, difference = leads_where_texts_part(model_path, 60)
     print(f"{len(leads)} of 8 texts parted, at leads of {leads}; batch sizes differ by {difference}")
     assert max(leads) > 2 * difference
@@ -152,23 +153,21 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 # -- what is broken on purpose must be noticed --------------------------------------------------------
 
 
-def keep_the_lookahead_cell(self: Session, layout, verdict) -> None:  # type: ignore[no-untyped-def]
+def keep_the_lookahead_cell(self: Cells, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
-    keeper = (
-        layout.shape.a_sequence[0] if len(verdict.path) > 1 else layout.shape.a_sequence[verdict.path[-1]]
-    )
-    start = len(self.tokens)
-    for sequence in range(self._live):
+    keeper = 0 if len(path) > 1 else layout.shape.a_sequence[path[-1]]  # 0 is the root's own
+    for sequence in self._sequences():
         if sequence != keeper:
-            self._context.remove(sequence, start)
-    self._context.remove(keeper, start + len(verdict.path))
-    self._mirror(keeper, start)
+            self._context.remove(sequence, self.length)
+    self._context.remove(keeper, self.length + len(path))
+    self._mirror(keeper, self.length)
+    self.length += len(path)
 
 
 def test_a_broken_rollback_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = spread_questions(3)
     plain = generate(model_path, "plain", questions, 60)
-    monkeypatch.setattr(Session, "_commit", keep_the_lookahead_cell)
+    monkeypatch.setattr(Cells, "commit", keep_the_lookahead_cell)
     assert generate(model_path, "fused", questions, 60) != plain
 
 
@@ -185,8 +184,8 @@ def test_a_wrong_sampling_position_is_noticed(model_path: Path, monkeypatch: pyt
 def test_a_wrong_batch_position_is_refused(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = DraftTree.layout
 
-    def one_too_far(self, start):  # type: ignore[no-untyped-def]
-        right = layout(self, start)
+    def one_too_far(self, *arguments):  # type: ignore[no-untyped-def]
+        right = layout(self, *arguments)
         rows = dataclasses.replace(right.rows, positions=right.rows.positions + 1)
         return dataclasses.replace(right, rows=rows)
 

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pass_edge.cells import Cells, sequences_needed
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.sampling import Sampler, Sampling
 from pass_edge.schedules import Fixed, plain
-from pass_edge.session import Inputs, Session, sequences_needed
+from pass_edge.session import Inputs, Session
 from pass_edge.tree import DraftTree
 
 GREEDY = Sampler(Sampling(temperature=0))
@@ -174,7 +175,8 @@ def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
     session = tiny.session()
     form = ([-1, 0, 0], [True, False, True], [1, 1, 1])
     compactions = []
-    session._compact = lambda: (compactions.append(1), Session._compact(session))  # type: ignore[method-assign]
+    cells = session._cells
+    cells._compact = lambda: (compactions.append(1), Cells._compact(cells))  # type: ignore[method-assign]
     check_turn(tiny, session, [1, 2, 3], [form] * 35)
     assert compactions, "the cache never filled up; the test shows nothing"
 
@@ -211,7 +213,7 @@ def test_a_failed_step_leaves_an_empty_session(tiny: Bench, monkeypatch: pytest.
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "_commit", interrupted)
+    monkeypatch.setattr(session._cells, "commit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         session.step(GREEDY)
     monkeypatch.undo()
