@@ -7,7 +7,7 @@ sequence 0, because llama.cpp lets sequences share a batch row only while they h
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +32,14 @@ SPARE_CELLS = 256
 class Step:
     """What one forward pass gave. ``tokens``: new ids, at least one; ``drafted``: how deep the tree
     was; ``model_seconds``: time in llama.cpp, read-back included; ``drafting_seconds``: time to plan and
-    draft what the next pass verifies."""
+    draft what the next pass verifies; ``logits``: what each token was chosen from, (n_vocab,) float32 each,
+    valid until the next pass."""
 
     tokens: tuple[int, ...]
     drafted: int
     model_seconds: float
     drafting_seconds: float
+    logits: tuple[Floats, ...]
 
 
 class Inputs:
@@ -90,10 +92,11 @@ class Session:
         self._live = 1
         self._gaps = 0
 
-    def prefill(self, tokens: Sequence[int]) -> int:
+    def prefill(self, tokens: Sequence[int], wanted: Callable[[], bool] = lambda: True) -> int:
         """Make ``tokens`` (at least one) the conversation so far: all but the last are decoded, the
         last becomes the root. Decodes only what the cache does not hold yet; returns how many tokens
-        could be reused. Raises ContextFullError, ContextError."""
+        could be reused. ``wanted`` is asked before each batch: false ends it there, and no step may follow.
+        Raises ContextFullError, ContextError."""
         common = _common_prefix(self.tokens, tokens[:-1])
         self.rollback_to(common)
         common = len(self.tokens)
@@ -101,6 +104,8 @@ class Session:
         self._context.keep_hidden(False)
         try:
             for start in range(common, len(tokens) - 1, size):
+                if not wanted():
+                    break
                 part = tokens[start : min(start + size, len(tokens) - 1)]
                 self._context.decode_tokens(rows_of_sequence(start, len(part)), np.array(part, np.int32))
                 self.tokens += part
@@ -108,7 +113,7 @@ class Session:
         except BaseException:
             self.forget()
             raise
-        self.root = tokens[-1]
+        self.root = tokens[-1] if len(self.tokens) == len(tokens) - 1 else None
         self._schedule.begin(tokens)
         return common
 
@@ -156,7 +161,7 @@ class Session:
                 tree,
                 new,
                 self._outcome(tree, layout, verdict, logits),
-                sampler,
+                sampler.free,
                 [*history, *new],
                 self._rule,
                 start,
@@ -165,7 +170,9 @@ class Session:
             )
         )
         drafting_seconds = time.perf_counter() - committed
-        return Step(new, int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds, drafting_seconds)
+        drafted = int(layout.shape.depths[: len(tree.tokens)].max())
+        chosen_from = tuple(logits[node] for node in verdict.path)
+        return Step(new, drafted, model_seconds, drafting_seconds, chosen_from)
 
     def _decode(self, layout: Layout) -> Floats:
         if (layout.inputs >= 0).all():

@@ -56,6 +56,42 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.gguf"
 
 
+WORDS = (
+    "{",
+    "}",
+    "[",
+    "]",
+    '":',
+    '",',
+    " true",
+    " false",
+    "the",
+    "▁the",
+    "é",
+    "answer",
+    "yes",
+    "no",
+    "0",
+    "1",
+)
+TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}\n{% endfor %}assistant: "
+)
+
+
+@pytest.fixture(scope="session")
+def speaking_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model that has a tokenizer (bytes and a few words) and a chat template."""
+    folder = tmp_path_factory.mktemp("speaking")
+    source = write_tiny_model(
+        folder / "f32.gguf", n_embd=64, n_head=2, n_ff=128, seed=3, words=WORDS, chat_template=TEMPLATE
+    )
+    quantize(source, folder / "speaking.gguf", "Q8_0")
+    return folder / "speaking.gguf"
+
+
 def spread_questions(count: int) -> list[str]:
     """``count`` first turns of the dev prompts, taken in turn from every category, the longest of
     each category first, then the shortest, and so on."""
