@@ -22,7 +22,7 @@ class ContextError(PassEdgeError):
     """A context cannot be made or used: too little memory, or wrong settings."""
 
 
-class ContextFullError(ContextError):
+class ContextFullError(ContextError, ValueError):
     """The tokens do not fit in the context; nothing was dropped."""
 
 
@@ -30,7 +30,7 @@ class LookaheadError(PassEdgeError):
     """A lookahead file is damaged or was made for another model."""
 
 
-class SettingsError(PassEdgeError):
+class SettingsError(PassEdgeError, ValueError):
     """A setting (sampling value, schedule, chat file …) is out of its range or unreadable."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from pass_edge.native import chat_template
 from pass_edge.native.context import Context
@@ -19,6 +20,7 @@ from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
+from .completions import ChatCompletionRequest, CompletionRequest, creating, creating_later
 from .constrained import sampler_for
 from .costs import StepCosts, step_costs
 from .drafter import Drafter, Heads
@@ -106,7 +108,7 @@ class Engine:
         conversation is not decoded again. ``logprobs``: how many alternatives to tell with each token's own
         logprob; None tells none. Raises ContextFullError if the prompt does not fit, SettingsError.
         """
-        self._turns.check()
+        self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         sampling = sampling or Sampling()
         self._check_fits(ids)
@@ -131,18 +133,34 @@ class Engine:
         model's own chat template; ``options`` as for ``stream``."""
         return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """``messages`` as token ids, up to where the assistant speaks."""
-        return self.tokenize(chat_template.render(self.model, messages))
+    create_completion = creating(CompletionRequest)
+    create_chat_completion = creating(ChatCompletionRequest)
+    acreate_completion = creating_later(CompletionRequest)
+    acreate_chat_completion = creating_later(ChatCompletionRequest)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """``messages`` as token ids, up to where the assistant speaks; ``tools`` are for the template."""
+        self.check()
+        return self.tokenize(chat_template.render(self.model, messages, tools, tool_choice))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, control tokens read, the model's BOS in front if it wants one."""
-        self._turns.check()
+        self.check()
         vocabulary = self.model.vocabulary
         has_bos = vocabulary.bos >= 0 and text.startswith(
             vocabulary.piece(vocabulary.bos, special=True).decode()
         )
         return vocabulary.tokenize(text, add_special=not has_bos, parse_special=True).tolist()
+
+    def check(self) -> None:
+        """Raises SettingsError once the engine is closed, LibraryError behind a fork."""
+        self._turns.check()
 
     def _check_fits(self, ids: list[int]) -> None:
         if not ids:

@@ -66,6 +66,7 @@ WORDS = (
     " true",
     " false",
     "the",
+    "▁",
     "▁the",
     "é",
     "answer",
