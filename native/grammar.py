@@ -87,8 +87,8 @@ def schema_grammar(schema: Mapping[str, Any] | bool) -> str:
 def _check_size(text: str) -> None:
     if not text.strip():
         raise SettingsError("the grammar is empty")
-    if len(text) > _LONGEST or "\0" in text:
-        raise SettingsError(f"a grammar is at most {_LONGEST} letters long, and none of them is NUL")
+    if len(text) > _LONGEST or "\0" in text or re.search("[\ud800-\udfff]", text):
+        raise SettingsError(f"a grammar is UTF-8 of at most {_LONGEST} letters, and none of them is NUL")
     depth = deepest = 0
     for bracket in re.findall("[()]", _NO_BRACKETS.sub("", text)):
         depth += 1 if bracket == "(" else -1

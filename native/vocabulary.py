@@ -64,14 +64,13 @@ class Vocabulary:
 
     @cached_property
     def markup(self) -> npt.NDArray[np.bool_]:
-        """Which tokens are control tokens that end nothing, (n_vocab,): they have no text of their own."""
-        return np.array(
-            [
-                llama.llama_vocab_is_control(self.handle, token) and not self.is_end(token)
-                for token in range(self.size)
-            ],
-            np.bool_,
-        )
+        """Which tokens have no text of their own and end nothing, (n_vocab,): control tokens, the unknown
+        one."""
+        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        attributes = [llama.llama_vocab_get_attr(self.handle, token) for token in range(self.size)]
+        marked = (np.array(attributes) & kinds) != 0
+        marked[[token for token in np.flatnonzero(marked) if self.is_end(int(token))]] = False
+        return marked
 
 
 class Detokenizer:

@@ -21,7 +21,8 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise SettingsError("a message is an object with a role and a content")
-    plain = {**message, "content": _text(message.get("content"))}
+    role = "system" if message["role"] == "developer" else message["role"]  # OpenAI's newer word
+    plain = {**message, "role": role, "content": _text(message.get("content"))}
     if message.get("tool_calls"):
         plain["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     return plain

@@ -97,6 +97,6 @@ def _calls(text: str, names: Sequence[str]) -> list[Json]:
 
 def _call(said: Mapping[str, Any]) -> Json:
     arguments = said.get("arguments", said.get("parameters", {}))
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     function = {"name": said["name"], "arguments": text}
     return {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,15 @@ def speaking_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     quantize(source, folder / "speaking.gguf", "Q8_0")
     return folder / "speaking.gguf"
+
+
+@pytest.fixture
+def resident() -> Callable[[], int]:
+    """Bytes of memory that this process has in use."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("memory is measured as Linux tells it")
+    return lambda: int(statm.read_text().split()[1]) * resource.getpagesize()
 
 
 def spread_questions(count: int) -> list[str]:

@@ -179,6 +179,7 @@ def test_control_tokens_are_no_text(model: Model) -> None:
     assert not grammar.allows(1)  # <s>, which is written like text that the grammar allows
     assert grammar.allows(2)  # the end
     assert not grammar.allowed()[1]
+    assert not Grammar(model.vocabulary, 'root ::= "<" [a-z]{3} ">"').allows(0)  # <unk>
 
 
 def test_a_grammar_that_leaves_nothing_is_told(plain: Engine) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import gc
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def both(speaking_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def shape_is_within(theirs: Any, ours: Any, place: str = "") -> None:
     """Every key of theirs is in ours, with a value of the same type."""
     if place.endswith(".logprobs.top_logprobs"):  # the keys are tokens
-        assert [len(each) for each in ours] == [len(each) for each in theirs]
+        assert all(isinstance(value, float) for each in ours for value in each.values())
     elif isinstance(theirs, dict):
         assert set(theirs) <= set(ours), place
         for key in theirs:
@@ -368,13 +368,7 @@ def test_messages_reach_the_template_as_it_wants_them() -> None:
 # -- many short requests --------------------------------------------------------------------------------
 
 
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured as Linux tells it")
-def test_a_thousand_short_requests_leave_nothing_behind(engine: Engine) -> None:
+def test_a_thousand_short_requests_leave_nothing_behind(engine: Engine, resident: Callable[[], int]) -> None:
     grammar = LlamaGrammar.from_string(
         'root ::= "[" ("yes" | "no" | [a-z]{1,40})+ "]"' + "\n# " + "x" * 20_000
     )
