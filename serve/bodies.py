@@ -36,7 +36,7 @@ class Body(BaseModel):
     top_p: float = Field(0.95, gt=0, le=1)
     top_k: int = Field(40, ge=0, le=2**31 - 1)
     min_p: float = Field(0.05, ge=0, lt=1)
-    repeat_penalty: float = Field(1.0, gt=0, le=100)
+    repeat_penalty: float = Field(1.0, ge=0.01, le=100)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=1024)
