@@ -50,7 +50,12 @@ class Vocabulary:
         )
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless ``special``."""
+        """The bytes a token stands for; control tokens are empty unless ``special``, and so is every token of
+        a model without text. Raises ModelError if there is no such token (llama.cpp would abort)."""
+        if not self.has_text:
+            return b""
+        if not 0 <= token < self.size:
+            raise ModelError(f"there is no token {token}; the vocabulary has {self.size}")
         buffer = ctypes.create_string_buffer(64)
         count = llama.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, special)
         if count < 0:

@@ -1,16 +1,14 @@
-"""Requests with llama-cpp-python's names, order and defaults, for ``create_completion`` and its kin.
+"""Requests with llama-cpp-python's names, order and defaults.
 
 What this engine cannot do raises SettingsError instead of being passed over.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
@@ -18,14 +16,13 @@ from pass_edge.native.grammar import JSON_GBNF, schema_grammar
 
 from .answers import Answer
 from .messages import plain_messages
-from .responses import ChatShape, Json, TextShape
+from .responses import ChatShape, TextShape
 from .sampling import Sampling
 from .tools import call_grammar, tool_names
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-P = ParamSpec("P")
 Prompt = str | Sequence[int]
 # llama-cpp-python's parameters that would change the text in ways this engine does not have, and where they
 # do not
@@ -84,7 +81,7 @@ class CompletionRequest:
         if self.echo and (not only or self.logprobs is not None):
             raise SettingsError("echo works for one prompt that is text, and without logprobs")
         shape = TextShape(_name(self, engine), engine.model.vocabulary, before=only, echo=self.echo)
-        ids = [engine.tokenize(each) if isinstance(each, str) else each for each in prompts]
+        ids = [_ids(engine, each) for each in prompts]
         return _answer(engine, self, ids, _grammar_text(self.grammar), self.logprobs, shape)
 
 
@@ -223,6 +220,13 @@ def _prompts(prompt: Any) -> list[Prompt]:
     return [prompt]
 
 
+def _ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
+    if not isinstance(prompt, str):
+        return prompt
+    bos = engine.model.vocabulary.bos
+    return engine.tokenize(prompt) or [bos] * (bos >= 0)
+
+
 def _name(request: Request, engine: Engine) -> str:
     return request.model or str(engine.model.path)
 
@@ -248,36 +252,3 @@ def _format(wanted: Mapping[str, Any] | None) -> str:
     raise SettingsError(
         f"unknown response format {json.dumps(kind)}; known are text, json_object, json_schema"
     )
-
-
-def creating(request: Callable[P, Request]) -> Callable[Concatenate[Engine, P], Json | Iterator[Json]]:
-    """The method that answers a ``request`` with its parameters: the result object, or its chunks with
-    ``stream``."""
-
-    def create(engine: Engine, *given: P.args, **named: P.kwargs) -> Json | Iterator[Json]:
-        asked = request(*given, **named)
-        answer = asked.answer(engine)
-        return iter(answer) if asked.stream else answer.whole()
-
-    return _described(create, request)
-
-
-def creating_later(
-    request: Callable[P, Request],
-) -> Callable[Concatenate[Engine, P], Awaitable[Json | AsyncIterator[Json]]]:
-    """As ``creating``, to be awaited; chunks are for ``async for``."""
-
-    async def create(engine: Engine, *given: P.args, **named: P.kwargs) -> Json | AsyncIterator[Json]:
-        asked = request(*given, **named)
-        answer = await asyncio.to_thread(asked.answer, engine)
-        return aiter(answer) if asked.stream else await answer.whole_later()
-
-    return _described(create, request)
-
-
-def _described(create: Any, request: Callable[P, Request]) -> Any:
-    parameters = inspect.signature(request).parameters.values()
-    engine = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    create.__signature__ = inspect.Signature([engine, *parameters])
-    create.__doc__ = f"{request.__doc__}\n\nReturns the result as a dict; with ``stream``, its chunks."
-    return create

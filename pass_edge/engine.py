@@ -20,9 +20,10 @@ from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
-from .completions import ChatCompletionRequest, CompletionRequest, creating, creating_later
+from .completions import ChatCompletionRequest, CompletionRequest
 from .constrained import sampler_for
 from .costs import StepCosts, step_costs
+from .creating import creating, creating_later
 from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead

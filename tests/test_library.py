@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from pass_edge import ContextFullError, Engine, Llama, LlamaGrammar, Settings, SettingsError
+from pass_edge import ContextFullError, Engine, Llama, LlamaGrammar, ModelError, Settings, SettingsError
 from pass_edge.completions import ChatCompletionRequest, CompletionRequest
 from pass_edge.messages import plain_messages
 from pass_edge.native.chat_template import CHATML
@@ -195,6 +195,18 @@ def test_an_unknown_parameter_is_an_error(engine: Engine, speaking_path: Path) -
         engine.create_completion("x", dance=True)
     with pytest.raises(SettingsError, match="lora_path"):
         Llama(str(speaking_path), lora_path="x")
+
+
+def test_what_llama_cpp_would_abort_on_is_an_error(speaking_path: Path, tiny_path: Path) -> None:
+    with Llama(str(speaking_path), n_threads=1) as llm, pytest.raises(ModelError, match="no token"):
+        llm.detokenize([10**6])
+    with Engine(tiny_path, settings=Settings(threads=1)) as engine:
+        told = engine.create_completion([1, 2], logprobs=2, max_tokens=3)["choices"][0]
+    assert len(told["logprobs"]["token_logprobs"]) == 3  # and no text
+
+
+def test_an_empty_prompt_begins_a_text(engine: Engine) -> None:
+    assert engine.create_completion("", max_tokens=2)["usage"]["prompt_tokens"] == 1
 
 
 def test_a_prompt_that_does_not_fit_is_a_value_error(engine: Engine) -> None:

@@ -23,6 +23,7 @@ from pass_edge.session import Session
 from .serving import Running, serving
 from .test_library import GO, MESSAGES
 
+A = 3 + ord("a")  # its token
 LONG = {"prompt": "the yes", "max_tokens": 4000, "logit_bias": {"2": -100}}  # never ends by itself
 
 
@@ -274,11 +275,14 @@ def test_clients_cut_in_mid_stream_leave_nothing_behind(server: Running, engine:
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "more", [{}, {"logit_bias": {A: 100}, "stop": "a" * 3000}], ids=["telling", "holding all text back"]
+)
 def test_a_client_that_goes_stops_its_answer_within_a_pass(
-    server: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+    server: Running, monkeypatch: pytest.MonkeyPatch, stream: bool, more: dict[str, Any]
 ) -> None:
     passes = slow(monkeypatch)
-    connection = raw_request(server, {**LONG, "stream": stream})
+    connection = raw_request(server, {**LONG, **more, "stream": stream})
     while len(passes) < 3:
         time.sleep(0.005)
     gone = time.monotonic()
