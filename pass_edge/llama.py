@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.llama_class import constructor_defaults
 
 from .engine import Engine
 from .settings import AUTO, Settings
@@ -39,9 +40,14 @@ class Llama:
         **others: object,
     ) -> None:
         """Raises SettingsError on parameters that this engine does not have, and as ``Engine`` does."""
-        unknown = sorted(name for name in others if name not in _WITHOUT_EFFECT)
-        if unknown:
-            raise SettingsError(f"not supported here: {', '.join(unknown)}")
+        defaults = constructor_defaults()
+        refused = sorted(
+            name
+            for name, value in others.items()
+            if name not in defaults or (name not in _WITHOUT_EFFECT and value != defaults[name])
+        )
+        if refused:
+            raise SettingsError(f"not supported here: {', '.join(refused)}")
         made = Settings(context_size=n_ctx, gpu_layers=n_gpu_layers, threads=n_threads)
         self.engine = Engine(model_path, lookahead=lookahead, settings=settings or made)
         self.model_path = model_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -28,9 +29,12 @@ class Running:
 
 
 @contextmanager
-def serving(engine: Engine, **settings: object) -> Iterator[Running]:
+def serving(engine: Engine, *, send_buffer: int | None = None, **settings: object) -> Iterator[Running]:
+    """``send_buffer``: bytes that the system keeps for a client that does not read."""
     chosen = ServerSettings(port=0, **settings)  # type: ignore[arg-type]
     listening = listen(chosen)
+    if send_buffer:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = Server(engine, chosen)
     thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
     thread.start()

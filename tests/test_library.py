@@ -193,8 +193,11 @@ def test_chats_that_make_no_sense_are_refused(engine: Engine, given: dict[str, A
 def test_an_unknown_parameter_is_an_error(engine: Engine, speaking_path: Path) -> None:
     with pytest.raises(TypeError, match="dance"):
         engine.create_completion("x", dance=True)
-    with pytest.raises(SettingsError, match="lora_path"):
-        Llama(str(speaking_path), lora_path="x")
+    for wrong in ({"lora_path": "x"}, {"use_mlock": True}, {"dance": None}):
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            Llama(str(speaking_path), **wrong)
+    unchanged = {"lora_path": None, "use_mlock": False, "rope_freq_base": 0.0, "n_batch": 64}
+    Llama(str(speaking_path), n_threads=1, **unchanged).close()
 
 
 def test_what_llama_cpp_would_abort_on_is_an_error(speaking_path: Path, tiny_path: Path) -> None:

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
+from pass_edge.serve import desk, gate
 from pass_edge.serve.settings import ServerSettings
 from pass_edge.session import Session
 
@@ -423,6 +424,30 @@ def test_bodies_over_the_limit_are_not_read(server: Running) -> None:
     else:
         assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\nhalf of it".encode())
+        assert b" 408 " in connection.recv(4096)
+
+
+def test_a_client_that_reads_nothing_is_taken_for_gone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "_SEND_SECONDS", 0.3)
+    content = json.dumps({**LONG, "stream": True, "n": 16, "logprobs": 20}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with serving(engine, send_buffer=4096) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        connection.recv(100)
+        server.wait_until_idle(20)
 
 
 def test_unknown_places_and_methods_are_told_in_openais_shape(server: Running) -> None:
