@@ -37,13 +37,15 @@ _UNSUPPORTED = {
     "function_call": (None,),
 }
 _MOST_CHOICES = 128
+RANDOM_SEED = -1
+"""What llama.cpp's users write for a seed that is drawn."""
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
     """``create_completion``'s parameters. Beyond llama-cpp-python's: several prompts in ``prompt``, ``n``
     choices for each, and OpenAI's ``stream_options``. ``grammar`` is GBNF, or a LlamaGrammar;
-    ``max_tokens`` None or 0 is as many as fit; ``seed`` of choice i is ``seed`` + i."""
+    ``max_tokens`` None or 0 is as many as fit; ``seed`` of choice i is ``seed`` + i, and -1 draws one."""
 
     prompt: Prompt | Sequence[str] | Sequence[Sequence[int]]
     suffix: str | None = None
@@ -200,7 +202,7 @@ def _sampling(request: Request, grammar: str, choice: int) -> Sampling:
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         logit_bias={int(token): float(bias) for token, bias in (request.logit_bias or {}).items()},
-        seed=None if request.seed is None else request.seed + choice,
+        seed=None if request.seed in (None, RANDOM_SEED) else request.seed + choice,
         grammar=grammar,
     )
 

@@ -116,6 +116,8 @@ class Engine:
         self._check_tokens(sampling.logit_bias, "of the logit bias")
         if max_tokens is not None and max_tokens < 1:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
+        if logprobs is not None and logprobs < 0:
+            raise SettingsError(f"logprobs is {logprobs}; it must be 0 or more")
         room = self.context_size - len(ids)
         return Generation(
             self.session,

@@ -8,6 +8,7 @@ from typing import Any
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.llama_class import constructor_defaults
 
+from .completions import RANDOM_SEED
 from .engine import Engine
 from .settings import AUTO, Settings
 
@@ -17,6 +18,7 @@ _WITHOUT_EFFECT = (
     "verbose", "n_batch", "n_ubatch", "n_threads_batch", "use_mmap", "logits_all", "flash_attn",
     "offload_kqv", "op_offload", "swa_full", "no_perf", "last_n_tokens_size", "numa",
 )  # fmt: skip
+_DEFAULT_SEED = 0xFFFFFFFF  # `llama.h`, LLAMA_DEFAULT_SEED: draw one
 
 
 class Llama:
@@ -51,7 +53,7 @@ class Llama:
         made = Settings(context_size=n_ctx, gpu_layers=n_gpu_layers, threads=n_threads)
         self.engine = Engine(model_path, lookahead=lookahead, settings=settings or made)
         self.model_path = model_path
-        self._seed = seed
+        self._seed = RANDOM_SEED if seed in (None, _DEFAULT_SEED) else seed
 
     def create_completion(self, *given: Any, **named: Any) -> Any:
         """As ``Engine.create_completion``."""
@@ -64,7 +66,7 @@ class Llama:
         return self.engine.create_chat_completion(*given, **self._seeded(named))
 
     def _seeded(self, named: dict[str, Any]) -> dict[str, Any]:
-        return named if self._seed is None else {"seed": self._seed, **named}
+        return named if named.get("seed") is not None else {**named, "seed": self._seed}
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         """Token ids of UTF-8 ``text``; ``add_bos``: with the BOS, where the model asks for one."""

@@ -117,7 +117,7 @@ def test_any_pattern_of_right_and_wrong_drafts_gives_the_same_text(
 
 
 def test_what_a_schema_asks_for_is_what_comes(plain: Engine) -> None:
-    for seed in range(20):
+    for seed in range(8):
         sampling = Sampling(temperature=1.5, seed=seed, grammar=JSON)
         answer = plain.stream("JSON: ", sampling=sampling, max_tokens=300).run()
         assert answer.finish_reason == "stop"
@@ -125,6 +125,30 @@ def test_what_a_schema_asks_for_is_what_comes(plain: Engine) -> None:
         assert list(content) == ["ok", "kind", "list", "note"]
         assert content["kind"] in SCHEMA["properties"]["kind"]["enum"]  # type: ignore[index]
         assert all(isinstance(number, int) for number in content["list"])
+
+
+@pytest.mark.slow
+def test_the_default_model_gives_the_same_json_on_every_schedule(model_path: Path) -> None:
+    river = {"name": {"type": "string"}, "long": {"type": "boolean"}}
+    rivers = {"type": "array", "items": {"type": "object", "properties": river, "required": ["name", "long"]}}
+    schema = {"type": "object", "properties": {"rivers": {**rivers, "maxItems": 3}}, "required": ["rivers"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "rivers", "schema": schema}}
+    question = [{"role": "user", "content": "Name three rivers as JSON."}]
+    texts, right = {}, 0
+    for schedule in ("plain", "auto", "head", "fused", "two-pass"):
+        with Engine(model_path, settings=Settings(schedule=schedule)) as engine:
+            answers = [
+                engine.create_chat_completion(
+                    question, temperature=temperature, seed=seed, response_format=wanted, max_tokens=200
+                )
+                for seed, temperature in ((1, 0.0), (2, 0.8), (3, 1.2))
+            ]
+        texts[schedule] = [answer["choices"][0]["message"]["content"] for answer in answers]
+        right += sum(answer["usage"]["draft"]["accepted_tokens"] for answer in answers)
+        assert texts[schedule] == texts["plain"]
+    assert right > 0
+    for text in texts["plain"]:
+        assert set(json.loads(text)) == {"rivers"}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

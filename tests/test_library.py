@@ -160,6 +160,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(request_type
         {"grammar": "no grammar"},
         {"logit_bias": {99999: 1}},
         {"temperature": -1},
+        {"logprobs": -1},
         {"echo": True, "logprobs": 1},
     ],
 )
@@ -250,6 +251,18 @@ def test_choices_have_seeds_of_their_own(engine: Engine) -> None:
     assert three["usage"]["prompt_tokens"] == alone[0]["usage"]["prompt_tokens"]
 
 
+def test_a_seed_of_minus_one_is_drawn(engine: Engine, speaking_path: Path) -> None:
+    def texts(create: Any, **seed: int) -> set[str]:
+        return {create("the", max_tokens=20, **seed)["choices"][0]["text"] for _ in range(4)}
+
+    assert len(texts(engine.create_completion, seed=-1)) == 4
+    assert len(texts(engine.create_completion, seed=7)) == 1
+    for seed, different in ((-1, 4), (0xFFFFFFFF, 4), (7, 1)):
+        with Llama(str(speaking_path), n_threads=1, seed=seed) as llm:
+            assert len(texts(llm)) == different
+            assert len(texts(llm, seed=3)) == 1
+
+
 def test_several_prompts_are_answered_in_order(engine: Engine) -> None:
     prompts = ["the yes", "no"]
     got = engine.create_completion(prompts, max_tokens=10, temperature=0)
@@ -291,13 +304,13 @@ def test_the_async_form_gives_the_same(engine: Engine) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "go"}}])
 def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
-    for seed in range(6):
+    for seed in range(3):
         asked = {
             "messages": MESSAGES,
             "tools": [GO, STOP],
             "tool_choice": choice,
             "seed": seed,
-            "max_tokens": 300,
+            "max_tokens": 150,
         }
         answer = engine.create_chat_completion(**asked)["choices"][0]
         if answer["finish_reason"] == "length":  # stop takes any object, which may never end
