@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import bench, chat, doctor, files, generate, train
+from . import bench, chat, doctor, files, generate, serve, train
 
 
 class Commands(click.Group):
@@ -31,6 +31,7 @@ def main() -> None:
     \b
     pass-edge chat                              chat with the default model
     pass-edge generate "Why is the sky blue?"   answer once
+    pass-edge serve                             the model behind OpenAI's protocol
     pass-edge doctor                            what this machine can do, and what is wrong
     pass-edge bench                             what drafting gains on it
     """
@@ -39,6 +40,7 @@ def main() -> None:
 for _command in (
     chat.chat,
     generate.generate,
+    serve.serve,
     doctor.doctor,
     bench.bench,
     train.train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,13 @@ _SAMPLING_OPTIONS = [
     click.option(
         "--logit-bias", multiple=True, metavar="ID(+/-)BIAS", help="As in 15043+1; may be repeated."
     ),
+    click.option("--grammar-file", type=click.Path(path_type=Path), help="GBNF that the text must match."),
+    click.option(
+        "--json-schema-file",
+        "-jf",
+        type=click.Path(path_type=Path),
+        help="A JSON schema that the text must match.",
+    ),
     click.option("--seed", "-s", type=int, help="The same seed gives the same text. [default: random]"),
     click.option("--n-predict", "-n", "max_tokens", type=int, help="Most tokens to generate."),
     click.option("--stop", multiple=True, help="Stop at this string; may be repeated."),
@@ -69,6 +77,11 @@ _SAMPLING_OPTIONS = [
 def shared_options(command: Command) -> Command:
     """All of them."""
     return _with(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS + _SAMPLING_OPTIONS)
+
+
+def engine_options(command: Command) -> Command:
+    """All but those of sampling, for what is asked anew each time."""
+    return _with(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
 
 
 def machine_options(command: Command) -> Command:
@@ -118,7 +131,25 @@ def sampling_from(options: dict[str, Any]) -> Sampling:
 
     names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")
     given = _given(options, *names, "presence_penalty", "frequency_penalty", "seed")
-    return Sampling(**given, logit_bias=dict(map(_bias, options["logit_bias"])))
+    bias = dict(map(_bias, options["logit_bias"]))
+    return Sampling(**given, logit_bias=bias, grammar=_grammar(options))
+
+
+def _grammar(options: dict[str, Any]) -> str:
+    from pass_edge import SettingsError
+    from pass_edge.native.grammar import schema_grammar
+
+    grammar, schema = options["grammar_file"], options["json_schema_file"]
+    if grammar and schema:
+        raise SettingsError("--grammar-file and --json-schema-file exclude each other")
+    try:
+        if schema:
+            return schema_grammar(json.loads(schema.read_text(encoding="utf-8")))
+        return grammar.read_text(encoding="utf-8") if grammar else ""
+    except OSError as error:
+        raise SettingsError(f"{schema or grammar} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{schema or grammar} is not what it should be: {error}") from error
 
 
 def _bias(text: str) -> tuple[int, float]:

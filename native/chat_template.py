@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -17,21 +19,40 @@ CHATML = (
 )
 
 
-def render(model: Model, messages: Sequence[Mapping[str, str]]) -> str:
-    """``messages`` (each with ``role`` and ``content``) as the prompt for the next assistant turn.
-    Raises ModelError if the template refuses them."""
+def render(
+    model: Model,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: str | Mapping[str, Any] | None = None,
+) -> str:
+    """``messages`` (each with ``role`` and ``content``) as the prompt for the next assistant turn; ``tools``
+    and ``tool_choice``, as OpenAI has them, for templates that ask for them. Raises ModelError if the
+    template refuses them."""
     vocabulary = model.vocabulary
-    formatter = Jinja2ChatFormatter(
-        template=model.chat_template() or CHATML,
-        eos_token=_text(model, vocabulary.eos),
-        bos_token=_text(model, vocabulary.bos),
-    )
     try:
-        return formatter(messages=list(messages)).prompt
+        formatter = _formatter(
+            model.chat_template() or CHATML, _text(model, vocabulary.eos), _text(model, vocabulary.bos)
+        )
+        prompt: str = formatter(
+            messages=list(messages),
+            tools=list(tools) if tools else None,
+            tool_choice=tool_choice,
+        ).prompt
+        return prompt
     except (ValueError, TypeError, jinja2.TemplateError) as error:
         raise ModelError(
             f"the chat template of {model.path.name} refuses this conversation: {error}"
         ) from error
+
+
+def has_tools(model: Model) -> bool:
+    """Whether the model's template shows tools to it."""
+    return "tools" in (model.chat_template() or "")
+
+
+@lru_cache(maxsize=8)
+def _formatter(template: str, eos: str, bos: str) -> Jinja2ChatFormatter:
+    return Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
 
 
 def _text(model: Model, token: int) -> str:

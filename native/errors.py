@@ -22,7 +22,7 @@ class ContextError(PassEdgeError):
     """A context cannot be made or used: too little memory, or wrong settings."""
 
 
-class ContextFullError(ContextError):
+class ContextFullError(ContextError, ValueError):
     """The tokens do not fit in the context; nothing was dropped."""
 
 
@@ -34,7 +34,7 @@ class SessionError(PassEdgeError):
     """A saved session cannot be read, is damaged, or belongs to another model."""
 
 
-class SettingsError(PassEdgeError):
+class SettingsError(PassEdgeError, ValueError):
     """A setting (sampling value, schedule …) is out of its range."""
 
 

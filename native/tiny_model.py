@@ -1,15 +1,18 @@
 """A random llama-style model of a few hundred kilobytes, written in milliseconds.
 
 The library probe decodes it before a user's own model is trusted to an untried build; it has no
-tokenizer, only token ids.
+tokenizer, only token ids, unless it is asked for one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGUFWriter, TokenType
+
+_SPECIAL = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
 
 
 def write_tiny_model(
@@ -23,8 +26,16 @@ def write_tiny_model(
     n_ff: int = 512,
     n_ctx: int = 4096,
     seed: int = 0,
+    words: Sequence[str] | None = None,
+    chat_template: str | None = None,
 ) -> Path:
-    """Write an F32 model to ``path``. Widths that are multiples of 256 can be quantized to every type."""
+    """Write an F32 model to ``path``. Widths that are multiples of 256 can be quantized to every type.
+
+    ``words`` gives it a tokenizer: <unk>, <s>, </s>, the 256 bytes, and these; ``n_vocab`` is then their
+    number.
+    """
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(words or ())]
+    n_vocab = n_vocab if words is None else len(tokens)
     rng = np.random.default_rng(seed)
 
     def weights(*shape: int) -> np.ndarray:
@@ -43,7 +54,16 @@ def write_tiny_model(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(n_embd // n_head)
     writer.add_vocab_size(n_vocab)
-    writer.add_tokenizer_model("no_vocab")
+    if words is None:
+        writer.add_tokenizer_model("no_vocab")
+    else:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * n_vocab)
+        writer.add_token_types(_SPECIAL + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(words))
+        writer.add_add_space_prefix(False)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     writer.add_tensor("token_embd.weight", weights(n_vocab, n_embd) * np.float32(n_embd**0.5))
     writer.add_tensor("output_norm.weight", np.ones(n_embd, np.float32))
     writer.add_tensor("output.weight", weights(n_vocab, n_embd) * np.float32(2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,10 @@ Tokens = npt.NDArray[np.int32]
 
 
 class Vocabulary:
-    """The tokenizer of a loaded model; valid as long as the model is."""
+    """The tokenizer of a loaded model; valid as long as the model is. ``handle``: llama.cpp's pointer."""
 
     def __init__(self, handle: int) -> None:
-        self._handle = handle
+        self.handle = handle
         self.size: int = llama.llama_vocab_n_tokens(handle)
         self.has_text: bool = llama.llama_vocab_type(handle) != 0
         self.bos: int = llama.llama_vocab_bos(handle)
@@ -45,21 +46,36 @@ class Vocabulary:
     def _tokenize(self, raw: bytes, ids: Tokens, add_special: bool, parse_special: bool) -> int:
         pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         return int(
-            llama.llama_tokenize(self._handle, raw, len(raw), pointer, len(ids), add_special, parse_special)
+            llama.llama_tokenize(self.handle, raw, len(raw), pointer, len(ids), add_special, parse_special)
         )
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless ``special``."""
+        """The bytes a token stands for; control tokens are empty unless ``special``, and so is every token of
+        a model without text. Raises ModelError if there is no such token (llama.cpp would abort)."""
+        if not self.has_text:
+            return b""
+        if not 0 <= token < self.size:
+            raise ModelError(f"there is no token {token}; the vocabulary has {self.size}")
         buffer = ctypes.create_string_buffer(64)
-        count = llama.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)
+        count = llama.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, special)
         if count < 0:
             buffer = ctypes.create_string_buffer(-count)
-            count = llama.llama_token_to_piece(self._handle, token, buffer, len(buffer), 0, special)
+            count = llama.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, special)
         return buffer.raw[:count]
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a generation (EOS, end of turn …)."""
-        return bool(llama.llama_vocab_is_eog(self._handle, token))
+        return bool(llama.llama_vocab_is_eog(self.handle, token))
+
+    @cached_property
+    def markup(self) -> npt.NDArray[np.bool_]:
+        """Which tokens have no text of their own and end nothing, (n_vocab,): control tokens, the unknown
+        one."""
+        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        attributes = [llama.llama_vocab_get_attr(self.handle, token) for token in range(self.size)]
+        marked = (np.array(attributes) & kinds) != 0
+        marked[[token for token in np.flatnonzero(marked) if self.is_end(int(token))]] = False
+        return marked
 
 
 class Detokenizer:

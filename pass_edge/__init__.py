@@ -15,9 +15,12 @@ from pass_edge.native.errors import (
     SessionError,
     SettingsError,
 )
+from pass_edge.native.grammar import LlamaGrammar
 
 from .engine import Engine
 from .generation import Generation
+from .llama import Llama
+from .logprobs import Logprob
 from .lookahead import Lookahead
 from .lookahead_file import read_lookahead, write_sidecar
 from .sampling import Sampling
@@ -31,6 +34,9 @@ __all__ = [
     "Engine",
     "Generation",
     "LibraryError",
+    "Llama",
+    "LlamaGrammar",
+    "Logprob",
     "Lookahead",
     "LookaheadError",
     "ModelError",

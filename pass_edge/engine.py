@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pass_edge.native import chat_template
 from pass_edge.native.context import Context, ContextSettings
@@ -21,16 +22,20 @@ from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
 from .cells import SPARE_CELLS, sequences_needed
+from .completions import ChatCompletionRequest, CompletionRequest
+from .constrained import sampler_for
 from .costs import StepCosts, step_costs
+from .creating import creating, creating_later
 from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .planner import Planner, may_look_ahead
-from .sampling import Sampler, Sampling
+from .sampling import Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
 from .session import Inputs, Session
 from .settings import AUTO, Settings, context_settings
+from .turns import Turns
 
 DEFAULT_CONTEXT = 4096
 _LONGEST_CHAIN = 8  # that heads draft, one call each
@@ -38,7 +43,11 @@ _LONGEST_GROUP = 2  # lookahead tokens at a node: each costs a row at every node
 
 
 class Engine:
-    """A model ready to generate. Close it, or use it as a context manager. Not thread-safe.
+    """A model ready to generate. Close it, or use it as a context manager.
+
+    Its methods may be called from any thread: generations wait for each other, each until the one before
+    has ended or been dropped. ``session`` is not thread-safe by itself. After a fork only the parent can
+    use it.
 
     Attributes: ``model``; ``base``, what its file tells of it; ``settings``; ``lookahead`` (None: nothing
     is drafted); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
@@ -82,6 +91,7 @@ class Engine:
                 n_vocab=self.base.n_vocab,
                 rule=self.settings.verify,
             )
+            self._turns = Turns()
             self._opened = opened.pop_all()
 
     # -- generating -------------------------------------------------------------------------------
@@ -93,25 +103,34 @@ class Engine:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
+        logprobs: int | None = None,
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. What this prompt shares with the last
-        conversation is not decoded again. Raises ContextFullError if the prompt does not fit.
+        conversation is not decoded again. ``logprobs``: how many alternatives to tell with each token's own
+        logprob; None tells none. Raises ContextFullError if the prompt does not fit, SettingsError.
         """
+        self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        sampling = sampling or Sampling()
         self._check_fits(ids)
+        self._check_tokens(sampling.logit_bias, "of the logit bias")
         if max_tokens is not None and max_tokens < 1:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
+        if logprobs is not None and logprobs < 0:
+            raise SettingsError(f"logprobs is {logprobs}; it must be 0 or more")
         room = self.context_size - len(ids)
         return Generation(
             self.session,
+            self._turns,
             self.model.vocabulary,
             ids,
-            Sampler(sampling or Sampling()),
+            sampler_for(sampling, self.model.vocabulary, len(ids)),
             max_tokens=min(room, max_tokens or room),
             at_limit="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
+            logprobs=logprobs,
         )
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:
@@ -119,17 +138,34 @@ class Engine:
         model's own chat template; ``options`` as for ``stream``."""
         return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """``messages`` as token ids, up to where the assistant speaks."""
-        return self.tokenize(chat_template.render(self.model, messages))
+    create_completion = creating(CompletionRequest)
+    create_chat_completion = creating(ChatCompletionRequest)
+    acreate_completion = creating_later(CompletionRequest)
+    acreate_chat_completion = creating_later(ChatCompletionRequest)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """``messages`` as token ids, up to where the assistant speaks; ``tools`` are for the template."""
+        self.check()
+        return self.tokenize(chat_template.render(self.model, messages, tools, tool_choice))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``, control tokens read, the model's BOS in front if it wants one."""
+        self.check()
         vocabulary = self.model.vocabulary
         has_bos = vocabulary.bos >= 0 and text.startswith(
             vocabulary.piece(vocabulary.bos, special=True).decode()
         )
         return vocabulary.tokenize(text, add_special=not has_bos, parse_special=True).tolist()
+
+    def check(self) -> None:
+        """Raises SettingsError once the engine is closed, LibraryError behind a fork."""
+        self._turns.check()
 
     def _check_fits(self, ids: list[int]) -> None:
         if not ids:
@@ -139,8 +175,11 @@ class Engine:
                 f"the prompt has {len(ids)} tokens and the context holds {self.context_size}; "
                 "shorten it or raise --ctx-size"
             )
+        self._check_tokens(ids, "of the prompt")
+
+    def _check_tokens(self, ids: Iterable[int], what: str) -> None:
         if not all(0 <= token < self.base.n_vocab for token in ids):
-            raise SettingsError(f"a token id is outside the vocabulary of {self.base.n_vocab}")
+            raise SettingsError(f"a token id {what} is outside the vocabulary of {self.base.n_vocab}")
 
     # -- setting up -------------------------------------------------------------------------------
 
@@ -245,8 +284,10 @@ class Engine:
         return ""
 
     def close(self) -> None:
-        """Free the context, the heads and the model; safe to call twice."""
-        self._opened.close()
+        """Wait for the generation under way, then free the context, the heads and the model; safe to call
+        twice."""
+        if self._turns.close():
+            self._opened.close()
 
     def __enter__(self) -> Engine:
         return self

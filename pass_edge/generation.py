@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from pass_edge.native.vocabulary import Vocabulary
 
+from .asynchronous import in_a_thread
+from .logprobs import Logprob, logprob_of
 from .sampling import Sampler
-from .session import Session
+from .session import Session, Step
 from .stats import Stats
 from .text import TextStream
+from .turns import Turns
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,23 @@ class Piece:
 
 
 class Generation:
-    """Iterate for pieces of text as they become certain (``pieces`` tells drafted ones apart); stop
-    iterating at any time.
+    """Iterate, with ``for`` or ``async for``, for pieces of text as they become certain (``pieces`` tells
+    drafted ones apart); stop at any time.
+
+    It runs when iterated, once the engine's other generations are done. One that is left in the middle goes
+    on when it is iterated again; its text so far is then read anew if another generation of that thread
+    came between. ``cancel`` may be called from any thread, all else from one at a time.
 
     Attributes: ``seed``; and, complete once iteration ends, ``ids`` (the generated tokens, without the
-    one that ended it), ``text``, ``stats``, ``finish_reason``: "stop" (end token or stop string), "length",
-    "context" (the context is full), or None while running.
+    one that ended it), ``text``, ``stats``, ``logprobs`` (for each of ``ids``, if asked for),
+    ``finish_reason``: "stop" (end token or stop string), "length", "context" (the context is full),
+    "cancelled", or None while running.
     """
 
     def __init__(
         self,
         session: Session,
+        turns: Turns,
         vocabulary: Vocabulary,
         prompt: Sequence[int],
         sampler: Sampler,
@@ -42,42 +53,50 @@ class Generation:
         max_tokens: int,
         at_limit: str,
         stop: Sequence[str],
+        logprobs: int | None,
     ) -> None:
-        """``at_limit``: the finish reason when ``max_tokens`` are out."""
+        """``at_limit``: the finish reason when ``max_tokens`` are out; ``logprobs``: how many alternatives
+        each token's logprob comes with, None for no logprobs."""
         self._session = session
+        self._turns = turns
         self._vocabulary = vocabulary
-        self._prompt = prompt
+        self._prompt = list(prompt)
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._at_limit = at_limit
+        self._alternatives = logprobs
         self._output = TextStream(vocabulary, stop)
+        self._cancelled = False
+        self._ready: deque[Piece] = deque()
         self.seed = sampler.seed
         self.ids: list[int] = []
         self.text = ""
+        self.logprobs: list[Logprob] = []
         self.finish_reason: str | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
 
     def __iter__(self) -> Iterator[str]:
-        return (piece.text for piece in self.pieces())
+        with closing(self.pieces()) as pieces:
+            for piece in pieces:
+                yield piece.text
 
-    def pieces(self) -> Iterator[Piece]:
+    def __aiter__(self) -> AsyncIterator[str]:
+        return in_a_thread(iter(self), self.cancel)
+
+    def pieces(self) -> Generator[Piece, None, None]:
         """The answer's text as it comes: of each pass first what was drafted, then what was not."""
-        began = time.perf_counter()
-        self.stats.reused_tokens = self._session.prefill(self._prompt)
-        self.stats.prompt_seconds = time.perf_counter() - began
-        while self.finish_reason is None:
-            began = time.perf_counter()
-            step = self._session.step(self._sampler)
-            self.stats.count(step)
-            drafted = "".join(map(self._take, step.tokens[:-1]))
-            chosen = self._take(step.tokens[-1])
-            if self.finish_reason:
-                chosen += self._output.finish()
-            self.stats.seconds += time.perf_counter() - began
-            for piece in (Piece(drafted, True), Piece(chosen, False)):
-                if piece.text:
+        try:
+            while self._ready or self.finish_reason is None:
+                if not self._ready:
+                    if self._turns.take(self):
+                        self._read_prompt()
+                    self._advance()
+                while self._ready:
+                    piece = self._ready.popleft()
                     self.text += piece.text
                     yield piece
+        finally:
+            self._turns.give(self)
 
     def run(self) -> Generation:
         """Generate to the end without looking at the pieces."""
@@ -85,14 +104,44 @@ class Generation:
             pass
         return self
 
-    def _take(self, token: int) -> str:
+    def cancel(self) -> None:
+        """End it after the pass that is under way, or before it has begun; from any thread."""
+        self._cancelled = True
+
+    def _read_prompt(self) -> None:
+        began = time.perf_counter()
+        reused = self._session.prefill([*self._prompt, *self.ids], lambda: not self._cancelled)
+        if not self.ids:
+            self.stats.reused_tokens = reused
+        self.stats.prompt_seconds += time.perf_counter() - began
+
+    def _advance(self) -> None:
+        """Make ready the text that one step makes certain."""
+        began = time.perf_counter()
+        drafted = chosen = ""
+        if self._cancelled:
+            self.finish_reason = "cancelled"
+        else:
+            step = self._session.step(self._sampler)
+            self.stats.count(step)
+            *before, chosen = (self._take(step, i) for i in range(len(step.tokens)))
+            drafted = "".join(before)
+        if self.finish_reason:
+            chosen += self._output.finish()
+        self._ready += (piece for piece in (Piece(drafted, True), Piece(chosen, False)) if piece.text)
+        self.stats.seconds += time.perf_counter() - began
+
+    def _take(self, step: Step, i: int) -> str:
         if self.finish_reason:
             return ""
+        token = step.tokens[i]
         self.stats.tokens += 1
         if self._vocabulary.is_end(token):
             self.finish_reason = "stop"
             return ""
         self.ids.append(token)
+        if self._alternatives is not None:
+            self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
         piece = self._output.feed(token) if self._vocabulary.has_text else ""
         if self._output.stopped:
             self.finish_reason = "stop"

@@ -20,6 +20,7 @@ from .noise import TARGET, Doubles, Int64s, gumbel
 
 Logits = npt.NDArray[np.float32]
 _BLOCK = 64
+_LARGEST_BIAS = 1e30  # beyond, float32 has only infinity, and infinities have no difference
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Sampling:
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
     ``repeat_last_n`` tokens count for the penalties (-1: all). ``logit_bias`` maps token ids to
-    what is added to their logits (-inf bans). ``seed`` None draws one. Raises SettingsError.
+    what is added to their logits (-inf bans). ``seed`` None draws one. ``grammar``: GBNF that the text must
+    match from its first token on; empty is none. Raises SettingsError.
     """
 
     temperature: float = 0.8
@@ -41,6 +43,7 @@ class Sampling:
     repeat_last_n: int = 64
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
+    grammar: str = ""
 
     def __post_init__(self) -> None:
         _require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
@@ -51,6 +54,11 @@ class Sampling:
         _require(self.repeat_last_n >= -1, "repeat-last-n", self.repeat_last_n, "-1 or more")
         for name in ("presence_penalty", "frequency_penalty"):
             _require(True, name.replace("_", "-"), getattr(self, name), "a number")
+        for token, bias in self.logit_bias.items():
+            if not bias <= _LARGEST_BIAS:
+                raise SettingsError(
+                    f"the logit bias of token {token} is {bias}; it must be a number, or -inf"
+                )
 
 
 def _require(holds: bool, name: str, value: float, allowed: str) -> None:
@@ -93,13 +101,19 @@ def _normalised(tokens: Int64s, weights: Doubles) -> Distribution | None:
 
 
 class Sampler:
-    """Chooses tokens for one generation; its state is only its settings and its seed."""
+    """Chooses tokens for one generation; its state is only its settings and its seed.
+
+    Attributes: ``sampling``; ``seed``; ``free``: what drafts are made with, which is itself unless a grammar
+    constrains it.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
+        self.free: Sampler = self
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
         self._biases = np.array(list(sampling.logit_bias.values()), np.float32)
+        self._banned = self._bias_tokens[np.isneginf(self._biases)]
         self._penalises = bool(
             sampling.repeat_last_n
             and (sampling.repeat_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
@@ -149,7 +163,7 @@ class Sampler:
     def _filtered(self, logits: Logits) -> tuple[Int64s, Doubles]:
         # the tokens that are left, and their logits divided by the temperature
         sampling = self.sampling
-        tokens = _best(logits, sampling.top_k) if sampling.top_k else np.arange(len(logits))
+        tokens = best(logits, sampling.top_k) if sampling.top_k else np.arange(len(logits))
         if sampling.top_p < 1:
             tokens = _nucleus(logits, tokens, sampling.top_p)
         scores = logits[tokens].astype(np.float64)
@@ -159,7 +173,7 @@ class Sampler:
         return tokens, scores / sampling.temperature
 
 
-def _best(logits: Logits, count: int) -> Int64s:
+def best(logits: Logits, count: int) -> Int64s:
     """The ``count`` tokens of highest logit, best first, ties by token id."""
     if count < len(logits) // (4 * _BLOCK):
         # The count-th best of the maxima of disjoint groups bounds the count-th best logit from below:
@@ -181,8 +195,8 @@ def _nucleus(logits: Logits, tokens: Int64s, top_p: float) -> Int64s:
     goal = top_p * weights.sum()
     count = 256  # a full sort costs milliseconds at 100k tokens, and few tokens usually do
     while True:
-        best = _best(left, count)
-        reached = weights[best].cumsum()
+        order = best(left, count)
+        reached = weights[order].cumsum()
         if reached[-1] >= goal or count >= len(left):
-            return tokens[best[: int(np.searchsorted(reached, goal)) + 1]]
+            return tokens[order[: int(np.searchsorted(reached, goal)) + 1]]
         count *= 8

@@ -6,7 +6,7 @@ State: the KV cache holds ``tokens``; ``root`` is chosen but not decoded.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,14 @@ from .verify import RULES, Verdict
 class Step:
     """What one forward pass gave. ``tokens``: new ids, at least one; ``drafted``: how deep the tree
     was; ``model_seconds``: time in llama.cpp, read-back included; ``drafting_seconds``: time to plan and
-    draft what the next pass verifies."""
+    draft what the next pass verifies; ``logits``: what each token was chosen from, (n_vocab,) float32 each,
+    valid until the next pass."""
 
     tokens: tuple[int, ...]
     drafted: int
     model_seconds: float
     drafting_seconds: float
+    logits: tuple[Floats, ...]
 
 
 class Inputs:
@@ -87,10 +89,11 @@ class Session:
         self.tokens: list[int] = []
         self.root: int | None = None
 
-    def prefill(self, tokens: Sequence[int]) -> int:
+    def prefill(self, tokens: Sequence[int], wanted: Callable[[], bool] = lambda: True) -> int:
         """Make ``tokens`` (at least one) the conversation so far: all but the last are decoded, the
         last becomes the root. Decodes only what the cache does not hold yet; returns how many tokens
-        could be reused. Raises ContextFullError, ContextError."""
+        could be reused. ``wanted`` is asked before each batch: false ends it there, and no step may follow.
+        Raises ContextFullError, ContextError."""
         common = _common_prefix(self.tokens, tokens[:-1])
         self.rollback_to(common)
         common = len(self.tokens)
@@ -99,6 +102,8 @@ class Session:
         try:
             self._cells.make_room(len(tokens) - 1 - common)
             for start in range(common, len(tokens) - 1, size):
+                if not wanted():
+                    break
                 part = tokens[start : min(start + size, len(tokens) - 1)]
                 self._context.decode_tokens(rows_of_sequence(start, len(part)), np.array(part, np.int32))
                 self.tokens += part
@@ -106,7 +111,7 @@ class Session:
         except BaseException:
             self.forget()
             raise
-        self.root = tokens[-1]
+        self.root = tokens[-1] if len(self.tokens) == len(tokens) - 1 else None
         self._schedule.begin(tokens)
         return common
 
@@ -181,7 +186,7 @@ class Session:
                 tree,
                 new,
                 self._outcome(tree, layout, verdict, logits),
-                sampler,
+                sampler.free,
                 [*history, *new],
                 self._rule,
                 start,
@@ -190,7 +195,9 @@ class Session:
             )
         )
         drafting_seconds = time.perf_counter() - committed
-        return Step(new, int(layout.shape.depths[: len(tree.tokens)].max()), model_seconds, drafting_seconds)
+        drafted = int(layout.shape.depths[: len(tree.tokens)].max())
+        chosen_from = tuple(logits[node] for node in verdict.path)
+        return Step(new, drafted, model_seconds, drafting_seconds, chosen_from)
 
     def _decode(self, layout: Layout) -> Floats:
         if (layout.inputs >= 0).all():

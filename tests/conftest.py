@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,52 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_tiny_model(folder / "f32.gguf", n_vocab=12, n_embd=64, n_head=2, n_ff=128, seed=3)
     quantize(source, folder / "tiny.gguf", "Q8_0")
     return folder / "tiny.gguf"
+
+
+WORDS = (
+    "{",
+    "}",
+    "[",
+    "]",
+    '":',
+    '",',
+    " true",
+    " false",
+    "the",
+    "▁",
+    "▁the",
+    "é",
+    "answer",
+    "yes",
+    "no",
+    "0",
+    "1",
+)
+TEMPLATE = (
+    "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}\n{% endfor %}assistant: "
+)
+
+
+@pytest.fixture(scope="session")
+def speaking_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model that has a tokenizer (bytes and a few words) and a chat template."""
+    folder = tmp_path_factory.mktemp("speaking")
+    source = write_tiny_model(
+        folder / "f32.gguf", n_embd=64, n_head=2, n_ff=128, seed=3, words=WORDS, chat_template=TEMPLATE
+    )
+    quantize(source, folder / "speaking.gguf", "Q8_0")
+    return folder / "speaking.gguf"
+
+
+@pytest.fixture
+def resident() -> Callable[[], int]:
+    """Bytes of memory that this process has in use."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("memory is measured as Linux tells it")
+    return lambda: int(statm.read_text().split()[1]) * resource.getpagesize()
 
 
 def spread_questions(count: int) -> list[str]:

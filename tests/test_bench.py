@@ -124,7 +124,7 @@ def test_they_take_turns_in_going_first(
         prefill = engine.session.prefill
         name = engine.settings.schedule
         monkeypatch.setattr(
-            engine.session, "prefill", lambda ids, f=prefill, n=name: (order.append(n), f(ids))[1]
+            engine.session, "prefill", lambda *given, f=prefill, n=name: (order.append(n), f(*given))[1]
         )
     list(compare(*engines, PROMPTS, sampling=GREEDY, max_tokens=2))
     assert order == ["plain", "auto", "auto", "plain", "plain", "auto"]

@@ -47,6 +47,20 @@ def test_a_stop_string_ends_the_text() -> None:
     assert done.stdout.decode().rstrip("\n") == full[: full.index(word)].rstrip("\n")
 
 
+def test_a_schema_and_a_grammar_are_kept_to(tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "s.json", tmp_path / "g.gbnf"
+    schema.write_text('{"enum": ["Loire", "Rhône"]}')
+    grammar.write_text('root ::= "Rhine" | "Elbe"')
+    ask = ("generate", "Name a river.", "--temp", "0")
+    assert json.loads(run(*ask, "--json-schema-file", str(schema)).stdout) in ("Loire", "Rhône")
+    assert run(*ask, "--grammar-file", str(grammar)).stdout.strip() in (b"Rhine", b"Elbe")
+    grammar.write_text("root")
+    for wrong in ((grammar, "cannot read this grammar"), (tmp_path / "none", "cannot be read")):
+        done = run(*ask, "--grammar-file", str(wrong[0]))
+        assert done.returncode == 2
+        assert wrong[1] in done.stderr.decode()
+
+
 def test_doctor_knows_the_default_model() -> None:
     done = run("doctor", "--json")
     assert done.returncode == 0, done.stderr

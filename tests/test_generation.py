@@ -9,6 +9,7 @@ import pytest
 from pass_edge.generation import Generation, Piece
 from pass_edge.sampling import Sampler, Sampling
 from pass_edge.session import Step
+from pass_edge.turns import Turns
 
 END = 0
 
@@ -29,9 +30,9 @@ class Scripted:
     """A session whose passes are known: each a draft that was accepted and the token chosen behind it."""
 
     def __init__(self, passes: Sequence[tuple[bytes, bytes]]) -> None:
-        self._steps = [Step((*draft, *chosen), len(draft), 0.0, 0.0) for draft, chosen in passes]
+        self._steps = [Step((*draft, *chosen), len(draft), 0.0, 0.0, ()) for draft, chosen in passes]
 
-    def prefill(self, tokens: Sequence[int]) -> int:
+    def prefill(self, tokens: Sequence[int], wanted: object) -> int:
         return 0
 
     def step(self, sampler: Sampler) -> Step:
@@ -41,12 +42,14 @@ class Scripted:
 def generation(*passes: tuple[bytes, bytes], max_tokens: int = 99, stop: tuple[str, ...] = ()) -> Generation:
     return Generation(
         Scripted(passes),  # type: ignore[arg-type]
+        Turns(),
         Bytes(),  # type: ignore[arg-type]
         [1],
         Sampler(Sampling()),
         max_tokens=max_tokens,
         at_limit="length",
         stop=stop,
+        logprobs=None,
     )
 
 
@@ -80,3 +83,12 @@ def test_the_text_is_what_was_given_out_so_far() -> None:
     for piece in cut_short.pieces():
         given += piece.text
         assert cut_short.text == given
+
+
+def test_one_that_is_left_goes_on_where_it_was() -> None:
+    whole = generation(*PASSES).run().text
+    left = generation(*PASSES)
+    told = ""
+    while left.finish_reason is None:
+        told += next(iter(left), "")
+    assert told + "".join(left) == left.text == whole

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("pass_edge", "native", "convert", "cli")
+ROOMS = ("pass_edge", "native", "convert", "serve", "cli")
 SOURCES = (*ROOMS, "pyproject.toml", "LICENSE", "README.md")
 
 
@@ -57,19 +57,28 @@ def test_an_installed_wheel_imports_its_own_modules(wheel: Path, tmp_path: Path)
     assert python(code, tmp_path).stdout.strip() == str(site / "pass_edge/native/__init__.py")
 
 
-@pytest.mark.parametrize("name", ["cli", "convert", "native"])
+@pytest.mark.parametrize("name", ["cli", "convert", "native", "serve"])
 def test_no_room_is_importable_at_top_level(name: str, tmp_path: Path) -> None:
     done = python(f"import {name}", tmp_path)
     assert f"No module named '{name}'" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["pass_edge", "pass_edge.cli", "pass_edge.convert", "pass_edge.native"])
+@pytest.mark.parametrize("name", [f"pass_edge.{room}" for room in ROOMS[1:]] + ["pass_edge"])
 def test_every_room_is_importable_under_its_name(name: str, tmp_path: Path) -> None:
     done = python(f"import {name}", tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_pass_edge_brings_no_heavy_or_terminal_library(tmp_path: Path) -> None:
-    unwanted = {"torch", "transformers", "safetensors", "click", "rich", "prompt_toolkit"}
+    unwanted = {
+        "torch",
+        "transformers",
+        "safetensors",
+        "click",
+        "rich",
+        "prompt_toolkit",
+        "fastapi",
+        "uvicorn",
+    }
     done = python(f"import pass_edge, sys; print(sorted({unwanted!r} & set(sys.modules)))", tmp_path)
     assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: the only room that imports web libraries. It needs ``pass-edge[serve]``."""

@@ -1,0 +1,96 @@
+"""Responses as the OpenAPI document describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+Object = dict[str, Any]
+
+
+class Error(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every error."""
+
+    error: Error
+
+
+class Draft(BaseModel):
+    """What drafting did: passes over the model, tokens drafted, and those of them that were right."""
+
+    passes: int
+    drafted_tokens: int
+    accepted_tokens: int
+    tokens_per_pass: float
+    tokens_per_second: float
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+    draft: Draft
+
+
+class TextChoice(BaseModel):
+    text: str
+    index: int
+    logprobs: Object | None
+    finish_reason: str
+
+
+class Completion(BaseModel):
+    """An answer to /v1/completions; a stream's chunks are alike, without usage."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: Object
+    logprobs: Object | None
+    finish_reason: str
+
+
+class ChatCompletion(BaseModel):
+    """An answer to /v1/chat/completions; a stream's chunks have a delta in place of the message."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ModelCard(BaseModel):
+    """The model. ``context_size``: tokens of a conversation; ``schedule``: how it drafts."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "pass-edge"
+    context_size: int
+    schedule: str
+
+
+class ModelList(BaseModel):
+    object: str = "list"
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    status: str = "ok"
