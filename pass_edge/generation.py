@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 
 from pass_edge.native.vocabulary import Vocabulary
 
@@ -61,7 +61,7 @@ class Generation:
         self.finish_reason: str | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Generator[str, None, None]:
         try:
             while self.finish_reason is None:
                 if self._turns.take(self):
