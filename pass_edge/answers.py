@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 
 from .asynchronous import in_a_thread
 from .generation import Generation
@@ -29,7 +29,7 @@ class Answer:
         self._n = n
         self._tells_usage = tells_usage
 
-    def __iter__(self) -> Iterator[Json]:
+    def __iter__(self) -> Generator[Json, None, None]:
         for index, generation in enumerate(self.generations):
             yield from self._shape.opening(index)
             told = 0
@@ -55,7 +55,7 @@ class Answer:
             pass
         return self._shape.whole(self.generations, self.usage)
 
-    def _pieces(self) -> Iterator[str]:
+    def _pieces(self) -> Generator[str, None, None]:
         for generation in self.generations:
             yield from generation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -75,26 +75,36 @@ class Generation:
         self.finish_reason: str | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
 
-    def __iter__(self) -> Iterator[str]:
-        with closing(self.pieces()) as pieces:
-            for piece in pieces:
-                yield piece.text
+    def __iter__(self) -> Generator[str, None, None]:
+        with closing(self._passes()) as passes:
+            for pieces in passes:
+                text = "".join(piece.text for piece in pieces)
+                pieces.clear()
+                self.text += text
+                yield text
 
     def __aiter__(self) -> AsyncIterator[str]:
         return in_a_thread(iter(self), self.cancel)
 
     def pieces(self) -> Generator[Piece, None, None]:
         """The answer's text as it comes: of each pass first what was drafted, then what was not."""
+        with closing(self._passes()) as passes:
+            for pieces in passes:
+                while pieces:
+                    piece = pieces.popleft()
+                    self.text += piece.text
+                    yield piece
+
+    def _passes(self) -> Generator[deque[Piece], None, None]:
+        """What each pass made ready; what is not taken of it waits for whoever goes on."""
         try:
             while self._ready or self.finish_reason is None:
                 if not self._ready:
                     if self._turns.take(self):
                         self._read_prompt()
                     self._advance()
-                while self._ready:
-                    piece = self._ready.popleft()
-                    self.text += piece.text
-                    yield piece
+                if self._ready:
+                    yield self._ready
         finally:
             self._turns.give(self)
 

@@ -288,7 +288,7 @@ def test_a_client_that_goes_stops_its_answer_within_a_pass(
         time.sleep(0.005)
     gone = time.monotonic()
     connection.close()
-    server.wait_until_idle(2)
+    server.wait_until_idle()
     time.sleep(0.3)
     assert len([ended for ended in passes if ended > gone]) <= 2  # the one under way, and a race
 
@@ -336,10 +336,9 @@ def test_the_server_goes_on_talking_while_it_answers(
 ) -> None:
     slow(monkeypatch)
     connection = raw_request(server, LONG)
-    began = time.monotonic()
     for _ in range(20):
         assert get(server, "/health") == (200, b'{"status":"ok"}')
-    assert time.monotonic() - began < 2
+    assert server.line.size == 1  # it has not ended meanwhile
     connection.close()
     server.wait_until_idle()
 
@@ -347,9 +346,7 @@ def test_the_server_goes_on_talking_while_it_answers(
 def test_an_answer_ends_at_the_time_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     slow(monkeypatch)
     with serving(engine, time_limit=0.3) as server:
-        began = time.monotonic()
         status, body, _ = post(server, "/v1/completions", LONG)
-        assert 0.2 < time.monotonic() - began < 2
         assert status == 200
         assert body["choices"][0]["finish_reason"] == "length"
         assert 0 < body["usage"]["completion_tokens"] < 20
