@@ -19,10 +19,10 @@ from pass_edge.native.grammar import LlamaGrammar
 
 from .engine import Engine
 from .generation import Generation
-from .llama import Llama
 from .logprobs import Logprob
 from .lookahead import Lookahead
 from .lookahead_file import read_lookahead, write_sidecar
+from .openai.llama import Llama
 from .sampling import Sampling
 from .saved import SavedSession
 from .settings import Settings

@@ -22,14 +22,14 @@ from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
 from .cells import SPARE_CELLS, sequences_needed
-from .completions import ChatCompletionRequest, CompletionRequest
 from .constrained import sampler_for
 from .costs import StepCosts, step_costs
-from .creating import creating, creating_later
 from .drafter import Drafter, Heads
 from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
+from .openai.completions import ChatCompletionRequest, CompletionRequest
+from .openai.creating import creating, creating_later
 from .planner import Planner, may_look_ahead
 from .sampling import Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pass_edge.completions import ChatCompletionRequest, CompletionRequest
+from pass_edge.openai.completions import ChatCompletionRequest, CompletionRequest
 
 Text = str
 TokenId = Annotated[int, Field(ge=0)]

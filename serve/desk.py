@@ -16,8 +16,8 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pass_edge.answers import Answer
 from pass_edge.native.errors import PassEdgeError
+from pass_edge.openai.answers import Answer
 
 from .errors import BusyError, as_json, error_object, told
 from .line import Line, Place

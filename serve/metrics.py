@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from pass_edge.answers import Answer
+from pass_edge.openai.answers import Answer
 
 from .line import Line
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from pass_edge import ContextFullError, Engine, Llama, LlamaGrammar, ModelError, Settings, SettingsError
-from pass_edge.completions import ChatCompletionRequest, CompletionRequest
-from pass_edge.messages import plain_messages
 from pass_edge.native.chat_template import CHATML
 from pass_edge.native.tiny_model import write_tiny_model
-from pass_edge.tools import CallReader
+from pass_edge.openai.completions import ChatCompletionRequest, CompletionRequest
+from pass_edge.openai.messages import plain_messages
+from pass_edge.openai.tools import CallReader
 
 MESSAGES = [{"role": "user", "content": "yes the"}]
 GO = {

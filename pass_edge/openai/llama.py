@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pass_edge.engine import Engine
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.llama_class import constructor_defaults
+from pass_edge.settings import AUTO, Settings
 
 from .completions import RANDOM_SEED
-from .engine import Engine
-from .settings import AUTO, Settings
 
 # parameters of `llama_cpp.Llama` that change nothing here, because the engine does as they ask or decides
 # by itself

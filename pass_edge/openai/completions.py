@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.grammar import JSON_GBNF, schema_grammar
+from pass_edge.sampling import Sampling
 
 from .answers import Answer
 from .messages import plain_messages
 from .responses import ChatShape, TextShape
-from .sampling import Sampling
 from .tools import call_grammar, tool_names
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from pass_edge.engine import Engine
 
 Prompt = str | Sequence[int]
 # llama-cpp-python's parameters that would change the text in ways this engine does not have, and where they

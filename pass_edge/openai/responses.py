@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from pass_edge.generation import Generation
+from pass_edge.logprobs import Logprob
 from pass_edge.native.vocabulary import Vocabulary
 
-from .generation import Generation
-from .logprobs import Logprob
 from .tools import CallReader
 
 Json = dict[str, Any]

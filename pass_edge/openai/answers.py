@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
 
-from .asynchronous import in_a_thread
-from .generation import Generation
+from pass_edge.asynchronous import in_a_thread
+from pass_edge.generation import Generation
+
 from .responses import ChatShape, Json, TextShape, usage_of
 
 

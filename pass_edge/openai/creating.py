@@ -11,7 +11,7 @@ from .completions import Request
 from .responses import Json
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from pass_edge.engine import Engine
 
 P = ParamSpec("P")
 
