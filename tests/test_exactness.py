@@ -86,7 +86,7 @@ def test_a_second_turn_reuses_the_first_and_stays_the_same(model_path: Path) -> 
 # -- where the backend is not batch-invariant ---------------------------------------------------------
 
 # K and V of one type: from 512 cells on, the CPU decodes single tokens by another attention kernel
-TIES = Settings(cache_type_k="f16", cache_type_v="f16", draft_max=DRAFT_MAX)
+TIES = Settings(schedule="fused", cache_type_k="f16", cache_type_v="f16", draft_max=DRAFT_MAX)
 UNFILTERED = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11, top_k=0, top_p=1, min_p=0))
 
 
