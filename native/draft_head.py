@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .embeddings import TOKEN_EMBEDDINGS
 from .errors import LibraryError, ModelError
-from .gguf_file import GgufFile, type_traits
+from .gguf_file import GgufFile, Tensor
 from .library import GGML_TYPES, arena_params, ggml
 from .stored import Floats, StoredMatrix, decode_rows
 
@@ -74,11 +74,10 @@ class OutputRows:
 
     def __init__(self, model: Path, candidates: npt.NDArray[np.int32]) -> None:
         """``candidates``: (m,) token ids. Raises ModelError, LibraryError."""
-        code, rows = _stored_output_rows(model, candidates)
-        traits = type_traits(code)
-        self.count, self.width = len(rows), rows.shape[1] // traits.type_size * traits.block_size
+        matrix, rows = _stored_output_rows(model, candidates)
+        self.count, self.width = len(rows), matrix.shape[1]
         self._tensors = _Tensors(threads=1)
-        self.tensor = self._tensors.new(code, self.width, self.count)
+        self.tensor = self._tensors.new(matrix.code, self.width, self.count)
         self._tensors.allocate()
         _write(self.tensor, rows)
 
@@ -146,21 +145,19 @@ class DraftHead:
 
 def output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> Floats:
     """The rows of ``tokens`` (m,) in the output matrix of ``model``, (m, n_embd). Raises ModelError."""
-    code, stored = _stored_output_rows(model, tokens)
-    name = type_traits(code).name.decode().lower()
-    width = stored.shape[1] // type_traits(code).type_size * type_traits(code).block_size
-    return decode_rows(stored, name, width)
+    matrix, stored = _stored_output_rows(model, tokens)
+    return decode_rows(stored, matrix.type_name, matrix.shape[1])
 
 
-def _stored_output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.uint8]]:
-    """Type and bytes of the rows of ``tokens`` in the output matrix (a tied model's embedding matrix)."""
+def _stored_output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[Tensor, npt.NDArray[np.uint8]]:
+    """The output matrix (a tied model's embedding matrix), and the bytes of the rows of ``tokens`` in it."""
     with GgufFile(model) as file:
         tensor = file.tensors.get(OUTPUT_HEAD) or file.tensors.get(TOKEN_EMBEDDINGS)
     if tensor is None:
         raise ModelError(f"{model} holds no {OUTPUT_HEAD}; is it part of a split model?")
     count = tensor.shape[0]
     rows = np.memmap(model, np.uint8, "r", tensor.offset, (count, tensor.size // count))
-    return tensor.code, rows[tokens]
+    return tensor, rows[tokens]
 
 
 def _write(tensor: int, data: npt.NDArray[np.generic]) -> None:
