@@ -8,16 +8,18 @@ from typing import Any
 import click
 
 from . import bench, chat, doctor, files, generate, serve, train
+from .output import interrupts_kept
 
 
 class Commands(click.Group):
-    """Turns errors raised on purpose into one sentence and exit status 2."""
+    """Turns errors raised on purpose into one sentence and exit status 2, and loses no Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from pass_edge.native.errors import PassEdgeError
 
         try:
-            return super().invoke(ctx)
+            with interrupts_kept():
+                return super().invoke(ctx)
         except PassEdgeError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)

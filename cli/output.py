@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from threading import Timer, main_thread
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -41,6 +42,27 @@ def summary(stats: Stats) -> str:
         shares = " ".join(f"{share:.2f}" for share in stats.acceptance[:_DEPTHS_TOLD])
         parts.append(f"accepted {shares}{deeper}")
     return " · ".join([*parts, f"{stats.tokens} tokens"])
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Ctrl-C that lands in a callback of llama.cpp, such as its log's, is printed and dropped by Python,
+    because no exception passes through C. Have it come once more, when the callback is over."""
+    before = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            before(dropped)
+            return
+        again = Timer(0.02, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -33,6 +33,30 @@ def test_generate_prints_one_json_object() -> None:
     assert report["text"]
 
 
+def test_ctrl_c_in_a_callback_of_llama_cpp_is_not_lost() -> None:
+    script = """
+import logging, signal, time
+from pass_edge.cli.output import interrupts_kept
+from pass_edge.native.library import llama, log
+class Struck(logging.Handler):
+    def emit(self, record):
+        log.removeHandler(self)
+        signal.raise_signal(signal.SIGINT)
+log.addHandler(Struck())
+log.setLevel(logging.DEBUG)
+with interrupts_kept():
+    try:
+        llama.llama_model_load_from_file(b"/no/such/file", llama.llama_model_default_params())
+        print("went on")
+        time.sleep(5)
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n") == ["went on", "stopped", ""]
+    assert done.stderr == ""
+
+
 def test_the_same_seed_gives_the_same_text_on_every_schedule() -> None:
     def text(schedule: str) -> bytes:
         return run("generate", "A poem.", "--seed", "5", "-n", "24", "--schedule", schedule).stdout
