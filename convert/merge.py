@@ -22,8 +22,7 @@ import numpy.typing as npt
 
 from pass_edge.lookahead import Base, Lookahead
 from pass_edge.lookahead_file import Keys, is_merged, merged_metadata, read_base, read_lookahead
-from pass_edge.native.draft_head import OUTPUT_HEAD
-from pass_edge.native.embeddings import TOKEN_EMBEDDINGS, TokenEmbeddings
+from pass_edge.native.embeddings import OUTPUT_HEAD, TOKEN_EMBEDDINGS, TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, Value, write_gguf
 from pass_edge.native.library import GGML_TYPES

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .embeddings import TOKEN_EMBEDDINGS
-from .errors import LibraryError, ModelError
-from .gguf_file import GgufFile, Tensor
+from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
-from .stored import Floats, StoredMatrix, decode_rows
+from .stored import Floats, StoredMatrix
 
-OUTPUT_HEAD = "output.weight"
 _F32 = GGML_TYPES["f32"]
 _EPSILON = 1e-6
 
@@ -69,17 +65,18 @@ class _Tensors:
 
 
 class OutputRows:
-    """The rows of a model's output matrix for some candidates, as its file stores them; heads share them.
+    """The rows of a model's output matrix for some candidates, as it stores them; heads share them.
     Close it behind these, or use it as a context manager."""
 
-    def __init__(self, model: Path, candidates: npt.NDArray[np.int32]) -> None:
-        """``candidates``: (m,) token ids. Raises ModelError, LibraryError."""
-        matrix, rows = _stored_output_rows(model, candidates)
-        self.count, self.width = len(rows), matrix.shape[1]
+    def __init__(self, output: StoredMatrix, candidates: npt.NDArray[np.int32]) -> None:
+        """``output``: (n_vocab, n_embd); ``candidates``: (m,) token ids. Raises LibraryError."""
+        rows = output.rows(candidates)
+        output.let_go()
+        self.count, self.width = rows.shape
         self._tensors = _Tensors(threads=1)
-        self.tensor = self._tensors.new(matrix.code, self.width, self.count)
+        self.tensor = self._tensors.new(GGML_TYPES[rows.type_name.lower()], self.width, self.count)
         self._tensors.allocate()
-        _write(self.tensor, rows)
+        _write(self.tensor, rows.data)
 
     def close(self) -> None:
         """Free their memory; safe to call twice."""
@@ -115,6 +112,7 @@ class DraftHead:
         tensors.allocate()
         for tensor, matrix in zip(matrices, stored, strict=True):
             _write(tensor, matrix.data)
+            matrix.let_go()
 
     def step(self, state: Floats, embedding: Floats) -> tuple[Floats, Floats]:
         """(n_embd,) ``state`` before a token and its (n_embd,) ``embedding`` → the (n_embd,) state behind it
@@ -141,23 +139,6 @@ class DraftHead:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> Floats:
-    """The rows of ``tokens`` (m,) in the output matrix of ``model``, (m, n_embd). Raises ModelError."""
-    matrix, stored = _stored_output_rows(model, tokens)
-    return decode_rows(stored, matrix.type_name, matrix.shape[1])
-
-
-def _stored_output_rows(model: Path, tokens: npt.NDArray[np.int32]) -> tuple[Tensor, npt.NDArray[np.uint8]]:
-    """The output matrix (a tied model's embedding matrix), and the bytes of the rows of ``tokens`` in it."""
-    with GgufFile(model) as file:
-        tensor = file.tensors.get(OUTPUT_HEAD) or file.tensors.get(TOKEN_EMBEDDINGS)
-    if tensor is None:
-        raise ModelError(f"{model} holds no {OUTPUT_HEAD}; is it part of a split model?")
-    count = tensor.shape[0]
-    rows = np.memmap(model, np.uint8, "r", tensor.offset, (count, tensor.size // count))
-    return tensor, rows[tokens]
 
 
 def _write(tensor: int, data: npt.NDArray[np.generic]) -> None:

@@ -1,4 +1,5 @@
-"""Rows of a model's token embedding matrix, exactly as llama.cpp's graph would look them up.
+"""A model's token embedding matrix, its rows exactly as llama.cpp's graph would look them up, and its output
+matrix.
 
 An embedding batch bypasses the lookup, so its rows must be dequantized with ggml's own function and
 scaled as the architecture does for token ids, or the bits differ.
@@ -16,22 +17,28 @@ import numpy.typing as npt
 
 from .errors import ModelError
 from .gguf_file import GgufFile, type_traits
+from .stored import StoredMatrix
 
 # llama.cpp multiplies by sqrt(n_embd) for token ids but not for raw embeddings in these graphs
 # (src/models/gemma3.cpp and its relatives); every other graph treats both inputs alike.
 _SCALED_FOR_TOKEN_IDS_ONLY = {"gemma3", "gemma3n", "gemma4", "gemma-embedding"}
 _HASHED_BYTES = 1 << 20
 TOKEN_EMBEDDINGS = "token_embd.weight"
+OUTPUT_HEAD = "output.weight"
 
 
 class TokenEmbeddings:
-    """``token_embd.weight`` of a model's file, mapped, not loaded: memory is that of the rows asked for."""
+    """``token_embd.weight`` of a model's file, mapped, not loaded: memory is that of the rows asked for.
+
+    Attributes: ``type_name``; ``width``, n_embd; ``scale`` of the rows; ``output``, the output matrix
+    (n_vocab, n_embd), mapped too: a tied model's is this same one."""
 
     def __init__(self, path: str | Path) -> None:
         """Raises ModelError if the file holds no token embeddings (a later part of a split model)."""
         with GgufFile(path) as file:
             architecture, tensor = file.get("general.architecture"), file.tensors.get(TOKEN_EMBEDDINGS)
-        if tensor is None:
+            output = file.tensors.get(OUTPUT_HEAD, tensor)
+        if tensor is None or output is None:
             raise ModelError(f"{path} holds no {TOKEN_EMBEDDINGS}; is it part of a split model?")
         traits = type_traits(tensor.code)
         self.type_name = tensor.type_name
@@ -42,6 +49,7 @@ class TokenEmbeddings:
         shape = tensor.size // self._bytes_a_row, self._bytes_a_row
         self._rows = np.memmap(path, np.uint8, "r", tensor.offset, shape)
         self._first_row = self._rows.ctypes.data
+        self.output = StoredMatrix.mapped(Path(path), output)
         scaled = architecture in _SCALED_FOR_TOKEN_IDS_ONLY
         self.scale = np.float32(math.sqrt(self.width)) if scaled else np.float32(1)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
-from .gguf_file import type_traits
+from .gguf_file import Tensor, type_traits
 from .library import GGML_TYPES, ggml
 
 Floats = npt.NDArray[np.float32]
@@ -33,13 +35,30 @@ class StoredMatrix:
         type_name = "f32" if width % block else _EIGHT_BITS
         return cls(encode_rows(numbers, type_name), type_name, width)
 
+    @classmethod
+    def mapped(cls, path: Path, tensor: Tensor) -> StoredMatrix:
+        """The matrix ``tensor`` of the GGUF file ``path``."""
+        count, width = tensor.shape
+        data = np.memmap(path, np.uint8, "r", tensor.offset, (count, tensor.size // count))
+        return cls(data, tensor.type_name, width)
+
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.data), self.width
 
+    def rows(self, which: npt.NDArray[np.int32]) -> StoredMatrix:
+        """The rows ``which`` (m,), in memory."""
+        return StoredMatrix(np.asarray(self.data[which]), self.type_name, self.width)
+
     def numbers(self) -> Floats:
         """All of it, (rows, width) float32."""
         return decode_rows(self.data, self.type_name, self.width)
+
+    def let_go(self) -> None:
+        """What a file's takes of memory is free again, until it is read anew."""
+        mapped = getattr(self.data, "_mmap", None)
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def bytes_a_row(type_name: str, width: int) -> int:

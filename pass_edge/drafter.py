@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -41,17 +40,16 @@ class Heads:
         self,
         lookahead: Lookahead,
         embeddings: TokenEmbeddings,
-        model: Path,
         *,
         threads: int,
         corrects: bool = True,
     ) -> None:
-        """``model``: the file that rows of the output matrix are read from. ``corrects``: with the head on
-        lookahead outputs, not only the hidden head. Raises ModelError."""
+        """``embeddings``: the model's. ``corrects``: with the head on lookahead outputs, not only the hidden
+        head. Raises LibraryError."""
         self._embeddings = embeddings
         self._candidates = lookahead.candidates
         self._n_vocab = lookahead.base.n_vocab
-        self._output = OutputRows(model, self._candidates)
+        self._output = OutputRows(embeddings.output, self._candidates)
         self._heads = [
             DraftHead(weights, self._output, threads=threads) if weights else None
             for weights in (lookahead.head if corrects else None, lookahead.hidden_head)

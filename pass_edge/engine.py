@@ -70,19 +70,20 @@ class Engine:
         self.notes: list[str] = []
         self.costs: StepCosts | None = None
         path = check_is_gguf(Path(model))
+        # the table of contents of a model is large, so what it tells is read before the model takes memory
         self.base = read_base(path)
+        self.lookahead = found = self._find_lookahead(path, lookahead)
+        embeddings = None if found is None else TokenEmbeddings(path)
         self.calibration = calibrate(path, self.settings, note)
         with ExitStack() as opened:
             self.model = opened.enter_context(
                 Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
             )
             self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
-            self.lookahead = found = self._find_lookahead(lookahead)
             self.schedule, self._depth = self._choose_schedule()
             context = opened.enter_context(Context(self.model, self._context_settings()))
-            embeddings = inputs = None
-            if found is not None:
-                embeddings = TokenEmbeddings(path)
+            inputs = None
+            if found is not None and embeddings is not None:
                 inputs = Inputs(embeddings, found.embeddings, found.prefix)
             self.session = Session(
                 context,
@@ -190,11 +191,11 @@ class Engine:
             sequences=sequences_needed(0 if prefix is None else len(prefix)),
         )
 
-    def _find_lookahead(self, wanted: str | Path | Lookahead | None) -> Lookahead | None:
+    def _find_lookahead(self, model: Path, wanted: str | Path | Lookahead | None) -> Lookahead | None:
         if wanted is None or self.settings.schedule == "plain":
             return None
         if wanted == AUTO:
-            wanted = find_lookahead(self.model.path, self.base)
+            wanted = find_lookahead(model, self.base)
             if wanted is None:
                 self.notes.append(
                     "no lookahead file fits this model, so drafts come from the conversation alone; "
@@ -253,7 +254,7 @@ class Engine:
             if not (lookahead.hidden_head or (corrects and lookahead.head)):
                 return None
             threads = self.settings.threads or default_threads()
-            made = Heads(lookahead, embeddings, self.model.path, threads=threads, corrects=corrects)
+            made = Heads(lookahead, embeddings, threads=threads, corrects=corrects)
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:

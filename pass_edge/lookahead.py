@@ -120,6 +120,7 @@ def _check_head(head: HeadWeights, base: Base) -> None:
         raise LookaheadError(f"a draft head of shapes {shapes} does not fit states of {n_embd}")
     for matrix in (head.gate, head.up, head.down):
         _check_finite("draft head", matrix.numbers())
+        matrix.let_go()
 
 
 def _check_candidates(candidates: npt.NDArray[np.int32], base: Base) -> None:

@@ -12,7 +12,7 @@ from pass_edge.convert.merge import merge
 from pass_edge.drafter import Drafter, Heads, Outcome
 from pass_edge.generation import Generation
 from pass_edge.lookahead_file import read_base
-from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows, output_rows
+from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.parallel import Parallel
@@ -54,12 +54,13 @@ def test_the_head_computes_its_formula(tiny_path: Path) -> None:
     gate = weights.gate.numbers() @ x
     opened = gate / (1 + np.exp(-gate)) * (weights.up.numbers() @ x)
     behind = state + weights.down.numbers() @ opened
-    with OutputRows(tiny_path, candidates) as output, DraftHead(weights, output, threads=1) as head:
+    output_matrix = TokenEmbeddings(tiny_path).output
+    with OutputRows(output_matrix, candidates) as output, DraftHead(weights, output, threads=1) as head:
         for _ in range(2):  # nothing is left of the step before
             found, logits = head.step(state, embedding)
             # ggml rounds what it multiplies to eight bits
             np.testing.assert_allclose(found, behind, atol=0.02)
-            np.testing.assert_allclose(logits, output_rows(tiny_path, candidates) @ behind, atol=0.04)
+            np.testing.assert_allclose(logits, output_matrix.rows(candidates).numbers() @ behind, atol=0.04)
 
 
 def test_what_is_written_is_read_back_as_it_is_computed(tiny_path: Path, tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path
     logits = rng.standard_normal((1, N_VOCAB)).astype(np.float32)
     states = rng.standard_normal((1, WIDTH)).astype(np.float32)
     hidden = rng.standard_normal(WIDTH).astype(np.float32)
-    heads = Heads(lookahead, TokenEmbeddings(tiny_path), tiny_path, threads=1)
+    heads = Heads(lookahead, TokenEmbeddings(tiny_path), threads=1)
     tokens, drafted = [4], []
     for opinion in Drafter(3, heads)._chain(Outcome(logits, hidden, states), tokens):
         drafted.append(opinion)

@@ -54,7 +54,7 @@ def test_lookahead_tokens_count_as_rows_of_the_batch() -> None:
 
 def share_right(engine: Engine, lookahead: Lookahead, text: Answered) -> list[bool]:
     """Whether the engine's hidden head drafts what the model found likeliest, from the same states."""
-    heads = Heads(lookahead, TokenEmbeddings(engine.model.path), engine.model.path, threads=1)
+    heads = Heads(lookahead, TokenEmbeddings(engine.model.path), threads=1)
     right = []
     for i in range(len(text.likely) - 4):
         onward = heads.onward(text.hidden[i].astype(np.float32), int(text.ids[text.prompt + i]))

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pass_edge.native.draft_head import HeadWeights, output_rows
+from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import SettingsError
 
@@ -134,7 +134,8 @@ def train_head(
         raise SettingsError("the answers are too short to train a draft head on, or to measure it on")
     accelerator = Accelerator()
     embeddings = TokenEmbeddings(model)
-    vocabulary = _Vocabulary(candidates, torch.from_numpy(output_rows(model, candidates)), accelerator.device)
+    rows = embeddings.output.rows(candidates).numbers()
+    vocabulary = _Vocabulary(candidates, torch.from_numpy(rows), accelerator.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = _Student(DraftHead(embeddings.width, width, dropout))
