@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge.cells import Cells, sequences_needed
+from pass_edge.cells import Cache, sequences_needed
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
+from pass_edge.passes import Inputs, Part, Passes
 from pass_edge.sampling import Sampler, Sampling
 from pass_edge.schedules import Fixed, plain
-from pass_edge.session import Inputs, Session
+from pass_edge.session import Session
 from pass_edge.tree import DraftTree
 
 GREEDY = Sampler(Sampling(temperature=0))
@@ -30,10 +31,10 @@ CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16", "threads": 2}
 class Recording(Session):
     """A session that keeps the logits of the last decode, row by row."""
 
-    def _decode(self, layout):  # type: ignore[no-untyped-def]
-        logits = super()._decode(layout)
-        self.seen = logits.copy()
-        return logits
+    def _pass(self, tree: DraftTree) -> Part:
+        part = super()._pass(tree)
+        self.seen = part.logits.copy()
+        return part
 
 
 class Bench:
@@ -52,7 +53,7 @@ class Bench:
         self.inputs = Inputs(embeddings, self.lookahead, self.prefix)
 
     def session(self) -> Recording:
-        return Recording(self.drafting, Fixed(plain), self.inputs)
+        return Recording(Passes(self.drafting, self.inputs), Fixed(plain))
 
     def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
         """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
@@ -175,8 +176,8 @@ def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
     session = tiny.session()
     form = ([-1, 0, 0], [True, False, True], [1, 1, 1])
     compactions = []
-    cells = session._cells
-    cells._compact = lambda: (compactions.append(1), Cells._compact(cells))  # type: ignore[method-assign]
+    cache = session._passes._cache
+    cache.compact = lambda: (compactions.append(1), Cache.compact(cache))  # type: ignore[method-assign]
     check_turn(tiny, session, [1, 2, 3], [form] * 35)
     assert compactions, "the cache never filled up; the test shows nothing"
 
