@@ -6,9 +6,9 @@ diverged: one for each path of a tree, and, where lookahead tokens see a prefix,
 which holds the prefix besides.
 
 Attention adds up cells in the order they lie in memory, and llama.cpp fills the first free ones. So no cell
-may become free before any conversation's last one: a later token would land there, out of order, and change the
-last bits of what follows. Such cells stay taken by the *spacer*, a sequence that nobody reads, until the next
-compaction. Which cell lies before which is told by *stamps*: rows are numbered as they are decoded.
+may become free before any conversation's last one: a later token would land there, out of order, and change
+the last bits of what follows. Such cells stay taken by the *spacer*, a sequence that nobody reads, until the
+next compaction. Which cell lies before which is told by *stamps*: rows are numbered as they are decoded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from pass_edge.native.batch import Rows, rows_of_sequence
-from pass_edge.native.context import MAX_SEQUENCES, Context, Floats
+from pass_edge.native.context import Context, Floats
 
 from .tree import NO_DRAFT, DraftTree, Layout
 
@@ -27,7 +27,8 @@ MAX_ROWS = 64
 SPARE_CELLS = 256
 """KV cells of each conversation beyond the context size: for a step's drafts, and for the gaps that rejected
 ones leave."""
-MAX_PARALLEL = 32
+MAX_PARALLEL = 16
+"""Most conversations: each needs a few sequences."""
 _PATHS = 31
 """Most paths of a tree, each with a sequence of its own."""
 _FEW_GAPS = 512
@@ -36,7 +37,7 @@ _FEW_GAPS = 512
 
 def _paths_and_groups(n_prefix: int, parallel: int) -> tuple[int, int]:
     """Sequences of each conversation: for paths, and for lookahead groups if they see a prefix."""
-    share = (MAX_SEQUENCES - 1) // parallel
+    share = (MAX_ROWS - 1) // parallel  # llama.cpp wants room for as many outputs as there are sequences
     if not n_prefix:
         return min(_PATHS, share), 0
     return min(_PATHS, share // 2), min(MAX_ROWS // 2, share // 2)
@@ -88,8 +89,8 @@ class Cache:
         return (full and self._gaps > 0) or self._gaps > max(_FEW_GAPS, held)
 
     def compact(self) -> None:
-        """Close the gaps: cells keep their bits and their order. All must be settled. Raises ContextError, and
-        is empty then."""
+        """Close the gaps: cells keep their bits and their order. All must be settled. Raises ContextError,
+        and is empty then."""
         states = [cells.save() if cells.length else b"" for cells in self.conversations]
         self.clear()
         try:
@@ -110,8 +111,8 @@ class Cache:
         return max((cells.last for cells in self.conversations if cells is not one), default=-1)
 
     def space(self, sequence: int, start: int, end: int, more: int = 0) -> None:
-        """What ``sequence`` holds at positions [start, end), a cell at each and ``more``, stays taken, whoever
-        removes it."""
+        """What ``sequence`` holds at positions [start, end), a cell at each and ``more``, stays taken,
+        whoever removes it."""
         self.context.copy(sequence, self._spacer, start, end)
         self._gaps += end - start + more
 

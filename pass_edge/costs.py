@@ -53,8 +53,9 @@ class StepCosts:
         return (self._seconds + self._slopes * depth) * self._corrections
 
     def observe(self, rows: int, depth: int, seconds: float, weight: float = 1.0) -> None:
-        """A step ran; ``weight`` is less than 1 where several tell of it. What it says of its own width, it says half as loud of all others: a busy machine
-        slows all down, and those that do not run must not look better for that."""
+        """A step ran; ``weight`` is less than 1 where several tell of it. What it says of its own width, it
+        says half as loud of all others: a busy machine slows all down, and those that do not run must not
+        look better for that."""
         if rows > self.widest:
             return
         i = rows - 1

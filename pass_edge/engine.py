@@ -53,9 +53,8 @@ class Engine:
 
     Attributes: ``model``; ``base``, what its file tells of it; ``settings``; ``lookahead`` (None: nothing
     is drafted); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
-    know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``context_size`` in tokens
-    of each; ``costs``: what passes cost
-    here, None where the schedule does not ask.
+    know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``context_size``
+    in tokens of each; ``costs``: what passes cost here, None where the schedule does not ask.
     """
 
     def __init__(
@@ -92,9 +91,7 @@ class Engine:
             passes = Passes(context, inputs, parallel=self.parallel, widest=self.calibration.widest_step)
             make_schedule = self._schedules(context, embeddings, opened, note)
             self.sessions = tuple(
-                Session(
-                    passes, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify
-                )
+                Session(passes, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
                 for number in range(self.parallel)
             )
             self.session = self.sessions[0]
@@ -115,8 +112,9 @@ class Engine:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. What this prompt shares with the last
-        conversation (of several, with the one that it shares most with) is not decoded again. ``logprobs``: how many alternatives to tell with each token's own
-        logprob; None tells none. Raises ContextFullError if the prompt does not fit, SettingsError.
+        conversation (of several, with the one that it shares most with) is not decoded again. ``logprobs``:
+        how many alternatives to tell with each token's own logprob; None tells none. Raises ContextFullError
+        if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -200,8 +198,8 @@ class Engine:
         wanted = self.settings.parallel
         if wanted > 1 and not self.model.can_roll_back:
             self.notes.append(
-                f"a {self.model.architecture} model's memory is not shared by conversations yet, so it answers "
-                "one at a time"
+                f"conversations cannot share the memory of a {self.model.architecture} model yet, "
+                "so it answers one at a time"
             )
             return 1
         return wanted
@@ -280,9 +278,7 @@ class Engine:
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))
-            return lambda: Planner(
-                costs, drafter, group, quotes=self.settings.ngrams, most=self._depth
-            )
+            return lambda: Planner(costs, drafter, group, quotes=self.settings.ngrams, most=self._depth)
         # two-pass stays the paper's own: lookahead tokens alone
         drafts_by_head = self.schedule in ("head", "fused")
         drafter = Drafter(

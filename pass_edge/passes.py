@@ -24,8 +24,8 @@ from .cells import MAX_ROWS, Cache, Cells
 from .tree import DraftTree, Layout
 
 PATIENCE = 0.005
-"""Seconds that a pass waits for those of the last one: more than it takes to turn a token into text, less than
-a reader of the others' would see."""
+"""Seconds that a pass waits for those of the last one: more than it takes to turn a token into text, less
+than a reader of the others' would see."""
 
 
 class Inputs:
@@ -49,8 +49,8 @@ class Inputs:
 @dataclass(frozen=True)
 class Part:
     """What a pass gave one conversation, for the m rows of ``layout``: ``logits`` (m, n_vocab) and ``hidden``
-    (m, n_embd) float32, None where it was not kept; valid until the next pass. The pass had ``rows`` in all, of
-    ``sharing`` conversations, and took ``seconds``."""
+    (m, n_embd) float32, None where it was not kept; valid until the next pass. The pass had ``rows`` in all,
+    of ``sharing`` conversations, and took ``seconds``."""
 
     layout: Layout
     logits: Floats
@@ -82,8 +82,8 @@ class Passes:
     def __init__(
         self, context: Context, inputs: Inputs | None = None, *, parallel: int = 1, widest: int = MAX_ROWS
     ) -> None:
-        """``inputs`` is needed where there are lookahead tokens; conversations share passes of up to ``widest``
-        rows."""
+        """``inputs`` is needed where there are lookahead tokens; conversations share passes of up to
+        ``widest`` rows."""
         self.context = context
         self._inputs = inputs
         self._widest = widest

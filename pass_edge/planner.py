@@ -96,8 +96,8 @@ class Planner:
             self._thinking.settle(self._think(branches, plan, chances.hidden, passed))
         self._looks = self._group if self._group and self._looking.opens() else 0
         self._draft = plan.best(branches.draft(), self._looks)
-        seconds = passed.seconds + time.perf_counter() - began
-        self._pace.count(len(passed.new) + passed.sharing - 1, seconds)
+        elapsed = passed.seconds + time.perf_counter() - began
+        self._pace.count(len(passed.new) + passed.sharing - 1, elapsed)
 
     def _calibrated(self, temperature: float) -> _Calibrated:
         if temperature not in self._chances:

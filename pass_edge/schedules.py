@@ -24,8 +24,8 @@ class Passed:
     """A pass over ``tree`` that was verified and committed. ``new``: the tokens it gave, the new root last;
     ``outcome``: what it said of the tokens after these; ``history``
     ends with the new root and may be cut to what ``sampler`` looks back on; ``depth``: tokens in the cache
-    before; ``rows`` decoded in ``seconds``, ``others`` of them for other conversations: ``sharing`` shared the
-    pass. Arrays are valid until the next pass."""
+    before; ``rows`` decoded in ``seconds``, ``others`` of them for other conversations: ``sharing`` shared
+    the pass. Arrays are valid until the next pass."""
 
     tree: DraftTree
     new: tuple[int, ...]

@@ -52,8 +52,8 @@ class Session:
         n_vocab: int | None = None,
         rule: str = "sampling",
     ) -> None:
-        """``number``: of the conversation, among those that ``passes`` has cells for; ``n_vocab``: tokens that
-        may be sampled, if not all (those behind them are a merged file's lookahead); ``rule``: a name in
+        """``number``: of the conversation, among those that ``passes`` has cells for; ``n_vocab``: tokens
+        that may be sampled, if not all (those behind them are a merged file's lookahead); ``rule``: a name in
         verify.RULES."""
         self._passes = passes
         self._context = passes.context

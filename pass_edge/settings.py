@@ -29,9 +29,9 @@ class Settings:
     most; None is as many as pay, or one where every step drafts; ``ngrams``: whether auto drafts from the
     conversation too; ``draft_p_min``: the least chance that a draft must give itself to be verified, 0 to 1
     (auto knows better, and does not ask). ``context_size``: tokens a conversation may hold (0: the model's
-    own, at most 4,096). ``parallel``: conversations side by side, at most 32, each with as much of the KV cache:
-    they share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that
-    keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
+    own, at most 4,096). ``parallel``: conversations side by side, at most 16, each with as much of the KV
+    cache: they share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the
+    fastest pair that keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
     """
 
     schedule: str = "auto"
@@ -57,7 +57,7 @@ class Settings:
         if not 0 <= self.draft_p_min <= 1:
             raise SettingsError(f"draft-p-min is {self.draft_p_min}; it must be from 0 to 1")
         if self.parallel > MAX_PARALLEL:
-            raise SettingsError(f"parallel is {self.parallel}; llama.cpp's sequences suffice for {MAX_PARALLEL}")
+            raise SettingsError(f"parallel is {self.parallel}; it must be {MAX_PARALLEL} or less")
         if (self.threads or 0) > _MOST_THREADS:
             raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MOST_THREADS}")
 

@@ -26,9 +26,9 @@ class _Slot:
 class Turns:
     """A turn lasts from a generation's first step until it ends or is dropped; other threads wait for it.
 
-    A thread that asks again in the middle of its own generation (it left a loop early, or runs several of them
-    by turns) gets the turn, if there is no free session by ending its oldest one's: it could never end that
-    while it waits. The older one asks anew at its next step.
+    A thread that asks again in the middle of its own generation (it left a loop early, or runs several of
+    them by turns) gets a turn; if no session is free, that of its oldest generation, which it
+    could never end while it waits. The older one asks anew at its next step.
     """
 
     def __init__(self, sessions: Iterable[Session]) -> None:
@@ -76,7 +76,8 @@ class Turns:
                 self._free(slot)
 
     def close(self) -> bool:
-        """Wait for the turns, and let nobody have one from now on. Returns whether it was still open, here."""
+        """Wait for the turns, and let nobody have one from now on. Returns whether it was still open,
+        here."""
         if self._closed or os.getpid() != self._process:
             return False
         with self._changed:
