@@ -25,7 +25,7 @@ from pass_edge.tree import DraftTree
 GREEDY = Sampler(Sampling(temperature=0))
 N_LOOKAHEAD = 3
 DEPTH = 5
-CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16", "threads": 2}
+CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16"}
 
 
 class Recording(Session):
@@ -40,11 +40,12 @@ class Recording(Session):
 class Bench:
     """A model with two contexts: one that is drafted in, one that only ever decodes what is committed."""
 
-    def __init__(self, path: Path, cells: int, n_prefix: int = 0) -> None:
+    def __init__(self, path: Path, cells: int, n_prefix: int = 0, threads: int = 2) -> None:
         self.model = Model(path)
         sequences = sequences_needed(n_prefix)
-        self.drafting = Context(self.model, ContextSettings(cells=cells, sequences=sequences, **CACHE))
-        self.reference = Context(self.model, ContextSettings(cells=cells, **CACHE))
+        settings = ContextSettings(cells=cells, sequences=sequences, threads=threads, **CACHE)
+        self.drafting = Context(self.model, settings)
+        self.reference = Context(self.model, settings)
         embeddings = TokenEmbeddings(self.model.path)
         scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
         rng = np.random.default_rng(1)

@@ -337,7 +337,7 @@ def test_the_server_goes_on_talking_while_it_answers(
     slow(monkeypatch)
     connection = raw_request(server, LONG)
     for _ in range(20):
-        assert get(server, "/health") == (200, b'{"status":"ok","slots":1,"slots_idle":1}')
+        assert get(server, "/health")[0] == 200
     assert server.line.size == 1  # it has not ended meanwhile
     connection.close()
     server.wait_until_idle()
