@@ -36,11 +36,12 @@ _FEW_GAPS = 512
 
 
 def _paths_and_groups(n_prefix: int, parallel: int) -> tuple[int, int]:
-    """Sequences of each conversation: for paths, and for lookahead groups if they see a prefix."""
-    share = (MAX_ROWS - 1) // parallel  # llama.cpp wants room for as many outputs as there are sequences
-    if not n_prefix:
-        return min(_PATHS, share), 0
-    return min(_PATHS, share // 2), min(MAX_ROWS // 2, share // 2)
+    """Sequences of each conversation: for paths, and for lookahead groups that see a prefix."""
+    if n_prefix and parallel == 1:
+        return _PATHS, MAX_ROWS // 2
+    # llama.cpp wants room for as many outputs as there are sequences; and in passes that several conversations
+    # share, groups with a prefix were measured to change the bits of others, so there they are left out
+    return min(_PATHS, (MAX_ROWS - 1) // parallel), 0
 
 
 def sequences_needed(n_prefix: int, parallel: int = 1) -> int:
