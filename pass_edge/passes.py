@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -89,6 +90,8 @@ class Passes:
         self._widest = widest
         self._cache = Cache(context, inputs.prefix if inputs else np.zeros((0, 0), np.float32), parallel)
         self.cells, self.room = self._cache.conversations, self._cache.room
+        # OpenMP keeps a team of threads for each thread that calls it, and teams disturb each other
+        self._one_thread = ThreadPoolExecutor(1) if parallel > 1 else None
         self._changed = threading.Condition()
         self._waiting: list[_Wanted] = []
         self._leads = False
@@ -127,6 +130,19 @@ class Passes:
         """Nobody else uses the context meanwhile, or what conversations share besides."""
         with self._changed:
             yield
+
+    def in_one_thread(self, work: Callable[[], object]) -> None:
+        """Do ``work``, which computes with ggml, in the thread that all such work is done in; ``alone``."""
+        with self._changed:
+            if not self._one_thread:
+                work()
+                return
+            future = self._one_thread.submit(work)
+            try:
+                future.result()
+            except BaseException:
+                wait([future])  # an interrupt must not leave it running
+                raise
 
     @contextmanager
     def settled(self) -> Iterator[None]:
@@ -179,7 +195,7 @@ class Passes:
         try:
             if self._is_short():
                 self._cache.compact()
-            self._decode(together)
+            self.in_one_thread(lambda: self._decode(together))
         except BaseException as error:
             for wanted in together:
                 wanted.error = error if isinstance(error, Exception) else ContextError(_INTERRUPTED)
