@@ -1,6 +1,6 @@
 """Tokens a second of one client alone and of several at once, interleaved, as one Markdown table.
 
-    python benchmarks/parallel.py MODEL.gguf [CLIENTS]
+python benchmarks/parallel.py MODEL.gguf [CLIENTS]
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def _paths_and_groups(n_prefix: int, parallel: int) -> tuple[int, int]:
     """Sequences of each conversation: for paths, and for lookahead groups that see a prefix."""
     if n_prefix and parallel == 1:
         return _PATHS, MAX_ROWS // 2
-    # llama.cpp wants room for as many outputs as there are sequences; and in passes that several conversations
-    # share, groups with a prefix were measured to change the bits of others, so there they are left out
+    # llama.cpp wants room for as many outputs as there are sequences; and in passes that several share,
+    # groups with a prefix were measured to change the bits of others, so there they are left out
     return min(_PATHS, (MAX_ROWS - 1) // parallel), 0
 
 

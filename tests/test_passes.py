@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +207,10 @@ def asked(engine: Engine, i: int, max_tokens: int = 60) -> Generation:
 
 @pytest.mark.parametrize("schedule", ["auto", "head", "plain"])
 def test_the_default_model_gives_each_its_own_text(model_path: Path, schedule: str) -> None:
-    with Engine(model_path, settings=Settings(schedule=schedule, context_size=512, threads=1)) as alone:
+    settings = Settings(schedule=schedule, context_size=512, threads=1)
+    with Engine(model_path, settings=settings) as alone:
         expected = [asked(alone, i).run().ids for i in range(5)]
-    with Engine(model_path, settings=Settings(schedule=schedule, parallel=4, context_size=512, threads=1)) as engine:
+    with Engine(model_path, settings=replace(settings, parallel=4)) as engine:
         got = at_once(*(lambda i=i: asked(engine, i).run() for i in range(5)))
     assert [generation.ids for generation in got] == expected
 
