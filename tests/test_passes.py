@@ -231,7 +231,7 @@ def test_drafts_are_accepted_in_joint_passes(engine: Engine) -> None:
     got = at_once(*(lambda p=p: engine.stream(p, sampling=sampling, max_tokens=200).run() for p in prompts))
     alone = [engine.stream(p, sampling=sampling, max_tokens=200).run() for p in prompts]
     assert [generation.ids for generation in got] == [generation.ids for generation in alone]
-    assert all(generation.stats.accepted > 20 for generation in got)
+    assert sum(sum(generation.stats.accepted) for generation in got) > 100
 
 
 def test_passes_are_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
