@@ -223,7 +223,7 @@ def engine(speaking_path: Path) -> Iterator[Engine]:
 
 def test_drafts_are_accepted_in_joint_passes(engine: Engine) -> None:
     # a chance that is sure, and rows that cost nothing: whatever repeats itself is drafted
-    costs = StepCosts(np.array([1.0, 32.0]), np.array([1.0, 1.001]), np.zeros(2))
+    costs = StepCosts(np.array([1.0, 32.0]), np.array([1.0, 1.001]) * 1e-3, np.zeros(2))
     for session in engine.sessions:
         session._schedule = Planner(costs)
     sampling = Sampling(temperature=0)
