@@ -112,6 +112,7 @@ def open_engine(options: dict[str, Any]) -> Engine:
         "threads",
         "gpu_layers",
         "context_size",
+        "parallel",
     )
     settings = Settings(**_given(options, *names, "cache_type_k", "cache_type_v"))
     wanted = options["lookahead"]

@@ -18,6 +18,14 @@ from .output import quiet
 )
 @click.option("--alias", "name", help="The model's name for clients. [default: the file's]")
 @click.option(
+    "--parallel",
+    "-np",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Requests answered side by side; each takes a KV cache of --ctx-size tokens.",
+)
+@click.option(
     "--queue", type=int, default=16, show_default=True, help="Requests that may wait for their turn."
 )
 @click.option("--time-limit", type=float, default=600, show_default=True, help="Seconds an answer may take.")
@@ -35,8 +43,8 @@ def serve(body_limit: float, **options: Any) -> None:
         -d '{"messages": [{"role": "user", "content": "Name three rivers."}]}'
 
     Clients change their base URL to http://127.0.0.1:8080/v1, and nothing else; without --api-key, any key
-    will do. Requests are answered one at a time, in order, and further ones wait (--queue); a
-    conversation's prompt is not read again while no other comes between. Ctrl-C takes no more requests and
+    will do. Several requests are answered side by side (--parallel), each as it would be alone, and further
+    ones wait (--queue); the conversations answered last are not read again. Ctrl-C takes no more requests and
     ends when those it has are answered; a second one ends at once. docs/server.md has all endpoints and
     fields.
     """

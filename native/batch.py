@@ -7,6 +7,7 @@ wanted. What it is (a token id or an embedding) is given beside it.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,20 @@ def rows_of_sequence(start: int, count: int, *, sequence: int = 0, outputs: int 
         sequence_offsets=np.arange(count + 1, dtype=np.int32),
         sequence_ids=np.full(count, sequence, np.int32),
         outputs=np.arange(count) >= count - outputs,
+    )
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All of ``parts``, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([len(part.sequence_ids) for part in parts], dtype=np.int32)
+    offsets = [part.sequence_offsets[1:] + end for part, end in zip(parts[1:], ends, strict=False)]
+    return Rows(
+        positions=np.concatenate([part.positions for part in parts]),
+        sequence_offsets=np.concatenate([parts[0].sequence_offsets, *offsets]),
+        sequence_ids=np.concatenate([part.sequence_ids for part in parts]),
+        outputs=np.concatenate([part.outputs for part in parts]),
     )
 
 

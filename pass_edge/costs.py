@@ -52,15 +52,16 @@ class StepCosts:
         """(widest,) seconds of a step of 1, 2, … rows behind ``depth`` tokens."""
         return (self._seconds + self._slopes * depth) * self._corrections
 
-    def observe(self, rows: int, depth: int, seconds: float) -> None:
-        """A step ran. What it says of its own width, it says half as loud of all others: a busy machine
-        slows all down, and those that do not run must not look better for that."""
+    def observe(self, rows: int, depth: int, seconds: float, weight: float = 1.0) -> None:
+        """A step ran; ``weight`` is less than 1 where several tell of it. What it says of its own width, it
+        says half as loud of all others: a busy machine slows all down, and those that do not run must not
+        look better for that."""
         if rows > self.widest:
             return
         i = rows - 1
         error = seconds / (self._seconds[i] + self._slopes[i] * depth) / self._corrections[i]
         error = min(max(error, 0.25), 4.0)  # one hiccup is no trend
-        step = error**_FOLLOWS
+        step = error ** (_FOLLOWS * weight)
         self._corrections *= step**0.5
         self._corrections[i] *= step**0.5
 

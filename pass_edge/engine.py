@@ -30,10 +30,11 @@ from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .openai.completions import ChatCompletionRequest, CompletionRequest
 from .openai.creating import creating, creating_later
+from .passes import Inputs, Passes
 from .planner import Planner, may_look_ahead
 from .sampling import Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
-from .session import Inputs, Session
+from .session import Session
 from .settings import AUTO, Settings, context_settings
 from .turns import Turns
 
@@ -45,14 +46,15 @@ _LONGEST_GROUP = 2  # lookahead tokens at a node: each costs a row at every node
 class Engine:
     """A model ready to generate. Close it, or use it as a context manager.
 
-    Its methods may be called from any thread: generations wait for each other, each until the one before
-    has ended or been dropped. ``session`` is not thread-safe by itself. After a fork only the parent can
+    Its methods may be called from any thread: ``settings.parallel`` generations run side by side, and share
+    forward passes; further ones wait, each until one before has ended or been dropped. ``sessions`` are not
+    thread-safe by themselves. After a fork only the parent can
     use it.
 
     Attributes: ``model``; ``base``, what its file tells of it; ``settings``; ``lookahead`` (None: nothing
     is drafted); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
-    know, such as why nothing is drafted; ``session``; ``context_size`` in tokens; ``costs``: what passes cost
-    here, None where the schedule does not ask.
+    know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``context_size``
+    in tokens of each; ``costs``: what passes cost here, None where the schedule does not ask.
     """
 
     def __init__(
@@ -80,19 +82,20 @@ class Engine:
                 Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
             )
             self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
+            self.parallel = self._choose_parallel()
             self.schedule, self._depth = self._choose_schedule()
             context = opened.enter_context(Context(self.model, self._context_settings()))
             inputs = None
             if found is not None and embeddings is not None:
                 inputs = Inputs(embeddings, found.embeddings, found.prefix)
-            self.session = Session(
-                context,
-                self._make_schedule(context, embeddings, opened, note),
-                inputs,
-                n_vocab=self.base.n_vocab,
-                rule=self.settings.verify,
+            passes = Passes(context, inputs, parallel=self.parallel, widest=self.calibration.widest_step)
+            make_schedule = self._schedules(context, embeddings, opened, note)
+            self.sessions = tuple(
+                Session(passes, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
+                for number in range(self.parallel)
             )
-            self._turns = Turns()
+            self.session = self.sessions[0]
+            self._turns = Turns(self.sessions)
             self._opened = opened.pop_all()
 
     # -- generating -------------------------------------------------------------------------------
@@ -109,8 +112,9 @@ class Engine:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. What this prompt shares with the last
-        conversation is not decoded again. ``logprobs``: how many alternatives to tell with each token's own
-        logprob; None tells none. Raises ContextFullError if the prompt does not fit, SettingsError.
+        conversation (of several, with the one that it shares most with) is not decoded again. ``logprobs``:
+        how many alternatives to tell with each token's own logprob; None tells none. Raises ContextFullError
+        if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -123,7 +127,6 @@ class Engine:
             raise SettingsError(f"logprobs is {logprobs}; it must be 0 or more")
         room = self.context_size - len(ids)
         return Generation(
-            self.session,
             self._turns,
             self.model.vocabulary,
             ids,
@@ -187,9 +190,19 @@ class Engine:
     def _context_settings(self) -> ContextSettings:
         prefix = None if self.lookahead is None else self.lookahead.prefix
         return replace(
-            context_settings(self.model, self.settings, self.context_size + SPARE_CELLS),
-            sequences=sequences_needed(0 if prefix is None else len(prefix)),
+            context_settings(self.model, self.settings, self.parallel * (self.context_size + SPARE_CELLS)),
+            sequences=sequences_needed(0 if prefix is None else len(prefix), self.parallel),
         )
+
+    def _choose_parallel(self) -> int:
+        wanted = self.settings.parallel
+        if wanted > 1 and not self.model.can_roll_back:
+            self.notes.append(
+                f"conversations cannot share the memory of a {self.model.architecture} model yet, "
+                "so it answers one at a time"
+            )
+            return 1
+        return wanted
 
     def _find_lookahead(self, model: Path, wanted: str | Path | Lookahead | None) -> Lookahead | None:
         if wanted is None or self.settings.schedule == "plain":
@@ -240,13 +253,15 @@ class Engine:
             )
         return wanted, depth
 
-    def _make_schedule(
+    def _schedules(
         self,
         context: Context,
         embeddings: TokenEmbeddings | None,
         opened: ExitStack,
         note: Callable[[str], None],
-    ) -> Schedule:
+    ) -> Callable[[], Schedule]:
+        """What makes each session's schedule; the heads and what passes cost are for all of them."""
+
         def heads(*, corrects: bool) -> Heads | None:
             lookahead = self.lookahead
             if lookahead is None or not embeddings:
@@ -258,11 +273,12 @@ class Engine:
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:
-            costs = self.costs = step_costs(context, self.settings, self._depth + 1, note)
+            widest = self._depth + 1 if self.parallel == 1 else self.calibration.widest_step
+            costs = self.costs = step_costs(context, self.settings, widest, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))
-            return Planner(costs, drafter, group, quotes=self.settings.ngrams)
+            return lambda: Planner(costs, drafter, group, quotes=self.settings.ngrams, most=self._depth)
         # two-pass stays the paper's own: lookahead tokens alone
         drafts_by_head = self.schedule in ("head", "fused")
         drafter = Drafter(
@@ -270,7 +286,7 @@ class Engine:
             heads(corrects=self.schedule == "fused") if drafts_by_head else None,
             self.settings.draft_p_min,
         )
-        return Fixed(FORMS[self.schedule], drafter)
+        return lambda: Fixed(FORMS[self.schedule], drafter)
 
     def _why_not(self, schedule: str) -> str:
         """Why this model cannot draft as ``schedule`` does, if it cannot."""
@@ -285,7 +301,7 @@ class Engine:
         return ""
 
     def close(self) -> None:
-        """Wait for the generation under way, then free the context, the heads and the model; safe to call
+        """Wait for the generations under way, then free the context, the heads and the model; safe to call
         twice."""
         if self._turns.close():
             self._opened.close()

@@ -32,7 +32,7 @@ class Generation:
     """Iterate, with ``for`` or ``async for``, for pieces of text as they become certain (``pieces`` tells
     drafted ones apart); stop at any time.
 
-    It runs when iterated, once the engine's other generations are done. One that is left in the middle goes
+    It runs when iterated, once the engine has a session for it. One that is left in the middle goes
     on when it is iterated again; its text so far is then read anew if another generation of that thread
     came between. ``cancel`` may be called from any thread, all else from one at a time.
 
@@ -44,7 +44,6 @@ class Generation:
 
     def __init__(
         self,
-        session: Session,
         turns: Turns,
         vocabulary: Vocabulary,
         prompt: Sequence[int],
@@ -57,7 +56,6 @@ class Generation:
     ) -> None:
         """``at_limit``: the finish reason when ``max_tokens`` are out; ``logprobs``: how many alternatives
         each token's logprob comes with, None for no logprobs."""
-        self._session = session
         self._turns = turns
         self._vocabulary = vocabulary
         self._prompt = list(prompt)
@@ -100,9 +98,7 @@ class Generation:
         try:
             while self._ready or self.finish_reason is None:
                 if not self._ready:
-                    if self._turns.take(self):
-                        self._read_prompt()
-                    self._advance()
+                    self._take_turn()
                 if self._ready:
                     yield self._ready
         finally:
@@ -118,21 +114,28 @@ class Generation:
         """End it after the pass that is under way, or before it has begun; from any thread."""
         self._cancelled = True
 
-    def _read_prompt(self) -> None:
+    def _take_turn(self) -> None:
+        read = [*self._prompt, *self.ids]
+        session, is_new = self._turns.take(self, read)
+        if is_new:
+            self._read(session, read)
+        self._advance(session)
+
+    def _read(self, session: Session, tokens: Sequence[int]) -> None:
         began = time.perf_counter()
-        reused = self._session.prefill([*self._prompt, *self.ids], lambda: not self._cancelled)
+        reused = session.prefill(tokens, lambda: not self._cancelled)
         if not self.ids:
             self.stats.reused_tokens = reused
         self.stats.prompt_seconds += time.perf_counter() - began
 
-    def _advance(self) -> None:
+    def _advance(self, session: Session) -> None:
         """Make ready the text that one step makes certain."""
         began = time.perf_counter()
         drafted = chosen = ""
         if self._cancelled:
             self.finish_reason = "cancelled"
         else:
-            step = self._session.step(self._sampler)
+            step = session.step(self._sampler)
             self.stats.count(step)
             *before, chosen = (self._take(step, i) for i in range(len(step.tokens)))
             drafted = "".join(before)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .cells import MAX_ROWS
 from .chances import Chances, head_chances, head_kind, ngram_chances, ngram_kind
 from .costs import StepCosts
 from .drafter import Drafter
@@ -37,11 +38,17 @@ class Planner:
     conversation itself. Not thread-safe."""
 
     def __init__(
-        self, costs: StepCosts, drafter: Drafter | None = None, group: int = 0, *, quotes: bool = True
+        self,
+        costs: StepCosts,
+        drafter: Drafter | None = None,
+        group: int = 0,
+        *,
+        quotes: bool = True,
+        most: int = MAX_ROWS,
     ) -> None:
         """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node;
-        ``quotes``: whether the conversation itself is drafted from."""
-        self._costs, self._quotes = costs, quotes
+        ``quotes``: whether the conversation itself is drafted from; ``most``: tokens drafted in a pass."""
+        self._costs, self._quotes, self._most = costs, quotes, most
         self._drafter = drafter or Drafter(0)
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
@@ -50,7 +57,7 @@ class Planner:
         self._group, self._looking = group, Gate(rarely=not may_look_ahead(costs))
         self._looks = 0
         self._pace = Pace()
-        self._plan = _Plan(costs.at(0), self._pace)
+        self._plan = _Plan(costs.at(0)[: most + 1], self._pace)
         self._passes = 0
         self._draft = NO_DRAFT
         self._expected: list[tuple[int, int, Chances]] = []
@@ -68,10 +75,12 @@ class Planner:
     def learn(self, passed: Passed) -> None:
         began = time.perf_counter()
         chances = self._calibrated(passed.sampler.sampling.temperature)
-        self._costs.observe(passed.rows, passed.depth, passed.seconds)
+        self._costs.observe(passed.rows, passed.depth, passed.seconds, 1 / passed.sharing)
         self._see(passed.new, chances)
-        if self._passes % _REPLANNED == 0:
-            self._plan = _Plan(self._costs.at(passed.depth + len(passed.new)), self._pace)
+        if self._passes % _REPLANNED == 0 or passed.sharing != self._plan.sharing:
+            seconds = self._costs.at(passed.depth + len(passed.new))
+            others = min(passed.others, len(seconds) - 1)
+            self._plan = _Plan(seconds[others : others + self._most + 1], self._pace, passed.sharing)
         self._passes += 1
         plan = self._plan
         branches = _Branches()
@@ -80,14 +89,15 @@ class Planner:
         may_think = not (passed.rule == "rejection" and branches)
         if len(passed.outcome.logits):
             seconds = self._costs.at(passed.depth)
-            paid = seconds[passed.rows - 1] - seconds[len(passed.tree.tokens) - 1]
+            paid = seconds[passed.rows - 1] - seconds[passed.rows - 1 - sum(passed.tree.lookahead)]
             gained = self._think(branches, plan, chances.lookahead, passed) if may_think else 0.0
             self._looking.settle(gained - paid)
         elif may_think and self.needs_hidden and self._thinking.opens():
             self._thinking.settle(self._think(branches, plan, chances.hidden, passed))
         self._looks = self._group if self._group and self._looking.opens() else 0
         self._draft = plan.best(branches.draft(), self._looks)
-        self._pace.count(len(passed.new), passed.seconds + time.perf_counter() - began)
+        elapsed = passed.seconds + time.perf_counter() - began
+        self._pace.count(len(passed.new) + passed.sharing - 1, elapsed)
 
     def _calibrated(self, temperature: float) -> _Calibrated:
         if temperature not in self._chances:
@@ -176,10 +186,13 @@ class _Branches:
 
 
 class _Plan:
-    """What drafts are worth in the next pass, whose ``seconds`` (n,) for 1, 2, … n rows are given."""
+    """What drafts are worth in the next pass, which ``sharing`` conversations share."""
 
-    def __init__(self, seconds: np.ndarray, pace: Pace) -> None:
-        self.pace = max(pace.tokens_per_second, 1 / seconds[0])
+    def __init__(self, seconds: np.ndarray, pace: Pace, sharing: int = 1) -> None:
+        """``seconds`` (n,): of passes with 1, 2, … n rows of this conversation, and what others take besides:
+        a row's price is what it adds to theirs."""
+        self.sharing = sharing
+        self.pace = max(pace.tokens_per_second, sharing / seconds[0])
         self._prices = self.pace * (seconds - seconds[0])
         self.most = len(seconds) - 1
         rows = np.arange(1, self.most + 1)
@@ -203,7 +216,7 @@ class _Plan:
 
 @dataclass
 class Pace:
-    """Tokens a second lately."""
+    """Tokens a second lately, of all conversations that share passes, as if the others drafted nothing."""
 
     tokens: float = 0.0
     seconds: float = 0.0

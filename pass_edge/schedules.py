@@ -24,7 +24,8 @@ class Passed:
     """A pass over ``tree`` that was verified and committed. ``new``: the tokens it gave, the new root last;
     ``outcome``: what it said of the tokens after these; ``history``
     ends with the new root and may be cut to what ``sampler`` looks back on; ``depth``: tokens in the cache
-    before; ``rows`` decoded in ``seconds``. Arrays are valid until the next pass."""
+    before; ``rows`` decoded in ``seconds``, ``others`` of them for other conversations: ``sharing`` shared
+    the pass. Arrays are valid until the next pass."""
 
     tree: DraftTree
     new: tuple[int, ...]
@@ -35,6 +36,8 @@ class Passed:
     depth: int
     rows: int
     seconds: float
+    others: int = 0
+    sharing: int = 1
 
     @property
     def next_position(self) -> int:

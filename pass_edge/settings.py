@@ -10,6 +10,7 @@ from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.model import ALL_LAYERS, Model
 
+from .cells import MAX_PARALLEL
 from .schedules import FORMS
 from .verify import RULES
 
@@ -28,8 +29,9 @@ class Settings:
     most; None is as many as pay, or one where every step drafts; ``ngrams``: whether auto drafts from the
     conversation too; ``draft_p_min``: the least chance that a draft must give itself to be verified, 0 to 1
     (auto knows better, and does not ask). ``context_size``: tokens a conversation may hold (0: the model's
-    own, at most 4,096). ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the fastest pair that
-    keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
+    own, at most 4,096). ``parallel``: conversations side by side, at most 16, each with as much of the KV
+    cache: they share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the
+    fastest pair that keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
     """
 
     schedule: str = "auto"
@@ -38,6 +40,7 @@ class Settings:
     draft_p_min: float = 0.0
     ngrams: bool = True
     context_size: int = 0
+    parallel: int = 1
     threads: int | None = None
     gpu_layers: int = ALL_LAYERS
     cache_type_k: str | None = None
@@ -46,12 +49,15 @@ class Settings:
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, (AUTO, *FORMS))
         _one_of("verification rule", self.verify, RULES)
-        for name, least in (("draft_max", 1), ("context_size", 0), ("threads", 1), ("gpu_layers", -1)):
+        least_values = {"draft_max": 1, "context_size": 0, "parallel": 1, "threads": 1, "gpu_layers": -1}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {least} or more")
         if not 0 <= self.draft_p_min <= 1:
             raise SettingsError(f"draft-p-min is {self.draft_p_min}; it must be from 0 to 1")
+        if self.parallel > MAX_PARALLEL:
+            raise SettingsError(f"parallel is {self.parallel}; it must be {MAX_PARALLEL} or less")
         if (self.threads or 0) > _MOST_THREADS:
             raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MOST_THREADS}")
 

@@ -42,15 +42,18 @@ class DraftTree:
         """The same nodes."""
         return replace(self, lookahead=(0,) * len(self.tokens))
 
-    def layout(self, start: int, first_group: int | None = None) -> Layout:
-        """The batch for this tree with its root at position ``start``. ``first_group``: the first of the
-        sequences that lookahead groups get for themselves, because they see more than the path to their node;
-        else they share its sequence."""
+    def layout(self, start: int, base: int = 0, first_group: int | None = None) -> Layout:
+        """The batch for this tree with its root at position ``start``, in sequences from ``base`` on.
+        ``first_group``: the first, counted from there, of the sequences that lookahead groups get for
+        themselves, because they see more than the path to their node; else they share its sequence."""
         shape = _shape(self.parents, self.lookahead, first_group)
         return Layout(
             tree=self,
             rows=Rows(
-                shape.depths + np.int32(start), shape.sequence_offsets, shape.sequence_ids, shape.outputs
+                shape.depths + np.int32(start),
+                shape.sequence_offsets,
+                shape.sequence_ids + np.int32(base),
+                shape.outputs,
             ),
             inputs=np.concatenate([np.array(self.tokens, np.int32), shape.lookahead_inputs]),
             shape=shape,
@@ -102,12 +105,13 @@ NO_DRAFT = Draft()
 
 @dataclass(frozen=True)
 class Shape:
-    """The part of a layout that depends only on the form of the tree, for n nodes and m rows.
+    """The part of a layout that depends only on the form of the tree, for n nodes and m rows, with sequences
+    numbered from 0.
 
     ``depths``: (m,) int32, 0 at the root. ``sequence_offsets``, ``sequence_ids``: as in Rows.
     ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: first row
     of each node's lookahead group. ``a_sequence``: for each node, one sequence that holds the path to
-    it and nothing else. ``n_paths``: how many sequences the layout uses, numbered from 0; ``n_groups``: how
+    it and nothing else. ``n_paths``: how many sequences the layout uses; ``n_groups``: how
     many more for lookahead groups alone, numbered from ``first_group``.
     """
 

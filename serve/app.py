@@ -81,10 +81,10 @@ def create_app(engine: Engine, settings: ServerSettings, line: Line) -> FastAPI:
 
     @app.get("/health")
     async def health() -> Health:
-        """Whether new requests are taken."""
+        """Whether new requests are taken, and how many could be answered at once."""
         if line.is_closed:
             raise HTTPException(503, "the server is shutting down")
-        return Health()
+        return Health(slots=line.parallel, slots_idle=line.parallel - line.answering)
 
     app.include_router(keyed)
     app.add_middleware(Gate, settings=settings)

@@ -28,7 +28,7 @@ _CLIENT_GONE = 499
 
 
 class Desk:
-    """Answers one request at a time."""
+    """Answers as many requests at a time as the line has turns."""
 
     def __init__(self, line: Line, metrics: Metrics, time_limit: float) -> None:
         self._line = line
@@ -74,7 +74,7 @@ class Desk:
 
     @asynccontextmanager
     async def _turn(self, answer: Answer) -> AsyncIterator[None]:
-        async with self._line.turn:
+        async with self._line.turn():
             limit = asyncio.get_running_loop().call_later(self._time_limit, answer.cancel)
             began = time.perf_counter()
             try:

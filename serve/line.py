@@ -1,24 +1,28 @@
-"""The line in front of the engine: one request is answered, some wait in order, the rest is sent away."""
+"""The line in front of the engine: some requests are answered, some wait in order, the rest is sent away."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from .errors import BusyError
 
 
 class Line:
-    """``turn`` is held by the request that is answered, and goes to the others as they came.
+    """A ``turn`` is held by each request that is answered, and goes to the others as they came.
 
-    Attributes: ``size``, how many have a place, the one being answered included; ``turn``.
+    Attributes: ``size``, how many have a place, those being answered included; ``answering``, how many of
+    them are answered, and ``parallel``, how many may be at once.
     """
 
-    def __init__(self, queue: int) -> None:
+    def __init__(self, queue: int, parallel: int = 1) -> None:
         """``queue``: how many may wait."""
-        self._most = queue + 1
+        self._most = queue + parallel
         self._closed = False
-        self.size = 0
-        self.turn = asyncio.Lock()
+        self._turns = asyncio.Semaphore(parallel)
+        self.parallel = parallel
+        self.size = self.answering = 0
 
     @property
     def is_closed(self) -> bool:
@@ -28,6 +32,16 @@ class Line:
     def close(self) -> None:
         """Give no more places; those who have one keep it."""
         self._closed = True
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and have it."""
+        async with self._turns:
+            self.answering += 1
+            try:
+                yield
+            finally:
+                self.answering -= 1
 
     def enter(self) -> Place:
         """A place at the end. Raises BusyError if there is none."""

@@ -36,8 +36,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        places = Gauge("pass_edge_requests", "Requests being answered or waiting", registry=registry)
-        places.set_function(lambda: line.size)
+        for name, what, value in (
+            ("requests", "Requests being answered or waiting", lambda: line.size),
+            ("requests_answering", "Requests being answered", lambda: line.answering),
+            ("slots", "Requests that may be answered at once", lambda: line.parallel),
+        ):
+            Gauge(f"pass_edge_{name}", what, registry=registry).set_function(value)
 
     def refused(self) -> None:
         """A request found no place."""

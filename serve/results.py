@@ -94,3 +94,5 @@ class ModelList(BaseModel):
 
 class Health(BaseModel):
     status: str = "ok"
+    slots: int
+    slots_idle: int

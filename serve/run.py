@@ -24,7 +24,7 @@ class Server(uvicorn.Server):
     Ctrl-C, it stops at once."""
 
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
-        self._line = Line(settings.queue)
+        self._line = Line(settings.queue, engine.parallel)
         app = create_app(engine, settings, self._line)
         AppStatus.enable_automatic_graceful_drain = False  # which would cut the streams off
         super().__init__(

@@ -14,8 +14,8 @@ class ServerSettings:
 
     ``api_key``: what clients must know, None for nobody to ask; an address that others can reach needs one.
     ``port`` 0 is any that is free. ``name``: the model's, for clients (None: the file's). ``queue``: requests
-    that may wait while one is answered. ``time_limit``: seconds an answer may take, from its first step on.
-    ``body_limit``: bytes of a request's body. ``drain``: seconds that answers have to end when the server
+    that may wait while others are answered. ``time_limit``: seconds an answer may take, from its first step
+    on. ``body_limit``: bytes of a request's body. ``drain``: seconds that answers have to end when the server
     is told to stop.
     """
 

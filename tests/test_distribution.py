@@ -19,9 +19,10 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.noise import DRAFT, gumbel
+from pass_edge.passes import Inputs, Passes
 from pass_edge.sampling import Distribution, Sampler, Sampling
 from pass_edge.schedules import Fixed, fused
-from pass_edge.session import Inputs, Session
+from pass_edge.session import Session
 from pass_edge.tree import DraftTree
 from pass_edge.verify import by_rejection, by_sampling
 
@@ -139,7 +140,7 @@ def tiny_fused(tiny_path: Path) -> Iterator[Callable[[str], Session]]:
         embeddings = TokenEmbeddings(model.path)
         # token rows as lookahead rows: drafts are then neither random nor always right
         inputs = Inputs(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
-        yield lambda rule: Session(context, Fixed(fused, Drafter(2)), inputs, rule=rule)
+        yield lambda rule: Session(Passes(context, inputs), Fixed(fused, Drafter(2)), rule=rule)
 
 
 def exact_triples(session: Session, sampler: Sampler) -> dict:

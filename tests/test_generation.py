@@ -32,6 +32,9 @@ class Scripted:
     def __init__(self, passes: Sequence[tuple[bytes, bytes]]) -> None:
         self._steps = [Step((*draft, *chosen), len(draft), 0.0, 0.0, ()) for draft, chosen in passes]
 
+    def shared_with(self, tokens: Sequence[int]) -> int:
+        return 0
+
     def prefill(self, tokens: Sequence[int], wanted: object) -> int:
         return 0
 
@@ -41,8 +44,7 @@ class Scripted:
 
 def generation(*passes: tuple[bytes, bytes], max_tokens: int = 99, stop: tuple[str, ...] = ()) -> Generation:
     return Generation(
-        Scripted(passes),  # type: ignore[arg-type]
-        Turns(),
+        Turns([Scripted(passes)]),  # type: ignore[list-item]
         Bytes(),  # type: ignore[arg-type]
         [1],
         Sampler(Sampling()),

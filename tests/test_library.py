@@ -412,5 +412,5 @@ def test_a_thousand_short_requests_leave_nothing_behind(engine: Engine, resident
     after = requests(1000)
     assert after - before < 4 << 20  # the grammars alone are 10 MB
     session = engine.session
-    assert len(session.tokens) + session._cells._gaps < 64
+    assert len(session.tokens) + session._passes._cache._gaps < 64
     assert session._context.last_position(0) == len(session.tokens) - 1

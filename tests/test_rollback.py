@@ -11,39 +11,41 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge.cells import Cells, sequences_needed
+from pass_edge.cells import Cache, sequences_needed
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
+from pass_edge.passes import Inputs, Part, Passes
 from pass_edge.sampling import Sampler, Sampling
 from pass_edge.schedules import Fixed, plain
-from pass_edge.session import Inputs, Session
+from pass_edge.session import Session
 from pass_edge.tree import DraftTree
 
 GREEDY = Sampler(Sampling(temperature=0))
 N_LOOKAHEAD = 3
 DEPTH = 5
-CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16", "threads": 2}
+CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16"}
 
 
 class Recording(Session):
     """A session that keeps the logits of the last decode, row by row."""
 
-    def _decode(self, layout):  # type: ignore[no-untyped-def]
-        logits = super()._decode(layout)
-        self.seen = logits.copy()
-        return logits
+    def _pass(self, tree: DraftTree) -> Part:
+        part = super()._pass(tree)
+        self.seen = part.logits.copy()
+        return part
 
 
 class Bench:
     """A model with two contexts: one that is drafted in, one that only ever decodes what is committed."""
 
-    def __init__(self, path: Path, cells: int, n_prefix: int = 0) -> None:
+    def __init__(self, path: Path, cells: int, n_prefix: int = 0, threads: int = 2) -> None:
         self.model = Model(path)
         sequences = sequences_needed(n_prefix)
-        self.drafting = Context(self.model, ContextSettings(cells=cells, sequences=sequences, **CACHE))
-        self.reference = Context(self.model, ContextSettings(cells=cells, **CACHE))
+        settings = ContextSettings(cells=cells, sequences=sequences, threads=threads, **CACHE)
+        self.drafting = Context(self.model, settings)
+        self.reference = Context(self.model, settings)
         embeddings = TokenEmbeddings(self.model.path)
         scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
         rng = np.random.default_rng(1)
@@ -52,7 +54,7 @@ class Bench:
         self.inputs = Inputs(embeddings, self.lookahead, self.prefix)
 
     def session(self) -> Recording:
-        return Recording(self.drafting, Fixed(plain), self.inputs)
+        return Recording(Passes(self.drafting, self.inputs), Fixed(plain))
 
     def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
         """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
@@ -175,8 +177,8 @@ def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
     session = tiny.session()
     form = ([-1, 0, 0], [True, False, True], [1, 1, 1])
     compactions = []
-    cells = session._cells
-    cells._compact = lambda: (compactions.append(1), Cells._compact(cells))  # type: ignore[method-assign]
+    cache = session._passes._cache
+    cache.compact = lambda: (compactions.append(1), Cache.compact(cache))  # type: ignore[method-assign]
     check_turn(tiny, session, [1, 2, 3], [form] * 35)
     assert compactions, "the cache never filled up; the test shows nothing"
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,10 +338,30 @@ def test_the_server_goes_on_talking_while_it_answers(
     slow(monkeypatch)
     connection = raw_request(server, LONG)
     for _ in range(20):
-        assert get(server, "/health") == (200, b'{"status":"ok"}')
+        assert get(server, "/health")[0] == 200
     assert server.line.size == 1  # it has not ended meanwhile
     connection.close()
     server.wait_until_idle()
+
+
+def test_clients_at_once_get_what_they_would_get_alone(speaking_path: Path) -> None:
+    bodies = [
+        {"prompt": prompt, "max_tokens": 60, "seed": i, "temperature": i / 3, "logit_bias": {"2": -100}}
+        for i, prompt in enumerate(("one", "two the", "the yes " * 12, "no"))
+    ]
+    with (
+        Engine(speaking_path, settings=Settings(threads=1, parallel=4)) as engine,
+        serving(engine) as server,
+    ):
+
+        def text(body: dict[str, Any]) -> str:
+            return post(server, "/v1/completions", body)[1]["choices"][0]["text"]
+
+        alone = [text(body) for body in bodies]
+        with ThreadPoolExecutor(4) as clients:
+            assert list(clients.map(text, bodies)) == alone
+        assert json.loads(get(server, "/health")[1]) == {"status": "ok", "slots": 4, "slots_idle": 4}
+        assert b"pass_edge_slots 4.0" in get(server, "/metrics")[1]
 
 
 def test_an_answer_ends_at_the_time_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def path_to(tree: DraftTree, node: int) -> list[int]:
 def test_every_row_sees_its_own_path_and_nothing_else(
     tree: DraftTree, start: int, first_group: int | None
 ) -> None:
-    layout = tree.layout(start, first_group)
+    layout = tree.layout(start, first_group=first_group)
     rows, n = layout.rows, len(tree.tokens)
     members = [
         set(rows.sequence_ids[rows.sequence_offsets[i] : rows.sequence_offsets[i + 1]].tolist())
@@ -68,7 +68,7 @@ def test_no_node_looks_out_of_a_sequence_of_lookahead_groups(tree: DraftTree) ->
 def test_inputs_positions_and_sequences_are_what_llama_cpp_asks_for(
     first_group: int | None, tree: DraftTree
 ) -> None:
-    layout = tree.layout(7, first_group)
+    layout = tree.layout(7, first_group=first_group)
     n = len(tree.tokens)
     assert layout.inputs[:n].tolist() == list(tree.tokens)
     for node in range(n):

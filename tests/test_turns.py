@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -47,15 +47,28 @@ def test_calls_from_several_threads_wait_for_each_other(engine: Engine) -> None:
     assert [got[i] for i in range(6)] == [alone] * 6
 
 
+class Holding:
+    """A session that holds ``tokens``."""
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = tokens
+
+    def shared_with(self, tokens: Sequence[int]) -> int:
+        differs = (
+            i for i, (mine, other) in enumerate(zip(self.tokens, tokens, strict=False)) if mine != other
+        )
+        return next(differs, min(len(self.tokens), len(tokens)))
+
+
 def test_turns_go_by_the_order_of_asking() -> None:
-    turns, order = Turns(), []
+    turns, order = Turns([Holding()]), []  # type: ignore[list-item]
 
     def ask(name: str) -> None:
-        turns.take(name)
+        turns.take(name, [])
         order.append(name)
         turns.give(name)
 
-    turns.take("first")
+    turns.take("first", [])
     threads = []
     for name in "abcdefgh":
         threads.append(threading.Thread(target=ask, args=(name,)))
