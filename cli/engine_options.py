@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+
+class LayerCount(click.ParamType):
+    """llama.cpp's ways to say it: a number, "all", which is -1, or "auto", which is None."""
+
+    name = "integer|all|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        words = {"auto": None, "all": -1}
+        return words[value] if value in words else click.INT.convert(value, param, ctx)
+
+
 _MODEL_OPTIONS = [
     click.option(
         "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
@@ -44,7 +55,15 @@ _MACHINE_OPTIONS = [
         type=int,
         help="CPU threads. [default: what is fastest, or all]",
     ),
-    click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
+    click.option(
+        "--gpu-layers",
+        "-ngl",
+        type=LayerCount(),
+        help="Layers on the GPU: a number, all, or auto, as many as fit its free memory. [default: auto]",
+    ),
+    click.option(
+        "--flash-attn", "-fa", type=click.Choice(["on", "off", "auto"]), help="[default: auto, where it can]"
+    ),
     click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
     click.option("--cache-type-k", "-ctk", help="KV cache type for K (f16, q8_0 …)."),
     click.option("--cache-type-v", "-ctv", help="KV cache type for V."),
@@ -111,6 +130,7 @@ def open_engine(options: dict[str, Any]) -> Engine:
         "ngrams",
         "threads",
         "gpu_layers",
+        "flash_attn",
         "context_size",
     )
     settings = Settings(**_given(options, *names, "cache_type_k", "cache_type_v"))
