@@ -109,8 +109,8 @@ def sha256(file: Path) -> str:
 
 
 def install(joined: Path, work: Path, backend: str) -> Path:
-    """A virtual environment in ``work`` with llama.cpp built for this machine; its Python. What an earlier call
-    has built is used."""
+    """A virtual environment in ``work`` with llama.cpp built for this machine; its Python. What an earlier
+    call has built is used."""
     venv, stamp = work / "venv", work / f"installed-{backend}"
     python = venv / "bin" / "python"
     if stamp.exists():
@@ -155,7 +155,9 @@ def main() -> int:
     packing = verbs.add_parser("pack", help="gather what is carried to the machine")
     packing.add_argument("folder", type=Path)
     packing.add_argument("--model", type=Path, action="append", default=[], help="a GGUF; may be repeated")
-    packing.add_argument("--python", default="%d.%d" % sys.version_info[:2], help="the Python there")
+    packing.add_argument(
+        "--python", default=".".join(map(str, sys.version_info[:2])), help="the Python there"
+    )
     packing.add_argument("--part-mib", type=int, default=56, help="the size of a part (beside the source)")
     measuring = verbs.add_parser(
         "measure", help="build, check and measure", epilog="other options go to gpu_measurements.py"

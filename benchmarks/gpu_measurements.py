@@ -1,9 +1,9 @@
-"""What gpu.py measures once all is built: exactness, speed, what passes cost, and what that would make of drafts.
+"""What gpu.py measures once all is built: exactness, speed, what passes cost, and what drafts would make of it.
 
     python benchmarks/gpu_measurements.py --out DIR MODEL.gguf …
 
-Stages run in the order of their importance; one that the deadline leaves no time for is left out, and the report
-says so. Speed-ups on random weights are projections: passes measured there, with acceptances from elsewhere.
+Stages run in the order of their importance; one that the deadline leaves no time for is left out, and the
+report says so. Speed-ups on random weights are projections: passes measured there, acceptances from elsewhere.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Run:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def stage(self, name: str, seconds: float, measure: Callable[[], Result]) -> None:
-        """Run one stage, of about ``seconds``, if there is time; a stage that fails does not end the others."""
+        """Run one stage, of about ``seconds``, if there is time; one that fails does not end the others."""
         if time.time() + seconds > self.deadline:
             self.left_out[name] = f"needs about {seconds:.0f} s and there were not as many left"
             return
@@ -69,8 +69,8 @@ def prompts(engine: Engine, count: int) -> list[list[int]]:
 
 
 def exactness(path: Path, run: Run) -> Result:
-    """Plain against drafting. Where batch sizes differ, texts may part where the lead is below what two tokens may
-    have moved by."""
+    """Plain against drafting. Where batch sizes differ, texts may part where the lead is no more than what two
+    tokens may have moved by."""
     with _engine(path, "plain") as plain, _engine(path, "drafting") as drafting:
         leads = [
             lead_at_parting(plain.session, drafting.session, prompt, sampling, run.tokens)
@@ -157,8 +157,8 @@ def random_costs(name: str, file_type: str, run: Run) -> Result:
 
 
 def projections(costs: Result, run: Run) -> Result:
-    """The best speed-up that chains of drafts would have, by depth: by the hidden head, where k drafts cost k rows
-    more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not in it."""
+    """The best speed-up that chains of drafts would have, by depth: by the hidden head, where k drafts cost k
+    rows more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not in it."""
     assert run.acceptance
     expected = 1 + np.cumsum(np.cumprod(run.acceptance))  # tokens a pass with k = 1, 2 … drafts
 
@@ -213,15 +213,18 @@ def _left_out(run: Run) -> Iterator[str]:
         yield from (f"- {name}: {why}" for name, why in run.left_out.items())
 
 
-def stages(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None:
-    """All of them, the most important first."""
+def stages(models: Sequence[Path], shapes: Sequence[str], run: Run) -> Iterator[None]:
+    """All of them, the most important first; yields behind each."""
     answering = 3 + run.questions * run.tokens * 0.05
     for path in models:
         run.stage(f"exactness: {path.name}", 20 + answering, lambda path=path: exactness(path, run))
+        yield
     for path in models:
         run.stage(f"speed: {path.name}", 20 + answering, lambda path=path: speed(path, run))
+        yield
     for path in models:
         run.stage(f"passes: {path.name}", 15, lambda path=path: pass_costs(path, run))
+        yield
     for file_type in FILE_TYPES:
         for name in shapes:
             shape = SHAPES[name]
@@ -231,6 +234,7 @@ def stages(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None:
                 15 + 8 * gigabytes,  # to write and to load them
                 lambda name=name, file_type=file_type: random_costs(name, file_type, run),
             )
+            yield
 
 
 def _acceptance(given: str | None, models: Sequence[Path]) -> list[float] | None:
@@ -276,13 +280,12 @@ def main(
     chances = _acceptance(acceptance, models)
     run = Run(deadline, scratch, _numbers(widths), _numbers(depths), tokens, questions, chances)
     device = next((d.description for d in devices() if d.kind in ("gpu", "igpu")), cpu_name())
-    stages(models, shapes.split(","), run)
-    out.mkdir(parents=True, exist_ok=True)
     known = {"device": device, "library": system_info(), "widths": run.widths, "acceptance": chances}
-    (out / "gpu.json").write_text(
-        json.dumps({**known, "results": run.results, "left_out": run.left_out}, indent=1)
-    )
-    (out / "gpu.md").write_text(markdown(device, run))
+    out.mkdir(parents=True, exist_ok=True)
+    for _ in stages(models, shapes.split(","), run):  # a crash costs what comes after it, not the report
+        found = {**known, "results": run.results, "left_out": run.left_out}
+        (out / "gpu.json").write_text(json.dumps(found, indent=1))
+        (out / "gpu.md").write_text(markdown(device, run))
     click.echo(f"{out / 'gpu.md'}: {len(run.results)} stages, {len(run.left_out)} left out")
 
 

@@ -1,6 +1,6 @@
 """Llama models of real shapes with random weights, written as blocks of random bytes under sane scales.
 
-A pass over them costs what a real model's does; they say nothing sensible, so only passes are measured on them.
+A pass over them costs what a real model's does; they say nothing sensible, so only passes are measured.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _Q4_K_MINIMUM = 2  # where a Q4_K block has the scale of its minima: 7.5 times t
 
 
 def random_blocks(rng: np.random.Generator, kind: Type, rows: int, width: int) -> Bytes:
-    """A (rows, width) matrix in blocks of ``kind`` that keeps the size of what it multiplies: (rows, bytes a row)."""
+    """A (rows, width) matrix that keeps the size of what it multiplies, in blocks of ``kind``: (rows, bytes a
+    row)."""
     elements, size = GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (rows * width // elements, size), np.uint8)
     place, spread = _SCALES[kind]
@@ -63,8 +64,8 @@ def _half(value: float) -> Bytes:
 
 
 def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
-    """A model of ``shape`` in ``file_type``: Q8_0, or Q4_K_M, which has its output and half of some matrices in Q6_K
-    as llama.cpp's has. All layers share one layer's bytes, so that it needs little memory."""
+    """A model of ``shape`` in ``file_type``: Q8_0, or Q4_K_M, which has its output and half of some matrices in
+    Q6_K as llama.cpp's has. All layers share one layer's bytes, so that it needs little memory."""
     rng = np.random.default_rng(0)
     base, better = (Type.Q8_0, Type.Q8_0) if file_type == "Q8_0" else (Type.Q4_K, Type.Q6_K)
     writer = GGUFWriter(path, "llama")
@@ -92,9 +93,14 @@ def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
         for norm in ("attn_norm", "ffn_norm"):
             add_norm(block + norm)
         for part, kind, rows, width in (
-            ("attn_q", base, d, d), ("attn_k", base, kv, d), ("attn_v", mixed, kv, d), ("attn_output", base, d, d),
-            ("ffn_gate", base, shape.n_ff, d), ("ffn_up", base, shape.n_ff, d), ("ffn_down", mixed, d, shape.n_ff),
-        ):  # fmt: skip
+            ("attn_q", base, d, d),
+            ("attn_k", base, kv, d),
+            ("attn_v", mixed, kv, d),
+            ("attn_output", base, d, d),
+            ("ffn_gate", base, shape.n_ff, d),
+            ("ffn_up", base, shape.n_ff, d),
+            ("ffn_down", mixed, d, shape.n_ff),
+        ):
             add(block + part, kind, rows, width)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -1,5 +1,5 @@
-"""Where a backend rounds differently for other batch sizes, texts may part, but only at near ties: by how much the
-chosen token led there."""
+"""Where a backend rounds differently for other batch sizes, texts may part, but only at near ties: by how much
+the chosen token led there."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def decode(session: Session, prompt: Sequence[int], sampler: Sampler, count: int
 def lead_at_parting(
     plain: Session, drafting: Session, prompt: Sequence[int], sampling: Sampling, count: int
 ) -> float | None:
-    """By how many logits plain decoding's token led where ``drafting`` first chose another; None if the texts of
-    ``count`` tokens are the same."""
+    """By how many logits plain decoding's token led where ``drafting`` first chose another; None if the
+    texts of ``count`` tokens are the same."""
     margins = Margins(sampling)
     ids = decode(plain, prompt, margins, count)
     others = decode(drafting, prompt, Sampler(sampling), count)
