@@ -1,9 +1,9 @@
-"""What gpu.py measures once all is built: exactness, speed, what passes cost, and what drafts would make of it.
+"""What gpu.py measures once all is built: exactness, speed, what passes cost, what drafts would gain.
 
     python benchmarks/gpu_measurements.py --out DIR MODEL.gguf …
 
-Stages run in the order of their importance; one that the deadline leaves no time for is left out, and the
-report says so. Speed-ups on random weights are projections: passes measured there, acceptances from elsewhere.
+Stages run in the order of their importance; one that the deadline leaves no time for is left out, and
+the report says so. Speed-ups on random weights are projections: passes measured there, acceptances from elsewhere.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def prompts(engine: Engine, count: int) -> list[list[int]]:
 
 
 def exactness(path: Path, run: Run) -> Result:
-    """Plain against drafting. Where batch sizes differ, texts may part where the lead is no more than what two
-    tokens may have moved by."""
+    """Plain against drafting. Where batch sizes differ, texts may part where the lead is no more than what
+    two tokens may have moved by."""
     with _engine(path, "plain") as plain, _engine(path, "drafting") as drafting:
         leads = [
             lead_at_parting(plain.session, drafting.session, prompt, sampling, run.tokens)
@@ -157,8 +157,8 @@ def random_costs(name: str, file_type: str, run: Run) -> Result:
 
 
 def projections(costs: Result, run: Run) -> Result:
-    """The best speed-up that chains of drafts would have, by depth: by the hidden head, where k drafts cost k
-    rows more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not in it."""
+    """The best speed-up that chains of drafts would have, by depth: by the hidden head, where k drafts cost
+    k rows more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not in it."""
     assert run.acceptance
     expected = 1 + np.cumsum(np.cumprod(run.acceptance))  # tokens a pass with k = 1, 2 … drafts
 

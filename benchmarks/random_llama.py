@@ -64,8 +64,8 @@ def _half(value: float) -> Bytes:
 
 
 def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
-    """A model of ``shape`` in ``file_type``: Q8_0, or Q4_K_M, which has its output and half of some matrices in
-    Q6_K as llama.cpp's has. All layers share one layer's bytes, so that it needs little memory."""
+    """A model of ``shape`` in ``file_type``: Q8_0, or Q4_K_M, which has its output and half of some matrices
+    in Q6_K as llama.cpp's has. All layers share one layer's bytes, so that it needs little memory."""
     rng = np.random.default_rng(0)
     base, better = (Type.Q8_0, Type.Q8_0) if file_type == "Q8_0" else (Type.Q4_K, Type.Q6_K)
     writer = GGUFWriter(path, "llama")

@@ -1,5 +1,5 @@
-"""Where a backend rounds differently for other batch sizes, texts may part, but only at near ties: by how much
-the chosen token led there."""
+"""Where a backend rounds differently for other batch sizes, texts may part, but only at near ties: by how
+much the chosen token led there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measurement on a GPU, rehearsed without one: its pieces join, its models decode, its projection adds up."""
+"""The measurement on a GPU, rehearsed without one: pieces join, models decode, projections add up."""
 
 from __future__ import annotations
 
