@@ -3,7 +3,8 @@
     python benchmarks/gpu_measurements.py --out DIR MODEL.gguf …
 
 Stages run in the order of their importance; one that the deadline leaves no time for is left out, and
-the report says so. Speed-ups on random weights are projections: passes measured there, acceptances from elsewhere.
+the report says so. Speed-ups on random weights are projections: passes measured there, acceptances from
+elsewhere.
 """
 
 from __future__ import annotations
@@ -158,7 +159,8 @@ def random_costs(name: str, file_type: str, run: Run) -> Result:
 
 def projections(costs: Result, run: Run) -> Result:
     """The best speed-up that chains of drafts would have, by depth: by the hidden head, where k drafts cost
-    k rows more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not in it."""
+    k rows more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not
+    in it."""
     assert run.acceptance
     expected = 1 + np.cumsum(np.cumprod(run.acceptance))  # tokens a pass with k = 1, 2 … drafts
 
@@ -202,7 +204,8 @@ def _sections(run: Run) -> Iterator[str]:
 
 def _projected(result: Result, run: Run) -> Iterator[str]:
     if "projection" in result:
-        yield f"\n**A projection**, not a measurement: these passes, with drafts right as in {run.acceptance}\n"
+        chances = ", ".join(map(str, run.acceptance or ()))
+        yield f"\n**A projection**, not a measurement: these passes, with drafts right as in {chances}\n"
         rows = [[depth, f"{p['head']:.2f}", f"{p['fused']:.2f}"] for depth, p in result["projection"].items()]
         yield table(["tokens before", "head, times plain", "fused, times plain"], rows)
 
