@@ -338,7 +338,8 @@ def main() -> int:
         return build_wheel(options.requirement, options.wheel, build)
     if options.json:
         # Without what could be built instead: the Makefile builds anew where this changes.
-        print(json.dumps(dataclasses.asdict(dataclasses.replace(build, others=())), indent=1))
+        told = {name: value for name, value in dataclasses.asdict(build).items() if name != "others"}
+        print(json.dumps(told, indent=1))
     else:
         print(explain(build) if options.explain else shlex.join(build.cmake_args))
     return 0
