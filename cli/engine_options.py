@@ -17,14 +17,10 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 
-class LayerCount(click.ParamType):
+def layer_count(value: str) -> int | None:
     """llama.cpp's ways to say it: a number, "all", which is -1, or "auto", which is None."""
-
-    name = "integer|all|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        words = {"auto": None, "all": -1}
-        return words[value] if value in words else click.INT.convert(value, param, ctx)
+    words = {"auto": None, "all": -1}
+    return words[value] if value in words else int(value)
 
 
 _MODEL_OPTIONS = [
@@ -58,7 +54,7 @@ _MACHINE_OPTIONS = [
     click.option(
         "--gpu-layers",
         "-ngl",
-        type=LayerCount(),
+        type=layer_count,
         help="Layers on the GPU: a number, all, or auto, as many as fit its free memory. [default: auto]",
     ),
     click.option(
