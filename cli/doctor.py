@@ -40,7 +40,8 @@ def examine() -> dict[str, Any]:
         "machine": {
             "devices": [f"{d.name}: {d.description}" for d in devices.devices()],
             "threads": devices.default_threads(),
-            "best_backend": plan.backend,
+            "best_backend": plan.reasons[0].removeprefix("backend "),
+            "other_backends": list(plan.others),
             "amx": plan.amx,
         },
         "default_model": {"path": None},
@@ -54,6 +55,7 @@ def examine() -> dict[str, Any]:
 def _examine_default_model(report: dict[str, Any]) -> None:
     from pass_edge import Engine, ModelError
     from pass_edge.models import default_model
+    from pass_edge.native.model import ALL_LAYERS
 
     try:
         path = default_model()
@@ -69,6 +71,7 @@ def _examine_default_model(report: dict[str, Any]) -> None:
             "batch_invariance": f"up to {width} tokens a pass get the bits they would get alone"
             if width > 1
             else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",
+            "gpu_layers": "all" if engine.settings.gpu_layers == ALL_LAYERS else engine.settings.gpu_layers,
             "repacked_weights": engine.calibration.repack,
         }
         report["advice"] += engine.notes

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+
+def layer_count(value: str) -> int | None:
+    """llama.cpp's ways to say it: a number, "all", which is -1, or "auto", which is None."""
+    words = {"auto": None, "all": -1}
+    return words[value] if value in words else int(value)
+
+
 _MODEL_OPTIONS = [
     click.option(
         "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
@@ -44,7 +51,15 @@ _MACHINE_OPTIONS = [
         type=int,
         help="CPU threads. [default: what is fastest, or all]",
     ),
-    click.option("--gpu-layers", "-ngl", type=int, help="Layers on the GPU; -1 is all. [default: -1]"),
+    click.option(
+        "--gpu-layers",
+        "-ngl",
+        type=layer_count,
+        help="Layers on the GPU: a number, all, or auto, as many as fit its free memory. [default: auto]",
+    ),
+    click.option(
+        "--flash-attn", "-fa", type=click.Choice(["on", "off", "auto"]), help="[default: auto, where it can]"
+    ),
     click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
     click.option("--cache-type-k", "-ctk", help="KV cache type for K (f16, q8_0 …)."),
     click.option("--cache-type-v", "-ctv", help="KV cache type for V."),
@@ -111,6 +126,7 @@ def open_engine(options: dict[str, Any]) -> Engine:
         "ngrams",
         "threads",
         "gpu_layers",
+        "flash_attn",
         "context_size",
         "parallel",
     )

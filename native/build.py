@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -73,7 +74,9 @@ _NO_COMPILER = """no working C and C++ compiler was found. Install one and try a
 class Machine:
     """What the plan depends on, as found (see `inspect_machine`).
 
-    `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "".
+    `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "";
+    `machine` is the processor's kind ("arm64"). `vulkan` are the parts of a Vulkan build and whether each is
+    here, by the words in which a user is told (see `_vulkan_parts`).
     """
 
     system: str
@@ -81,16 +84,26 @@ class Machine:
     cpu_flags: frozenset[str] = frozenset()
     gpus: tuple[str, ...] = ()
     nvcc: str = ""
+    machine: str = ""
+    vulkan: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def no_vulkan(self) -> str:
+        """What a Vulkan build lacks here; empty if nothing."""
+        parts = self.vulkan or (("a Vulkan device", False),)
+        return ", ".join(name for name, here in parts if not here)
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """How llama.cpp is built here: the backend, CMake's arguments, and why."""
+    """How llama.cpp is built here: the backend, CMake's arguments, and why; `others` says of each other
+    backend that it could be had too, or what it lacks."""
 
     backend: str
     cmake_args: tuple[str, ...]
     amx: Amx
     reasons: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def plan(backend: str | None = None) -> BuildPlan:
@@ -115,19 +128,35 @@ def decide(
         cmake_args=(*LIBRARY_ONLY, "-DGGML_NATIVE=ON", *_backend_args(chosen, machine), *amx_args),
         amx=amx,
         reasons=(why_backend, why_native, why_amx),
+        others=tuple(f"{name}: {_possible(name, machine)}" for name in BACKENDS if name != chosen),
     )
 
 
 def _backend(machine: Machine, wanted: str | None) -> tuple[str, str]:
     if wanted:
         return _checked(wanted, machine), f"backend {wanted}: as asked for"
-    if machine.system == "Darwin":
-        return "metal", "backend metal: this is macOS"
+    if machine.system == "Darwin" and machine.machine == "arm64":
+        return "metal", "backend metal: this is macOS on Apple silicon"
     if machine.gpus and machine.nvcc:
         return "cuda", f"backend cuda: an NVIDIA GPU and {machine.nvcc} are here"
+    if machine.system != "Darwin" and not machine.no_vulkan:
+        return "vulkan", "backend vulkan: a device, glslc and Vulkan's headers are here"
     if machine.gpus:
         return "cpu", "backend cpu: an NVIDIA GPU is here, but no nvcc; install the CUDA toolkit to use it"
     return "cpu", "backend cpu: no GPU that llama.cpp would be built for was found"
+
+
+def _possible(backend: str, machine: Machine) -> str:
+    """Whether `make setup BACKEND=…` could give another backend here, in words."""
+    lacking = {
+        "cpu": "",
+        "cuda": ", ".join(
+            name for name, here in (("an NVIDIA GPU", machine.gpus), ("nvcc", machine.nvcc)) if not here
+        ),
+        "metal": "" if machine.system == "Darwin" else "macOS",
+        "vulkan": machine.no_vulkan,
+    }[backend]
+    return f"needs {lacking}" if lacking else f"possible too: make setup BACKEND={backend}"
 
 
 def _checked(wanted: str, machine: Machine) -> str:
@@ -137,6 +166,8 @@ def _checked(wanted: str, machine: Machine) -> str:
         raise ValueError("the metal backend needs macOS; leave BACKEND out, or choose another")
     if wanted == "cuda" and not machine.nvcc:
         raise ValueError("the cuda backend needs nvcc, which was not found; install the CUDA toolkit")
+    if wanted == "vulkan" and not shutil.which("glslc"):
+        raise ValueError("the vulkan backend needs glslc, which was not found; install the Vulkan SDK")
     return wanted
 
 
@@ -184,6 +215,8 @@ def inspect_machine() -> Machine:
         cpu_flags=flags,
         gpus=_nvidia_gpus(),
         nvcc=shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or "",
+        machine=platform.machine(),
+        vulkan=_vulkan_parts(),
     )
 
 
@@ -202,6 +235,19 @@ def _nvidia_gpus() -> tuple[str, ...]:
     count = sum(line.startswith("GPU ") for line in listed.splitlines())
     found = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
     return tuple(found) if len(found) == count else ("",) * count
+
+
+def _vulkan_parts() -> tuple[tuple[str, bool], ...]:
+    sdk = os.environ.get("VULKAN_SDK", "/usr")
+    headers = any(Path(root, "include/vulkan/vulkan.h").exists() for root in (sdk, "/usr", "/usr/local"))
+    # software renderers (llvmpipe, lavapipe) call themselves CPUs, and are slower than ggml's own kernels
+    kinds = re.findall(r"deviceType\s*=\s*PHYSICAL_DEVICE_TYPE_(\w+)", _output(["vulkaninfo", "--summary"]))
+    device = any(kind.endswith("_GPU") for kind in kinds)
+    return (
+        ("glslc", shutil.which("glslc") is not None),
+        ("Vulkan's headers", headers),
+        ("a Vulkan device that vulkaninfo lists", device),
+    )
 
 
 def _output(command: Sequence[str]) -> str:
@@ -270,7 +316,8 @@ def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
 
 def explain(build: BuildPlan) -> str:
     """The plan in words, one line each."""
-    return "\n".join([*build.reasons, f"CMake arguments: {shlex.join(build.cmake_args)}"])
+    others = [f"else {other}" for other in build.others]
+    return "\n".join([*build.reasons, *others, f"CMake arguments: {shlex.join(build.cmake_args)}"])
 
 
 def main() -> int:
@@ -290,7 +337,9 @@ def main() -> int:
     if options.wheel:
         return build_wheel(options.requirement, options.wheel, build)
     if options.json:
-        print(json.dumps(dataclasses.asdict(build), indent=1))
+        # Without what could be built instead: the Makefile builds anew where this changes.
+        told = {name: value for name, value in dataclasses.asdict(build).items() if name != "others"}
+        print(json.dumps(told, indent=1))
     else:
         print(explain(build) if options.explain else shlex.join(build.cmake_args))
     return 0

@@ -25,7 +25,7 @@ class ContextSettings:
     """How a context is made. ``cells``: KV cells (positions it can hold); ``batch_size``: most rows
     in one decode; ``sequences``: most sequence ids; ``outputs``: most rows with logits in a decode;
     ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an
-    equal part of them."""
+    equal part of them; ``flash_attention`` None leaves that to llama.cpp."""
 
     cells: int
     batch_size: int = 512
@@ -34,7 +34,7 @@ class ContextSettings:
     threads: int | None = None
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
-    flash_attention: bool = True
+    flash_attention: bool | None = True
     unified: bool = True
 
 
@@ -127,7 +127,7 @@ class Context:
         llama.cpp writes is raw, and tied to its version."""
         settings = self.settings
         types = f"K {settings.cache_type_k.lower()}, V {settings.cache_type_v.lower()}"
-        attention = "flash" if settings.flash_attention else "plain"
+        attention = {True: "flash", False: "plain", None: "automatic"}[settings.flash_attention]
         return f"llama-cpp-python {version('llama-cpp-python')}, {types}, {attention} attention"
 
     def save_sequence(self, sequence: int) -> bytes:
@@ -167,7 +167,7 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     params.n_threads = params.n_threads_batch = settings.threads or default_threads()
     params.type_k = _cache_type(settings.cache_type_k)
     params.type_v = _cache_type(settings.cache_type_v)
-    params.flash_attn_type = 1 if settings.flash_attention else 0
+    params.flash_attn_type = -1 if settings.flash_attention is None else int(settings.flash_attention)
     params.no_perf = True
     # A node of the draft tree lives in several sequences at once: that needs one cache for all, and
     # a sliding-window cache that keeps what a rollback may come back to.

@@ -29,15 +29,16 @@ class Model:
         self,
         path: str | Path,
         *,
-        gpu_layers: int = ALL_LAYERS,
+        gpu_layers: int | None = None,
         repack: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Load ``path``. ``repack`` lets the CPU backend lay quantized weights out for its fastest
-        kernels (`use_extra_bufts`). ``progress`` is called with 0…1. Raises ModelError."""
+        """Load ``path``; ``gpu_layers`` None is all. ``repack`` lets the CPU backend lay quantized weights
+        out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with 0…1. Raises
+        ModelError."""
         self.path = check_is_gguf(Path(path))
         params = llama.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
+        params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
         params.use_extra_bufts = repack
         callback = llama.llama_progress_callback(lambda part, _: progress(part) or True) if progress else None
         if callback:

@@ -108,8 +108,8 @@ def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
         for count in counts:
             context.clear()
             context.set_threads(count, count)
-            _read(context, 0, _SHALLOW)
-            single, several = _times(context, _SHALLOW, [1, min(8, widest)])
+            read_text(context, 0, _SHALLOW)
+            single, several = pass_times(context, _SHALLOW, [1, min(8, widest)])
             times[count] = single, several
     finally:
         context.clear()
@@ -124,21 +124,22 @@ def _measured(context: Context, widest: int) -> tuple[list[float], list[float], 
     context.clear()
     try:
         began = time.perf_counter()
-        _read(context, 0, _SHALLOW)
+        read_text(context, 0, _SHALLOW)
         pace = (time.perf_counter() - began) / _SHALLOW
-        shallow = _times(context, _SHALLOW, widths)
+        shallow = pass_times(context, _SHALLOW, widths)
         deep = min(_DEEP, context.settings.cells - widest, int(_SECONDS / pace))
         slopes = np.zeros(len(widths))
         if deep >= 4 * _SHALLOW:
-            _read(context, _SHALLOW, deep)
-            slopes = np.maximum(0, _times(context, deep, widths) - shallow) / (deep - _SHALLOW)
+            read_text(context, _SHALLOW, deep)
+            slopes = np.maximum(0, pass_times(context, deep, widths) - shallow) / (deep - _SHALLOW)
     finally:
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like
     return list(map(float, widths)), seconds.tolist(), slopes.tolist()
 
 
-def _read(context: Context, start: int, end: int) -> None:
+def read_text(context: Context, start: int, end: int) -> None:
+    """Fill positions [start, end) of sequence 0."""
     size = context.settings.batch_size
     for first in range(start, end, size):
         count = min(size, end - first)
@@ -146,7 +147,7 @@ def _read(context: Context, start: int, end: int) -> None:
         context.logits(1)  # waits for it
 
 
-def _times(context: Context, depth: int, widths: list[int]) -> Doubles:
+def pass_times(context: Context, depth: int, widths: list[int]) -> Doubles:
     """Seconds of a pass of each of ``widths``, interleaved, as many as there is time for; the least of them:
     what else runs now only adds, and need not run later."""
     times: list[list[float]] = [[] for _ in widths]

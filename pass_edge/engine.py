@@ -35,10 +35,9 @@ from .planner import Planner, may_look_ahead
 from .sampling import Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
 from .session import Session
-from .settings import AUTO, Settings, context_settings
+from .settings import AUTO, DEFAULT_CONTEXT, Settings, context_settings, with_fitting_layers
 from .turns import Turns
 
-DEFAULT_CONTEXT = 4096
 _LONGEST_CHAIN = 8  # that heads draft, one call each
 _LONGEST_GROUP = 2  # lookahead tokens at a node: each costs a row at every node
 
@@ -68,10 +67,10 @@ class Engine:
         """Load ``model`` (a GGUF file). ``lookahead``: a sidecar file, "auto" (beside the model, or
         shipped), or None. ``note`` is told of work that takes time. Raises PassEdgeError's children.
         """
-        self.settings = settings or Settings()
         self.notes: list[str] = []
         self.costs: StepCosts | None = None
         path = check_is_gguf(Path(model))
+        self.settings = with_fitting_layers(settings or Settings(), path)
         # the table of contents of a model is large, so what it tells is read before the model takes memory
         self.base = read_base(path)
         self.lookahead = found = self._find_lookahead(path, lookahead)

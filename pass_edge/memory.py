@@ -58,7 +58,7 @@ def run_key(path: Path, settings: Settings) -> str:
     """Changes with all that decides how fast, and to which bits, a model file runs."""
     return (
         f"{library_key()} {model_key(path)} {settings.threads} {settings.gpu_layers} "
-        f"{settings.cache_type_k} {settings.cache_type_v}"
+        f"{settings.cache_type_k} {settings.cache_type_v} {settings.flash_attn}"
     )
 
 

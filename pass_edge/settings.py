@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pass_edge.native.context import ContextSettings
 from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.model import ALL_LAYERS, Model
+from pass_edge.native.model import Model
+from pass_edge.native.offload import fitting_layers
 
 from .cells import MAX_PARALLEL
 from .schedules import FORMS
 from .verify import RULES
 
 AUTO = "auto"
+DEFAULT_CONTEXT = 4096
+_FLASH_ATTENTION = {"on": True, "off": False, AUTO: None}
 _Q8_0_BLOCK = 32
 _MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
 
@@ -31,7 +35,8 @@ class Settings:
     (auto knows better, and does not ask). ``context_size``: tokens a conversation may hold (0: the model's
     own, at most 4,096). ``parallel``: conversations side by side, at most 16, each with as much of the KV
     cache: they share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the
-    fastest pair that keeps batch sizes from changing the logits. ``gpu_layers`` -1 means all.
+    fastest pair that keeps batch sizes from changing the logits; ``flash_attn``: "on", "off", or "auto",
+    where the device can. ``gpu_layers``: None is as many as fit the device's free memory, -1 all.
     """
 
     schedule: str = "auto"
@@ -42,13 +47,15 @@ class Settings:
     context_size: int = 0
     parallel: int = 1
     threads: int | None = None
-    gpu_layers: int = ALL_LAYERS
+    gpu_layers: int | None = None
+    flash_attn: str = AUTO
     cache_type_k: str | None = None
     cache_type_v: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, (AUTO, *FORMS))
         _one_of("verification rule", self.verify, RULES)
+        _one_of("flash-attn", self.flash_attn, _FLASH_ATTENTION)
         least_values = {"draft_max": 1, "context_size": 0, "parallel": 1, "threads": 1, "gpu_layers": -1}
         for name, least in least_values.items():
             value = getattr(self, name)
@@ -67,6 +74,14 @@ def _one_of(what: str, name: str, known: Iterable[str]) -> None:
         raise SettingsError(f"unknown {what} {name!r}; known are {', '.join(known)}")
 
 
+def with_fitting_layers(settings: Settings, path: Path) -> Settings:
+    """``settings`` with as many GPU layers as fit, where they leave that open. Raises ModelError."""
+    if settings.gpu_layers is not None:
+        return settings
+    cells = settings.parallel * (settings.context_size or DEFAULT_CONTEXT)
+    return replace(settings, gpu_layers=fitting_layers(path, cells))
+
+
 def context_settings(model: Model, settings: Settings, cells: int) -> ContextSettings:
     """The context of ``cells`` KV cells that ``settings`` ask for with ``model``.
 
@@ -76,10 +91,12 @@ def context_settings(model: Model, settings: Settings, cells: int) -> ContextSet
     get BF16. GPUs have no such pair, and like F16 best.
     """
     on_gpu = can_offload() and settings.gpu_layers != 0
+    flash_attention = _FLASH_ATTENTION[settings.flash_attn]
     fits_q8_0 = model.head_size("key") % _Q8_0_BLOCK == 0
     return ContextSettings(
         cells=cells,
         threads=settings.threads,
         cache_type_k=settings.cache_type_k or ("f16" if on_gpu else "q8_0" if fits_q8_0 else "bf16"),
         cache_type_v=settings.cache_type_v or "f16",
+        flash_attention=True if flash_attention is None and not on_gpu else flash_attention,
     )

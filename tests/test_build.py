@@ -18,7 +18,8 @@ SCRIPT = Path(build.__file__)
 LINUX = Machine(system="Linux", cpu="Some CPU", cpu_flags=frozenset({"avx2"}))
 WITH_AMX = Machine(system="Linux", cpu="Big CPU", cpu_flags=frozenset({"avx2", "amx_tile", "amx_int8"}))
 WITH_GPU = Machine(system="Linux", cpu="Some CPU", gpus=("9.0",), nvcc="/usr/local/cuda/bin/nvcc")
-MAC = Machine(system="Darwin", cpu="Apple M9")
+MAC = Machine(system="Darwin", cpu="Apple M9", machine="arm64")
+VULKAN = (("glslc", True), ("Vulkan's headers", True), ("a Vulkan device", True))
 
 
 def decide(machine: Machine, backend: str | None = None, amx_executes: bool | None = None) -> BuildPlan:
@@ -84,8 +85,67 @@ def test_macos_gets_metal() -> None:
     assert "-DGGML_METAL=ON" in plan.cmake_args
 
 
+def test_an_intel_mac_gets_the_cpu() -> None:
+    assert decide(Machine("Darwin", "Some CPU", machine="x86_64")).backend == "cpu"
+
+
+def test_vulkan_is_chosen_only_where_all_of_it_is_here() -> None:
+    plan = decide(Machine("Linux", "Some CPU", vulkan=VULKAN))
+    assert plan.backend == "vulkan"
+    assert "-DGGML_VULKAN=ON" in plan.cmake_args
+    for missing in range(len(VULKAN)):
+        parts = tuple((name, i != missing) for i, (name, _) in enumerate(VULKAN))
+        plan = decide(Machine("Linux", "Some CPU", vulkan=parts))
+        assert plan.backend == "cpu"
+        assert f"vulkan: needs {VULKAN[missing][0]}" in plan.others
+
+
+def test_cuda_comes_before_vulkan() -> None:
+    both = Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="nvcc", vulkan=VULKAN)
+    assert decide(both).backend == "cuda"
+    assert "vulkan: possible too: make setup BACKEND=vulkan" in decide(both).others
+
+
 def test_the_backend_can_be_chosen() -> None:
     assert decide(WITH_GPU, "cpu").backend == "cpu"
+    assert "cuda: possible too: make setup BACKEND=cuda" in decide(WITH_GPU, "cpu").others
+
+
+def put_tool(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+SMI = 'case "$1" in -L) echo "GPU 0: Some card";; *) echo 8.9;; esac'
+SUMMARY = 'echo "  deviceType = PHYSICAL_DEVICE_TYPE_{}"'
+
+
+def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("VULKAN_SDK", str(tmp_path / "sdk"))
+    put_tool(tmp_path, "nvcc", "exit 0")
+    put_tool(tmp_path, "nvidia-smi", SMI)
+    put_tool(tmp_path, "glslc", "exit 0")
+    put_tool(tmp_path, "vulkaninfo", SUMMARY.format("DISCRETE_GPU"))
+    (tmp_path / "sdk/include/vulkan").mkdir(parents=True)
+    (tmp_path / "sdk/include/vulkan/vulkan.h").touch()
+    found = build.inspect_machine()
+    assert (found.gpus, found.nvcc) == (("8.9",), str(tmp_path / "nvcc"))
+    assert not found.no_vulkan
+    assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in decide(found, "cuda").cmake_args
+
+
+def test_a_software_renderer_is_no_vulkan_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    put_tool(tmp_path, "vulkaninfo", SUMMARY.format("CPU"))
+    assert "a Vulkan device" in build.inspect_machine().no_vulkan
+
+
+def test_a_vulkan_build_asks_for_glslc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="glslc"):
+        decide(LINUX, "vulkan")
+    put_tool(tmp_path, "glslc", "exit 0")
     assert "-DGGML_VULKAN=ON" in decide(LINUX, "vulkan").cmake_args
 
 

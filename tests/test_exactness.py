@@ -7,15 +7,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
+from ties import UNFILTERED, lead_at_parting
 
 from pass_edge import ContextError, Engine, Sampling, Settings, verify
 from pass_edge import session as session_module
 from pass_edge.cells import Cells
-from pass_edge.noise import TARGET, gumbel
-from pass_edge.sampling import Logits, Sampler
-from pass_edge.session import Session
 from pass_edge.tree import DraftTree
 
 from .conftest import spread_questions
@@ -87,30 +84,6 @@ def test_a_second_turn_reuses_the_first_and_stays_the_same(model_path: Path) -> 
 
 # K and V of one type: from 512 cells on, the CPU decodes single tokens by another attention kernel
 TIES = Settings(schedule="fused", cache_type_k="f16", cache_type_v="f16", draft_max=DRAFT_MAX)
-UNFILTERED = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11, top_k=0, top_p=1, min_p=0))
-
-
-class Margins(Sampler):
-    """Notes by how many logits the chosen token led at each position."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        super().__init__(sampling)
-        self.at: dict[int, float] = {}
-
-    def choose(self, logits: Logits, position: int, history: Sequence[int]) -> int:
-        warmth = self.sampling.temperature
-        noise = gumbel(self.seed, position, TARGET, np.arange(len(logits))) if warmth else 0
-        second, first = np.partition(logits + warmth * noise, -2)[-2:]
-        self.at[position] = float(first - second)
-        return super().choose(logits, position, history)
-
-
-def decode(session: Session, prompt: Sequence[int], sampler: Sampler, count: int) -> list[int]:
-    session.prefill(prompt)
-    ids: list[int] = []
-    while len(ids) < count:
-        ids += session.step(sampler).tokens
-    return ids[:count]
 
 
 def leads_where_texts_part(path: Path, count: int) -> tuple[list[float], float]:
@@ -126,11 +99,8 @@ def leads_where_texts_part(path: Path, count: int) -> tuple[list[float], float]:
         for question, sampling in itertools.product(long_questions, UNFILTERED):
             prompt = plain.render([{"role": "user", "content": question}])
             assert len(prompt) > 512, "too short for the other kernel"
-            margins = Margins(sampling)
-            ids = decode(plain.session, prompt, margins, count)
-            others = decode(fused.session, prompt, Sampler(sampling), count)
-            parted = [i for i in range(count) if ids[i] != others[i]]
-            leads += [margins.at[len(prompt) + i] for i in parted[:1]]
+            lead = lead_at_parting(plain.session, fused.session, prompt, sampling, count)
+            leads += [] if lead is None else [lead]
         return leads, fused.calibration.difference
 
 

@@ -1,0 +1,179 @@
+"""From a bare machine with a GPU, Python and no network to a report, by one command.
+
+    python benchmarks/gpu.py pack PACK --model MODEL.gguf    # here: gathers all of it, in parts to carry
+    python3 benchmarks/gpu.py measure PACK --minutes 10      # there: joins, builds, checks, measures
+
+Standard library only: it runs before anything is installed. What it measures is in gpu_measurements.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LLAMA = re.findall(r"llama-cpp-python==[\d.]+", (ROOT / "pyproject.toml").read_text())[0]
+TOOLS = ("pip", "setuptools>=77", "wheel", "scikit-build-core", "cmake", "ninja")
+"""What the build needs and a bare machine may lack."""
+NEEDED = ("numpy", "gguf", "click", "rich", "prompt-toolkit", "platformdirs", "jinja2", "typing-extensions")
+NEEDED_BY_LLAMA = ("diskcache",)
+MIB = 1 << 20
+
+
+def pack(folder: Path, models: Iterable[Path], python: str, part_mib: int) -> None:
+    """Gather wheels, llama-cpp-python's source and ``models`` in ``folder``, in parts of ``part_mib``."""
+    gathered = folder / "gathered"
+    gathered.mkdir(parents=True, exist_ok=True)
+    download(gathered, python)
+    for model in models:
+        shutil.copy(model, gathered)
+    sums = {file.name: sha256(file) for file in sorted(gathered.iterdir())}
+    parts = split(sorted(gathered.iterdir()), folder, part_mib * MIB)
+    shutil.rmtree(gathered)
+    listing = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    for part in parts:
+        (part / "SHA256SUMS").write_text(listing)
+        print(f"{part}  {sum(f.stat().st_size for f in part.iterdir()) / MIB:.1f} MiB")
+    print(listing, end="")
+
+
+def download(folder: Path, python: str) -> None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
+    subprocess.run([*pip, "--no-deps", "--no-binary", "llama-cpp-python", LLAMA], check=True)
+    target = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+    for tag in (
+        "manylinux_2_28_x86_64",
+        "manylinux_2_27_x86_64",
+        "manylinux_2_17_x86_64",
+        "manylinux2014_x86_64",
+    ):
+        target += ["--platform", tag]
+    subprocess.run([*pip, *target, *TOOLS, *NEEDED, *NEEDED_BY_LLAMA], check=True)
+
+
+def split(files: list[Path], folder: Path, most: int) -> list[Path]:
+    """``files`` as pieces NAME.000, NAME.001 … in folders part-0, part-1 … that hold ``most`` bytes each."""
+    parts: list[Path] = []
+    room = 0
+    for file in files:
+        with file.open("rb") as source:
+            number = 0
+            while number == 0 or source.tell() < file.stat().st_size:
+                if room < MIB:
+                    parts.append(folder / f"part-{len(parts)}")
+                    parts[-1].mkdir(exist_ok=True)
+                    room = most
+                piece = source.read(room)
+                (parts[-1] / f"{file.name}.{number:03}").write_bytes(piece)
+                room -= len(piece)
+                number += 1
+    return parts
+
+
+def join(folder: Path, target: Path) -> None:
+    """The files out of ``folder``'s parts in ``target``, each checked against its sum."""
+    listings = list(folder.glob("part-*/SHA256SUMS"))
+    if not listings:
+        sys.exit(f"{folder} holds no part-*/SHA256SUMS; `pack` makes them")
+    target.mkdir(parents=True, exist_ok=True)
+    for line in listings[0].read_text().splitlines():
+        digest, name = line.split("  ")
+        if (target / name).exists():
+            continue
+        pieces = sorted(folder.glob(f"part-*/{name}.[0-9][0-9][0-9]"), key=lambda piece: piece.name)
+        with (target / "unfinished").open("wb") as file:
+            for piece in pieces:
+                file.write(piece.read_bytes())
+        if sha256(target / "unfinished") == digest:
+            (target / "unfinished").rename(target / name)
+        elif not name.endswith(".gguf"):
+            sys.exit(f"{name} is not whole: a part is missing or damaged")
+        else:
+            print(f"{name} is not whole and is left out: a part is missing or damaged")
+
+
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as source:
+        while piece := source.read(MIB):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def install(joined: Path, work: Path, backend: str) -> Path:
+    """A virtual environment in ``work`` with llama.cpp built for this machine; its Python. What an earlier
+    call has built is used."""
+    venv, stamp = work / "venv", work / f"installed-{backend}"
+    python = venv / "bin" / "python"
+    if stamp.exists():
+        return python
+    # pip runs out of its own wheel: a bare system's Python may come without it
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(joined)}
+    environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+    def run(*arguments: str | Path) -> None:
+        subprocess.run([python, *map(str, arguments)], env=environment, check=True, cwd=ROOT)
+
+    (pip,) = joined.glob("pip-*.whl")
+    run(f"{pip}/pip", "install", "--quiet", "pip", *TOOLS[1:], *NEEDED, *NEEDED_BY_LLAMA)
+    (source,) = joined.glob("llama_cpp_python-*.tar.gz")
+    run("native/build.py", "--backend", backend, "--explain")
+    began = time.monotonic()
+    run("native/build.py", "--backend", backend, "--wheel", work / "wheel", source)
+    print(f"llama.cpp was built in {time.monotonic() - began:.0f} seconds")
+    run("-m", "pip", "install", "--quiet", "--no-deps", *(work / "wheel").glob("*.whl"))
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    stamp.touch()
+    return python
+
+
+def measure(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
+    """Join, install, and let gpu_measurements.py have what is left of the time."""
+    deadline = time.time() + 60 * options.minutes
+    joined, out = folder / "joined", options.out.resolve()
+    join(folder, joined)
+    python = install(joined.resolve(), folder.resolve(), options.backend)
+    models = [str(model) for model in sorted(joined.resolve().glob("*.gguf"))]
+    command = [python, ROOT / "benchmarks" / "gpu_measurements.py", "--deadline", str(deadline), "--out", out]
+    return subprocess.run([*map(str, command), "--scratch", str(folder.resolve()), *rest, *models]).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    packing = verbs.add_parser("pack", help="gather what is carried to the machine")
+    packing.add_argument("folder", type=Path)
+    packing.add_argument("--model", type=Path, action="append", default=[], help="a GGUF; may be repeated")
+    packing.add_argument(
+        "--python", default=".".join(map(str, sys.version_info[:2])), help="the Python there"
+    )
+    packing.add_argument("--part-mib", type=int, default=56, help="the size of a part (beside the source)")
+    measuring = verbs.add_parser(
+        "measure", help="build, check and measure", epilog="other options go to gpu_measurements.py"
+    )
+    measuring.add_argument("folder", type=Path)
+    measuring.add_argument("--backend", default="auto", help="as in make setup BACKEND=…")
+    measuring.add_argument("--minutes", type=float, default=10, help="for all of it, the build included")
+    measuring.add_argument(
+        "--out", type=Path, default=Path(os.environ.get("OUT", ".")), help="for the report"
+    )
+    options, rest = parser.parse_known_args()
+    if options.verb == "measure":
+        return measure(options.folder, options, rest)
+    pack(options.folder, options.model, options.python, options.part_mib)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

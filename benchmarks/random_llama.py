@@ -1,0 +1,124 @@
+"""Llama models of real shapes with random weights, written as blocks of random bytes under sane scales.
+
+A pass over them costs what a real model's does; they say nothing sensible, so only passes are measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+
+Bytes = npt.NDArray[np.uint8]
+Type = GGMLQuantizationType
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A llama's sizes; ``tied``: its output matrix is its token embeddings."""
+
+    n_embd: int
+    n_layer: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    n_vocab: int
+    tied: bool
+
+
+SHAPES = {
+    "0.02B": Shape(512, 4, 1536, 8, 4, 8192, True),  # to rehearse with
+    "1B": Shape(2048, 16, 8192, 32, 8, 128256, True),
+    "3B": Shape(3072, 28, 8192, 24, 8, 128256, True),
+    "8B": Shape(4096, 32, 14336, 32, 8, 128256, False),
+}
+"""Llama 3.2's and 3.1's."""
+
+_SCALES = {
+    # where a block has its half-precision scale, and by how much its integers spread (standard deviation)
+    Type.Q8_0: (0, 74.0),
+    Type.Q4_K: (0, 258.0),
+    Type.Q6_K: (208, 1369.0),
+}
+_Q4_K_MINIMUM = 2  # where a Q4_K block has the scale of its minima: 7.5 times the other centres it on zero
+
+
+def random_blocks(rng: np.random.Generator, kind: Type, rows: int, width: int) -> Bytes:
+    """A (rows, width) matrix that keeps the size of what it multiplies, in blocks of ``kind``: (rows, bytes a
+    row)."""
+    elements, size = GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows * width // elements, size), np.uint8)
+    place, spread = _SCALES[kind]
+    scale = width**-0.5 / spread
+    blocks[:, place : place + 2] = _half(scale)
+    if kind == Type.Q4_K:
+        blocks[:, _Q4_K_MINIMUM : _Q4_K_MINIMUM + 2] = _half(7.5 * scale)
+    return blocks.reshape(rows, -1)
+
+
+def _half(value: float) -> Bytes:
+    return np.array([value], np.float16).view(np.uint8)
+
+
+def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
+    """A model of ``shape`` in ``file_type``: Q8_0, or Q4_K_M, which has its output and half of some matrices
+    in Q6_K as llama.cpp's has. All layers share one layer's bytes, so that it needs little memory."""
+    rng = np.random.default_rng(0)
+    base, better = (Type.Q8_0, Type.Q8_0) if file_type == "Q8_0" else (Type.Q4_K, Type.Q6_K)
+    writer = GGUFWriter(path, "llama")
+    _describe(writer, shape)
+    known: dict[tuple[Type, int, int], Bytes] = {}
+
+    def add(name: str, kind: Type, rows: int, width: int) -> None:
+        if (kind, rows, width) not in known:
+            known[kind, rows, width] = random_blocks(rng, kind, rows, width)
+        writer.add_tensor(f"{name}.weight", known[kind, rows, width], raw_dtype=kind)
+
+    def add_norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(shape.n_embd, np.float32))
+
+    d, kv = shape.n_embd, shape.n_embd // shape.n_head * shape.n_head_kv
+    add("token_embd", better if shape.tied else base, shape.n_vocab, d)
+    add_norm("output_norm")
+    if not shape.tied:
+        add("output", better, shape.n_vocab, d)
+    for i in range(shape.n_layer):
+        # llama.cpp's rule: the first and last eighth of the layers, and each third between
+        first, last = shape.n_layer // 8, 7 * shape.n_layer // 8
+        mixed = better if i < first or i >= last or (i - first) % 3 == 2 else base
+        block = f"blk.{i}."
+        for norm in ("attn_norm", "ffn_norm"):
+            add_norm(block + norm)
+        for part, kind, rows, width in (
+            ("attn_q", base, d, d),
+            ("attn_k", base, kv, d),
+            ("attn_v", mixed, kv, d),
+            ("attn_output", base, d, d),
+            ("ffn_gate", base, shape.n_ff, d),
+            ("ffn_up", base, shape.n_ff, d),
+            ("ffn_down", mixed, d, shape.n_ff),
+        ):
+            add(block + part, kind, rows, width)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _describe(writer: GGUFWriter, shape: Shape) -> None:
+    writer.add_name("random llama")
+    writer.add_context_length(16384)
+    writer.add_embedding_length(shape.n_embd)
+    writer.add_block_count(shape.n_layer)
+    writer.add_feed_forward_length(shape.n_ff)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(shape.n_head_kv)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
+    writer.add_rope_freq_base(500000.0)
+    writer.add_vocab_size(shape.n_vocab)
+    writer.add_tokenizer_model("no_vocab")
