@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 from pass_edge.models import default_model
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
+
+# a shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROMPTS = Path(__file__).parent.parent / "benchmarks" / "prompts" / "spec_bench_dev.jsonl"
 

@@ -47,13 +47,12 @@ log.setLevel(logging.DEBUG)
 with interrupts_kept():
     try:
         llama.llama_model_load_from_file(b"/no/such/file", llama.llama_model_default_params())
-        print("went on")
-        time.sleep(5)
+        time.sleep(60)
     except KeyboardInterrupt:
         print("stopped")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split("\n") == ["went on", "stopped", ""]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert done.stdout == "stopped\n"
     assert done.stderr == ""
 
 
