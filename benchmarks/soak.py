@@ -171,6 +171,7 @@ def report(model: str, minutes: float, soak: Soak, memory: list[float]) -> str:
     """docs/reliability.md."""
     rows = "\n".join(f"| {kind} | {soak.done[kind]:,} |" for kind in (*KINDS, "hung up", "bad body"))
     samples = " · ".join(f"{each:.0f}" for each in memory)
+    start, middle, end = (round(memory[i]) for i in (0, len(memory) // 2, -1))
     wrong = "\n".join(f"- {each}" for each in sorted(set(soak.wrong))) or "None."
     return f"""# Reliability
 
@@ -187,6 +188,7 @@ Every text is compared to what the same request got alone, and afterwards all ar
 {rows}
 
 The server's memory in MiB, from the start and after each twentieth of the time: {samples}.
+It grew by {middle - start} MiB in the first half and by {end - middle} in the second.
 
 ## Answered wrong
 
