@@ -17,6 +17,7 @@ from .completions import RANDOM_SEED
 _WITHOUT_EFFECT = (
     "verbose", "n_batch", "n_ubatch", "n_threads_batch", "use_mmap", "logits_all", "flash_attn",
     "offload_kqv", "op_offload", "swa_full", "no_perf", "last_n_tokens_size", "numa",
+    "n_parts", "f16_kv",  # which LangChain gives, and `llama_cpp.Llama` itself takes no notice of any more
 )  # fmt: skip
 _DEFAULT_SEED = 0xFFFFFFFF  # `llama.h`, LLAMA_DEFAULT_SEED: draw one
 
@@ -46,7 +47,7 @@ class Llama:
         refused = sorted(
             name
             for name, value in others.items()
-            if name not in defaults or (name not in _WITHOUT_EFFECT and value != defaults[name])
+            if name not in _WITHOUT_EFFECT and (name not in defaults or value != defaults[name])
         )
         if refused:
             raise SettingsError(f"not supported here: {', '.join(refused)}")

@@ -1,0 +1,125 @@
+"""What goes wrong around a server, many times over: afterwards it answers right, and its memory is back."""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pass_edge import Engine, Settings
+
+from .serving import Running, serving
+from .test_serve import LONG, A, get, post, raw_request
+from .test_serve_command import started
+
+MARGIN = 4 << 20
+"""Bytes that memory may be above where it was: allocators keep a little."""
+PROBE = {"prompt": "the yes", "max_tokens": 12, "seed": 3}
+CONTEXT = 512
+MANY = [30, pytest.param(1000, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def engine(speaking_path: Path) -> Iterator[Engine]:
+    with Engine(speaking_path, settings=Settings(threads=1, context_size=CONTEXT, parallel=2)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine) -> Iterator[Running]:
+    with serving(engine, queue=2, body_limit=1 << 20) as running:
+        yield running
+
+
+def answers(server: Running) -> Any:
+    """What the probe is answered."""
+    status, body, _ = post(server, "/v1/completions", PROBE)
+    assert status == 200
+    return body["choices"]
+
+
+def is_cut(server: Running) -> None:
+    """A client hangs up in mid-stream."""
+    with raw_request(server, {**LONG, "stream": True}) as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    server.wait_until_idle()
+
+
+def is_malformed(server: Running) -> None:
+    """A body that is no JSON, or not what is asked for."""
+    for body in (b'{"prompt": "x', b"[" * 10_000, b"\xff\xfe", b'{"prompt": "x", "dance": 1}'):
+        assert post(server, "/v1/completions", body)[0] == 400
+
+
+def is_oversized(server: Running) -> None:
+    """A body over the limit, told or sent."""
+    too_much = b" " * ((1 << 20) + 1)
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may hang up on what it does not want
+        assert post(server, "/v1/completions", too_much)[0] == 413
+
+
+def exceeds_context(server: Running) -> None:
+    """A prompt that does not fit, and an answer that reaches the end of the context."""
+    status, body, _ = post(server, "/v1/completions", {"prompt": "the " * CONTEXT})
+    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+    almost = {**LONG, "prompt": [A] * (CONTEXT - 10)}
+    status, body, _ = post(server, "/v1/completions", almost)
+    assert (status, body["choices"][0]["finish_reason"]) == (200, "length")
+    assert body["usage"]["total_tokens"] <= CONTEXT
+
+
+def fills_the_queue(server: Running) -> None:
+    """More requests at once than have a place."""
+    taken = [raw_request(server, {**LONG, "stream": True}) for _ in range(8)]
+    heads = [connection.recv(4096) for connection in taken]
+    assert {head.split()[1] for head in heads} == {b"200", b"429"}
+    for connection in taken:
+        connection.close()
+    server.wait_until_idle()
+
+
+@pytest.mark.parametrize("times", MANY)
+@pytest.mark.parametrize("fault", [is_cut, is_malformed, is_oversized, exceeds_context, fills_the_queue])
+def test_a_fault_leaves_the_server_right_and_its_memory_where_it_was(
+    fault: Callable[[Running], None],
+    times: int,
+    server: Running,
+    engine: Engine,
+    resident: Callable[[], int],
+) -> None:
+    right = engine.create_completion(**PROBE)["choices"]
+
+    def again(count: int) -> int:
+        for _ in range(count):
+            fault(server)
+            assert answers(server) == right
+        gc.collect()
+        return resident()
+
+    before = again(10)
+    assert again(times) - before < MARGIN
+    assert json.loads(get(server, "/health")[1])["slots_idle"] == 2
+
+
+def test_a_model_file_that_is_removed_is_not_missed(speaking_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(speaking_path, tmp_path / "model.gguf"))
+    with started(copy) as (_, url):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+
+        def answer() -> Any:
+            connection.request(
+                "POST", "/v1/completions", json.dumps(PROBE), {"Content-Type": "application/json"}
+            )
+            return json.load(connection.getresponse())["choices"]
+
+        before = answer()
+        copy.unlink()
+        assert answer() == before
+        connection.close()
