@@ -20,7 +20,7 @@ define step
 	{ tail -n 40 build/$(2).log; echo; echo "Failed: $(1). The whole log is build/$(2).log"; exit 1; } >&2
 endef
 
-.PHONY: help setup chat test test-slow lint bench clean FORCE
+.PHONY: help setup chat test test-slow lint docs bench installation clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -30,6 +30,7 @@ help:
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       style, types, and who may import what"
+	@echo "make docs       build the documentation into build/site"
 	@echo "make bench      measure every decoding schedule on this machine"
 	@echo "make clean      remove .venv and build"
 	@echo
@@ -47,15 +48,21 @@ test: .venv/dev
 test-slow: .venv/slow
 	@$(BIN)/pytest -m slow
 
-# import-linter and mypy walk the file system, where `native`, `convert` and `cli` are not yet inside pass_edge. So
-# they look at an ordinary installation.
-lint: .venv/dev
+lint: .venv/dev installation
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+	@cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p pass_edge
+
+docs: .venv/docs installation
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Open build/site/index.html"
+
+# import-linter, mypy and mkdocstrings walk the file system, where `native`, `convert` and `cli` are not yet inside
+# pass_edge. So they look at an ordinary installation.
+installation: .venv/dev
 	@rm -rf build/lint build/lib
 	$(call step,installing into build/lint,lint,\
 		$(BIN)/pip install --no-deps --no-build-isolation --target build/lint . && rm -rf build/lib)
-	@cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
-	@cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p pass_edge
 
 bench: .venv/installed
 	@$(BIN)/python benchmarks/schedules.py
@@ -98,6 +105,10 @@ build/wheels/built: build/llama.plan
 
 .venv/dev: .venv/installed
 	$(call step,installing the tools for development,install-dev,$(BIN)/pip install -e '.[dev]')
+	@touch $@
+
+.venv/docs: .venv/dev
+	$(call step,installing what builds the documentation,install-docs,$(BIN)/pip install -e '.[docs]')
 	@touch $@
 
 .venv/slow: .venv/dev
