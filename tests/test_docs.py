@@ -51,7 +51,7 @@ def ids(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", filter(has_python, PAGES), ids=ids)
+@pytest.mark.parametrize("page", [page for page in PAGES if has_python(page)], ids=ids)
 def test_python_blocks_run(
     page: Path, speaking_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
