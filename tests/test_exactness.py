@@ -126,12 +126,14 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 def keep_the_lookahead_cell(self: Cells, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
     keeper = 0 if len(path) > 1 else layout.shape.a_sequence[path[-1]]  # 0 is the root's own
+    start, first = self.length, self._placed[1]
+    self._keep_pending(path)
     for sequence in self._sequences():
         if sequence != keeper:
-            self._context.remove(sequence, self.length)
-    self._context.remove(keeper, self.length + len(path))
-    self._mirror(keeper, self.length)
-    self.length += len(path)
+            self._context.remove(sequence, start)
+    self._context.remove(keeper, start + len(path))
+    self._mirror(keeper, start)
+    self._stamps += [first + node for node in path]
 
 
 def test_a_broken_rollback_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
