@@ -40,14 +40,12 @@ class TokenEmbeddings:
             output = file.tensors.get(OUTPUT_HEAD, tensor)
         if tensor is None or output is None:
             raise ModelError(f"{path} holds no {TOKEN_EMBEDDINGS}; is it part of a split model?")
-        traits = type_traits(tensor.code)
-        self.type_name = tensor.type_name
-        self.width = tensor.shape[-1]
+        stored = StoredMatrix.mapped(Path(path), tensor)
+        self.type_name, self.width = stored.type_name, stored.width
         self._is_f32 = self.type_name == "f32"
-        self._to_float = traits.to_float
-        self._bytes_a_row = self.width // traits.block_size * traits.type_size
-        shape = tensor.size // self._bytes_a_row, self._bytes_a_row
-        self._rows = np.memmap(path, np.uint8, "r", tensor.offset, shape)
+        self._to_float = type_traits(tensor.code).to_float
+        self._rows = stored.data
+        self._bytes_a_row = self._rows.shape[1]
         self._first_row = self._rows.ctypes.data
         self.output = StoredMatrix.mapped(Path(path), output)
         scaled = architecture in _SCALED_FOR_TOKEN_IDS_ONLY

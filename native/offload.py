@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from .devices import can_offload, devices
+from .embeddings import OUTPUT_HEAD, TOKEN_EMBEDDINGS
 from .gguf_file import GgufFile, Tensor
 from .model import ALL_LAYERS
 
@@ -53,7 +54,7 @@ def layers_within(room: int, tensors: list[Tensor], cells: int) -> int:
 def _output_bytes(tensors: list[Tensor]) -> int:
     # a tied model's output is a copy of its token embeddings; the embeddings themselves stay with the CPU
     sizes = {tensor.name: tensor.size for tensor in tensors}
-    return sizes.get("output.weight") or sizes.get("token_embd.weight", 0)
+    return sizes.get(OUTPUT_HEAD) or sizes.get(TOKEN_EMBEDDINGS, 0)
 
 
 def _layer_bytes(tensors: list[Tensor], cells: int) -> dict[int, int]:

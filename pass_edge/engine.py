@@ -47,8 +47,7 @@ class Engine:
 
     Its methods may be called from any thread: ``settings.parallel`` generations run side by side, and share
     forward passes; further ones wait, each until one before has ended or been dropped. ``sessions`` are not
-    thread-safe by themselves. After a fork only the parent can
-    use it.
+    thread-safe by themselves. After a fork only the parent can use it.
 
     Attributes: ``model``; ``base``, what its file tells of it; ``settings``; ``lookahead`` (None: nothing
     is drafted); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should

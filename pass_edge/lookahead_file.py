@@ -178,8 +178,7 @@ def _matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> StoredMatrix:
             )
         if tensor.type_name not in _TYPES:
             raise LookaheadError(f"{file.path}: {name} is {tensor.type_name}; F32 and Q8_0 can be read")
-        data = np.memmap(file.path, np.uint8, "r", tensor.offset, (tensor.size,))
-        return _stored(file, name, data, tensor.type_name, shape)
+        return StoredMatrix.mapped(file.path, tensor)
     for type_name, kind in _TYPES.items():
         if isinstance(flat, np.ndarray) and flat.dtype == kind:
             return _stored(file, name, flat.view(np.uint8), type_name, shape)

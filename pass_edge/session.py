@@ -149,9 +149,9 @@ class Session:
         try:
             part = self._pass(tree)
             began = time.perf_counter()
-            tree = part.layout.tree
+            tree, logits = part.layout.tree, part.logits[:, : self._n_vocab]
             history = self._history(sampler, tree.tokens[0])
-            verdict = self._verify(tree, part.logits[:, : self._n_vocab], sampler, start + 1, history)
+            verdict = self._verify(tree, logits, sampler, start + 1, history)
             self._passes.commit(self._cells, part.layout, verdict.path)
         except BaseException:
             self.forget()
@@ -163,7 +163,7 @@ class Session:
         passed = Passed(
             tree,
             new,
-            self._outcome(part, verdict),
+            self._outcome(part, logits, verdict),
             sampler.free,
             [*history, *new],
             self._rule,
@@ -177,7 +177,7 @@ class Session:
         self._passes.in_one_thread(lambda: self._schedule.learn(passed))
         drafting_seconds = time.perf_counter() - committed
         drafted = int(part.layout.shape.depths[: len(tree.tokens)].max())
-        chosen_from = tuple(part.logits[node, : self._n_vocab] for node in verdict.path)
+        chosen_from = tuple(logits[node] for node in verdict.path)
         return Step(new, drafted, part.seconds, drafting_seconds, chosen_from)
 
     def _pass(self, tree: DraftTree) -> Part:
@@ -189,15 +189,14 @@ class Session:
             return []
         return [*(self.tokens if length < 0 else self.tokens[-length:]), root]
 
-    def _outcome(self, part: Part, verdict: Verdict) -> Outcome:
+    def _outcome(self, part: Part, logits: Floats, verdict: Verdict) -> Outcome:
         # lookahead token k of the last accepted node drafts the token k + 1 positions after the new root
         node = verdict.path[-1]
         first = part.layout.shape.group_starts[node]
         group = slice(first, first + part.layout.tree.lookahead[node])
-        logits = part.logits[group, : self._n_vocab]
         if part.hidden is None:
-            return Outcome(logits)
-        return Outcome(logits, part.hidden[node], part.hidden[group])
+            return Outcome(logits[group])
+        return Outcome(logits[group], part.hidden[node], part.hidden[group])
 
     def _saved_cells(self) -> bytes:
         with self._passes.alone():
