@@ -74,7 +74,12 @@ _RECIPE_OPTIONS = [
         help="Width of a head that corrects a lookahead output once the token before is known; 0 leaves it "
         "out. [default: 1024]",
     ),
-    click.option("--start", metavar="SIDECAR", help="Begin with the lookahead embeddings of this file."),
+    click.option(
+        "--start",
+        metavar="SIDECAR",
+        help="Begin with the lookahead embeddings of this file, and with its heads where they are as wide: "
+        "what learnt from one text goes on with another.",
+    ),
     click.option(
         "--steps",
         type=click.IntRange(0),

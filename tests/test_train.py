@@ -133,6 +133,19 @@ def test_embeddings_that_are_there_can_be_kept(folder: Path, trained: Path, tmp_
     assert (tmp_path / "r.html").read_text().count("<svg") == 3
 
 
+def test_heads_go_on_from_where_those_of_another_file_were(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    learnt = np.mean(read_lookahead(trained).acceptance)
+    begun = {}
+    for name, more in {"anew": (), "on": ("--start", str(trained))}.items():
+        done = run(folder, tmp_path / f"{name}.pass.gguf", *more, lookahead=0, head_width=0, head_steps=1)
+        assert done.exit_code == 0, done.output
+        begun[name] = np.mean(read_lookahead(tmp_path / f"{name}.pass.gguf").acceptance)
+    assert begun["on"] > 0.9 * learnt
+    assert begun["anew"] < 0.5 * learnt
+
+
 def test_training_again_makes_nothing_anew(folder: Path, trained: Path) -> None:
     before = trained.read_bytes()
     refused = run(folder, trained)

@@ -32,9 +32,13 @@ class DraftHead(nn.Module):
     def of(cls, weights: HeadWeights) -> DraftHead:
         """The head that the runtime has."""
         head = cls(weights.down.shape[0], weights.down.shape[1])
-        numbers = {name: getattr(weights, name).numbers() for name in ("gate", "up", "down")}
-        head.load_state_dict({f"{name}.weight": torch.from_numpy(matrix) for name, matrix in numbers.items()})
+        head.load(weights)
         return head.requires_grad_(False)
+
+    def load(self, weights: HeadWeights) -> None:
+        """Become the head that the runtime has, of the same shape."""
+        numbers = {name: getattr(weights, name).numbers() for name in ("gate", "up", "down")}
+        self.load_state_dict({f"{name}.weight": torch.from_numpy(matrix) for name, matrix in numbers.items()})
 
     def forward(self, state: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         x = self.dropout(torch.cat([_rms(state), _rms(embedding)], -1))

@@ -121,6 +121,7 @@ def train_head(
     candidates: npt.NDArray[np.int32],
     width: int,
     steps: int,
+    start: HeadWeights | None = None,
     anchors: int = 512,
     lr: float = 1.5e-3,
     dropout: float = 0.3,
@@ -129,7 +130,8 @@ def train_head(
     progress: Progress = lambda step, steps, loss, measured: None,
 ) -> TrainedHead:
     """Train a head of ``width`` to draft ``candidates``, going on from ``path``. ``name``: what it is
-    measured as; ``anchors``: in each step. Raises SettingsError, ModelError."""
+    measured as; ``start``: of that width, what it begins with; ``anchors``: in each step. Raises
+    SettingsError, ModelError."""
     if not len(learn) or not len(held_out):
         raise SettingsError("the answers are too short to train a draft head on, or to measure it on")
     accelerator = Accelerator()
@@ -139,6 +141,8 @@ def train_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         student = _Student(DraftHead(embeddings.width, width, dropout))
+    if start:
+        student.head.load(start)
     run = Run(
         path,
         student,

@@ -28,6 +28,7 @@ from accelerate import PartialState
 from pass_edge import Engine, Settings
 from pass_edge.lookahead import Lookahead
 from pass_edge.lookahead_file import read_base, read_lookahead, write_sidecar
+from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.errors import OutputError, SettingsError
 from pass_edge.native.output import written_whole
 
@@ -53,7 +54,8 @@ class Recipe:
     """What to make. ``prompts``, ``held_out``: as in prompts.read_prompts; without ``held_out`` the first
     prompts are held out. ``also``: folders of other trainings of this model with the same prompts held out,
     whose text is learnt from too. ``answers``: how many to learn from; ``max_tokens``, ``max_prompt``: of
-    each answer, of its prompt. ``start``: a sidecar whose lookahead embeddings to begin with. ``lookahead``,
+    each answer, of its prompt. ``start``: a sidecar to begin with: its lookahead embeddings,
+    and its heads where they are as wide. ``lookahead``,
     ``prefix``: how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs and
     on hidden states; 0 leaves a thing out. ``steps``: for the rows; ``head_steps``: for each head;
     ``head_depth``: drafts in a row that heads learn. Raises SettingsError."""
@@ -114,6 +116,7 @@ class Training:
 
     def _run(self, output: Path, stages: Sequence[str]) -> None:
         self._base = read_base(self.model)
+        self._start = read_lookahead(self.recipe.start) if self.recipe.start else None
         self._claim_folder()
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -294,7 +297,7 @@ class Training:
             self.folder,
             count=recipe.lookahead,
             prefix=recipe.prefix,
-            start=read_lookahead(recipe.start).embeddings if recipe.start else None,
+            start=self._start.embeddings if self._start else None,
             steps=recipe.steps,
             measure_every=max(1, recipe.steps // 4),  # it takes long
             seed=recipe.seed,
@@ -316,16 +319,25 @@ class Training:
             )
             for some, depth in ((texts, self.recipe.head_depth), (held_out, len(rows.embeddings)))
         ]
-        return self._train_head(HEAD, "head.pt", self.recipe.head_width, *outputs)
+        start = self._start and self._start.head
+        return self._train_head(HEAD, "head.pt", self.recipe.head_width, start, *outputs)
 
     def _learn_hidden(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> TrainedHead:
         anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
-        return self._train_head(HIDDEN, "hidden.pt", self.recipe.hidden_width, *anchors)
+        start = self._start and self._start.hidden_head
+        return self._train_head(HIDDEN, "hidden.pt", self.recipe.hidden_width, start, *anchors)
 
     def _train_head(
-        self, name: str, state: str, width: int, learn: Anchors, held_out: Anchors
+        self,
+        name: str,
+        state: str,
+        width: int,
+        start: HeadWeights | None,
+        learn: Anchors,
+        held_out: Anchors,
     ) -> TrainedHead:
         recipe = self.recipe
+        as_wide = start and start.down.shape[1] == width
         return train_head(
             name,
             self.model,
@@ -334,6 +346,7 @@ class Training:
             self.folder / state,
             candidates=self._candidates(),
             width=width,
+            start=start if as_wide else None,
             steps=recipe.head_steps,
             measure_every=max(1, recipe.head_steps // 20),
             seed=recipe.seed,
