@@ -6,6 +6,7 @@ It runs on the CPU, between two forward passes, and shares nothing with a contex
 from __future__ import annotations
 
 import ctypes
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,20 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """``gate`` and ``up`` (width, 2 · n_embd), ``down`` (n_embd, width)."""
+    """``gate`` and ``up`` (width, inputs · n_embd), ``down`` (n_embd, width)."""
 
     gate: StoredMatrix
     up: StoredMatrix
     down: StoredMatrix
+
+    @property
+    def width(self) -> int:
+        return self.gate.shape[0]
+
+    @property
+    def inputs(self) -> int:
+        """2 where it is told a state and an embedding, 3 where the state before these too."""
+        return self.gate.shape[1] // self.down.shape[0]
 
     @classmethod
     def of(cls, gate: Floats, up: Floats, down: Floats) -> HeadWeights:
@@ -90,19 +100,20 @@ class OutputRows:
 
 
 class DraftHead:
-    """From the state h before a token and the token's embedding e to the state behind it, and the logits of
-    candidates there:
+    """From what is known of the state behind a token, h, its embedding e and the state b before it to the
+    state behind it, and the logits of candidates there:
 
-        h' = h + down · (silu(gate · x) * (up · x)),  x = [rms(h); rms(e)];  logits = output[candidates] · h'
+        h' = h + down · (silu(gate · x) * (up · x)),  x = [rms(h); rms(e); rms(b)],
+        logits = output[candidates] · h'
 
-    Close it, or use it as a context manager. Not thread-safe.
+    A head of two inputs is not told b. Close it, or use it as a context manager. Not thread-safe.
     """
 
     def __init__(self, weights: HeadWeights, output: OutputRows, *, threads: int) -> None:
         """Raises LibraryError."""
         self._output, width = output, output.width
         self._tensors = tensors = _Tensors(threads)
-        self._state, self._embedding = tensors.new(_F32, width, 1), tensors.new(_F32, width, 1)
+        self._inputs = [tensors.new(_F32, width, 1) for _ in range(weights.inputs)]
         stored = weights.gate, weights.up, weights.down
         matrices = [tensors.new(GGML_TYPES[m.type_name], *reversed(m.shape)) for m in stored]
         self._next = self._forward(*matrices)
@@ -114,21 +125,21 @@ class DraftHead:
             _write(tensor, matrix.data)
             matrix.let_go()
 
-    def step(self, state: Floats, embedding: Floats) -> tuple[Floats, Floats]:
-        """(n_embd,) ``state`` before a token and its (n_embd,) ``embedding`` → the (n_embd,) state behind it
-        and the (m,) logits of the candidates, float32."""
-        _write(self._state, np.ascontiguousarray(state, np.float32))
-        _write(self._embedding, np.ascontiguousarray(embedding, np.float32))
+    def step(self, state: Floats, embedding: Floats, before: Floats) -> tuple[Floats, Floats]:
+        """(n_embd,) h, e and b → the (n_embd,) state behind the token and the (m,) logits of the candidates,
+        float32."""
+        for tensor, given in zip(self._inputs, (state, embedding, before), strict=False):
+            _write(tensor, np.ascontiguousarray(given, np.float32))
         if ggml("ggml_backend_graph_compute")(self._tensors.backend, self._graph):
             raise LibraryError("ggml could not compute the draft head")
         return _read(self._next, self._output.width), _read(self._logits, self._output.count)
 
     def _forward(self, gate: int, up: int, down: int) -> int:
         arena, apply = self._tensors.arena, self._tensors.apply
-        norms = [ggml("ggml_rms_norm")(arena, tensor, _EPSILON) for tensor in (self._state, self._embedding)]
-        x = ggml("ggml_concat")(arena, *norms, 0)
+        norms = [ggml("ggml_rms_norm")(arena, tensor, _EPSILON) for tensor in self._inputs]
+        x = functools.reduce(lambda one, other: ggml("ggml_concat")(arena, one, other, 0), norms)
         opened = apply("ggml_swiglu_split", *(apply("ggml_mul_mat", side, x) for side in (gate, up)))
-        return apply("ggml_add", self._state, apply("ggml_mul_mat", down, opened))
+        return apply("ggml_add", self._inputs[0], apply("ggml_mul_mat", down, opened))
 
     def close(self) -> None:
         """Free its memory; safe to call twice."""

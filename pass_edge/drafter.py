@@ -55,19 +55,22 @@ class Heads:
             for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
         ]
 
-    def corrected(self, state: Floats, token: int) -> Floats | None:
-        """Logits (n_vocab,) behind ``token``, of a lookahead output (n_embd,) in its place; None without a
-        head for that."""
-        head = self._heads[0]
-        return self._spread(head.step(state, self._embedding(token))[1]) if head else None
+    def corrected(self, state: Floats, token: int, before: Floats) -> tuple[Floats, Floats] | None:
+        """From a lookahead output (n_embd,) in the place of ``token``, and the state ``before`` it, to the
+        state behind it, and logits (n_vocab,) there; None without a head for that."""
+        return self._step(self._heads[0], state, token, before)
 
     def onward(self, state: Floats, token: int) -> tuple[Floats, Floats] | None:
         """From the hidden state before ``token`` to the one behind it, (n_embd,), and logits (n_vocab,)
         there; None without a head for that."""
-        head = self._heads[1]
+        return self._step(self._heads[1], state, token, state)
+
+    def _step(
+        self, head: DraftHead | None, state: Floats, token: int, before: Floats
+    ) -> tuple[Floats, Floats] | None:
         if not head:
             return None
-        state, scores = head.step(state, self._embedding(token))
+        state, scores = head.step(state, self._embedding(token), before)
         return state, self._spread(scores)
 
     def _embedding(self, token: int) -> Floats:
@@ -137,9 +140,13 @@ class Drafter:
     def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Floats]:
         """Logits (n_vocab,) for each depth, made once the token before stands at the end of ``tokens``: from
         the best source there is. Mixing them was measured, and is no better (docs/training.md)."""
-        state, carried = outcome.hidden, 0
+        states = () if outcome.states is None else outcome.states
+        state = before = outcome.hidden
+        carried = 0
         for depth in range(self.depth):
-            logits = self._corrected(outcome, depth, tokens[-1])
+            logits = None
+            if self.heads and before is not None and depth < len(states):
+                before, logits = self.heads.corrected(states[depth], tokens[-1], before) or (before, None)
             if logits is None and self.heads and state is not None:
                 for token in tokens[carried:]:
                     onward = self.heads.onward(state, token)
@@ -151,11 +158,6 @@ class Drafter:
             if logits is None:
                 return
             yield logits
-
-    def _corrected(self, outcome: Outcome, depth: int, token: int) -> Floats | None:
-        if not self.heads or outcome.states is None or depth >= len(outcome.states):
-            return None
-        return self.heads.corrected(outcome.states[depth], token)
 
 
 def _best_chance(logits: Floats) -> float:

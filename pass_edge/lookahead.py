@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.errors import LookaheadError
 
-MAX_COUNT, MAX_WIDTH = 64, 1 << 16
+MAX_COUNT, MAX_INPUTS, MAX_WIDTH = 64, 3, 1 << 16
 Floats = npt.NDArray[np.float32]
 
 
@@ -59,9 +59,9 @@ class Lookahead:
         _check_rows("lookahead embeddings", self.embeddings, self.base, least=0 if self.hidden_head else 1)
         if self.prefix is not None:
             _check_rows("prefix", self.prefix, self.base, least=1)
-        for head in (self.head, self.hidden_head):
+        for head, most in ((self.head, MAX_INPUTS), (self.hidden_head, 2)):
             if head:
-                _check_head(head, self.base)
+                _check_head(head, self.base, most)
         if self.head or self.hidden_head:
             _check_candidates(self.candidates, self.base)
 
@@ -113,10 +113,12 @@ def _check_rows(what: str, rows: Floats, base: Base, *, least: int) -> None:
     _check_finite(what, rows)
 
 
-def _check_head(head: HeadWeights, base: Base) -> None:
-    width, n_embd = head.gate.shape[0], base.n_embd
+def _check_head(head: HeadWeights, base: Base, most_inputs: int) -> None:
+    width, n_embd = head.width, base.n_embd
     shapes = head.gate.shape, head.up.shape, head.down.shape
-    if not 0 < width <= MAX_WIDTH or shapes != ((width, 2 * n_embd), (width, 2 * n_embd), (n_embd, width)):
+    told = head.inputs * n_embd
+    fits = shapes == ((width, told), (width, told), (n_embd, width)) and 2 <= head.inputs <= most_inputs
+    if not 0 < width <= MAX_WIDTH or not fits:
         raise LookaheadError(f"a draft head of shapes {shapes} does not fit states of {n_embd}")
     for matrix in (head.gate, head.up, head.down):
         _check_finite("draft head", matrix.numbers())

@@ -23,7 +23,7 @@ from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.output import written_whole
 from pass_edge.native.stored import StoredMatrix, bytes_a_row, encode_rows
 
-from .lookahead import MAX_COUNT, MAX_WIDTH, Base, Floats, Lookahead
+from .lookahead import MAX_COUNT, MAX_INPUTS, MAX_WIDTH, Base, Floats, Lookahead
 
 FORMAT_VERSION = 1
 WEIGHT, PREFIX = "pass.lookahead.weight", "pass.prefix.weight"
@@ -48,6 +48,7 @@ class Keys:
     WIDTH = "pass.embedding_length"
     PREFIX = "pass.prefix.count"
     HEAD = "pass.head.width"
+    HEAD_INPUTS = "pass.head.inputs"
     HIDDEN_HEAD = "pass.hidden_head.width"
     CANDIDATES = "pass.candidates"
     BASE_NAME = "pass.base.name"
@@ -57,7 +58,7 @@ class Keys:
     ACCEPTANCE = "pass.acceptance"
     TRAINING = "pass.training"
 
-    OPTIONAL = (PREFIX, HEAD, HIDDEN_HEAD)
+    OPTIONAL = (PREFIX, HEAD, HEAD_INPUTS, HIDDEN_HEAD)
     """Counts that are 0 where they are not given."""
 
 
@@ -100,8 +101,9 @@ def _metadata(lookahead: Lookahead) -> dict[str, Value]:
         Keys.COUNT: len(lookahead),
         Keys.WIDTH: base.n_embd,
         Keys.PREFIX: 0 if lookahead.prefix is None else len(lookahead.prefix),
-        Keys.HEAD: lookahead.head.gate.shape[0] if lookahead.head else 0,
-        Keys.HIDDEN_HEAD: lookahead.hidden_head.gate.shape[0] if lookahead.hidden_head else 0,
+        Keys.HEAD: lookahead.head.width if lookahead.head else 0,
+        Keys.HEAD_INPUTS: lookahead.head.inputs if lookahead.head else 0,
+        Keys.HIDDEN_HEAD: lookahead.hidden_head.width if lookahead.hidden_head else 0,
         Keys.BASE_NAME: base.name,
         Keys.BASE_VOCABULARY: base.n_vocab,
         Keys.BASE_TOKENIZER: base.tokenizer_sha256,
@@ -139,8 +141,8 @@ def read_lookahead(path: str | Path) -> Lookahead:
                 acceptance=tuple(acceptance.tolist()) if isinstance(acceptance, np.ndarray) else (),
                 training=training if isinstance(training, str) else "",
                 prefix=_numbers(file, PREFIX, (prefix, width)) if prefix else None,
-                head=_head(file, HEAD, Keys.HEAD, width),
-                hidden_head=_head(file, HIDDEN_HEAD, Keys.HIDDEN_HEAD, width),
+                head=_head(file, HEAD, Keys.HEAD, width, _size(file, Keys.HEAD_INPUTS, MAX_INPUTS) or 2),
+                hidden_head=_head(file, HIDDEN_HEAD, Keys.HIDDEN_HEAD, width, 2),
                 candidates=candidates if isinstance(candidates, np.ndarray) else np.zeros(0, np.int32),
             )
         except LookaheadError as error:
@@ -155,9 +157,10 @@ def _size(file: GgufFile, key: str, most: int) -> int:
     return size
 
 
-def _head(file: GgufFile, name: str, key: str, n_embd: int) -> HeadWeights | None:
+def _head(file: GgufFile, name: str, key: str, n_embd: int, inputs: int) -> HeadWeights | None:
     width = _size(file, key, MAX_WIDTH)
-    shapes = {"gate": (width, 2 * n_embd), "up": (width, 2 * n_embd), "down": (n_embd, width)}
+    told = inputs * n_embd
+    shapes = {"gate": (width, told), "up": (width, told), "down": (n_embd, width)}
     if not width:
         return None
     return HeadWeights(**{p: _matrix(file, f"{name}.{p}.weight", shape) for p, shape in shapes.items()})

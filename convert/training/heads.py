@@ -1,7 +1,7 @@
 """How a draft head learns: from states that were made once and kept, so no model is needed any more.
 
 The *hidden head* starts from the hidden state that a token was chosen from, and carries it forward from
-token to token. The *head on lookahead outputs* takes, at each depth, what a lookahead token said there.
+token to token. The *head on lookahead outputs* takes, at each depth, what a lookahead token said there, too.
 Either knows the token before the one it drafts, and the model's output matrix is to say what the model said.
 """
 
@@ -46,7 +46,7 @@ class TrainedHead:
 
 class Anchors:
     """Places in the answers of some texts with what the head starts from there, ``states`` (n, S, n_embd)
-    float16: S is 1 where the head carries it forward, else the ``depth``."""
+    float16: the hidden state, and behind it, for a head on lookahead outputs, these."""
 
     def __init__(
         self,
@@ -79,11 +79,16 @@ class Anchors:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def inputs(self) -> int:
+        """Of a head that learns from them."""
+        return 2 if self._states.shape[1] == 1 else 3
+
     def up_to(self, depth: int) -> Anchors:
         """The same places, with ``depth`` drafts each at most."""
         fewer = copy.copy(self)
         fewer._depth = min(depth, self._depth)
-        fewer._states = self._states[:, :depth]
+        fewer._states = self._states[:, : 1 + depth]
         return fewer
 
     def batch(self, which: npt.NDArray[np.int64], embeddings: TokenEmbeddings, device: torch.device) -> Batch:
@@ -102,8 +107,9 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Batch:
-    """``states`` (B, S, n_embd); and at each of D depths ``embeddings`` (B, D, n_embd) of the tokens before
-    the draft, and what the model found ``likely`` (B, D, k) in its place, with ``probabilities``."""
+    """``states`` (B, S, n_embd), as in Anchors; and at each of D depths ``embeddings`` (B, D, n_embd) of the
+    tokens before the draft, and what the model found ``likely`` (B, D, k) in its place, with
+    ``probabilities``."""
 
     states: torch.Tensor
     embeddings: torch.Tensor
@@ -140,7 +146,7 @@ def train_head(
     vocabulary = _Vocabulary(candidates, torch.from_numpy(rows), accelerator.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student = _Student(DraftHead(embeddings.width, width, dropout))
+        student = _Student(DraftHead(embeddings.width, width, learn.inputs, dropout))
     if start:
         student.head.load(start)
     run = Run(
@@ -220,13 +226,12 @@ class _Student(nn.Module):
 
     def _drafts(self, vocabulary: _Vocabulary, batch: Batch) -> Iterator[torch.Tensor]:
         """Logits (B, candidates) at each depth."""
-        given = batch.states.shape[1]
-        state = batch.states[:, 0]
+        before, said = batch.states[:, 0], batch.states[:, 1:]
         for depth in range(batch.embeddings.shape[1]):
             with vocabulary.autocast(batch.states.device):
-                before = batch.states[:, depth] if depth < given else state
-                state = self.head(before, batch.embeddings[:, depth])
-            yield vocabulary.logits(state)
+                state = said[:, depth] if depth < said.shape[1] else before
+                before = self.head(state, batch.embeddings[:, depth], before)
+            yield vocabulary.logits(before)
 
 
 def likeliest(texts: Sequence[Answered], count: int) -> npt.NDArray[np.int32]:

@@ -115,24 +115,29 @@ class _Sources:
                 states = frozen.look_ahead(reading, anchors, self._embeddings, self._prefix)
                 opinions[LOOKAHEAD] = frozen.logits(states)
                 if self._head:
-                    opinions[HEAD] = self._among(self._head(states, before))
+                    opinions[HEAD] = self._among(_onward(self._head, hidden[some], before, states))
             if self._hidden:
-                opinions[HIDDEN] = self._among(self._onward(hidden[some], before))
+                opinions[HIDDEN] = self._among(_onward(self._hidden, hidden[some], before))
             if HIDDEN in opinions and reading is not None:
                 first = opinions.get(HEAD, opinions[LOOKAHEAD])
                 opinions[UNION] = torch.logaddexp(first.log_softmax(-1), opinions[HIDDEN].log_softmax(-1))
             for name, logits in opinions.items():
                 yield name, rank(logits, likeliest[drafted])
 
-    def _onward(self, state: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        assert self._hidden
-        states = []
-        for depth in range(before.shape[1]):
-            state = self._hidden(state, before[:, depth])
-            states.append(state)
-        return torch.stack(states, 1)
-
     def _among(self, states: torch.Tensor) -> torch.Tensor:
         logits = torch.full((*states.shape[:-1], self._frozen.n_vocab), -torch.inf, device=states.device)
         logits[..., self._candidates] = self._frozen.logits(states, self._candidates)
         return logits
+
+
+def _onward(
+    head: DraftHead, hidden: torch.Tensor, embeddings: torch.Tensor, outputs: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(anchors, depths, n_embd): what ``head`` makes of ``hidden`` states and the tokens' ``embeddings``
+    at each depth, and of lookahead ``outputs`` if it is one for these."""
+    before, states = hidden, []
+    for depth in range(embeddings.shape[1]):
+        state = before if outputs is None else outputs[:, depth]
+        before = head(state, embeddings[:, depth], before)
+        states.append(before)
+    return torch.stack(states, 1)

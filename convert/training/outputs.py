@@ -59,8 +59,10 @@ def make_outputs(
                     states = model.look_ahead(model.read(texts[i].ids), anchors, *rows)
                     file.write(states.cpu().numpy().astype(np.float16).tobytes())
     progress(len(texts), len(texts))
-    states = np.fromfile(path, np.float16).reshape(-1, *embeddings.shape)
-    return Anchors(texts, places, states, len(embeddings))
+    outputs = np.fromfile(path, np.float16).reshape(-1, *embeddings.shape)
+    none = np.zeros((0, embeddings.shape[1]), np.float16)
+    hidden = np.concatenate([none, *(text.hidden[some] for text, some in zip(texts, places, strict=True))])
+    return Anchors(texts, places, np.concatenate([hidden[:, None], outputs], 1), len(embeddings))
 
 
 def _places(text: Answered, count: int, index: int) -> npt.NDArray[np.int64]:

@@ -337,7 +337,7 @@ class Training:
         held_out: Anchors,
     ) -> TrainedHead:
         recipe = self.recipe
-        as_wide = start and start.down.shape[1] == width
+        as_wide = start and start.width == width
         return train_head(
             name,
             self.model,
