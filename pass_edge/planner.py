@@ -193,25 +193,29 @@ class _Plan:
         a row's price is what it adds to theirs."""
         self.sharing = sharing
         self.pace = max(pace.tokens_per_second, sharing / seconds[0])
-        self._prices = self.pace * (seconds - seconds[0])
+        self._prices: list[float] = (self.pace * (seconds - seconds[0])).tolist()
         self.most = len(seconds) - 1
-        rows = np.arange(1, self.most + 1)
-        self.least = float((self._prices[1:] / rows).min()) if self.most else 1.0
+        self.least = min((price / n for n, price in enumerate(self._prices) if n), default=1.0)
         """A draft pays in no company if its chance is less."""
 
-    def _values(self, draft: Draft, looks: int = 0) -> np.ndarray:
-        """(m + 1,): what the 0, 1, … m likeliest nodes are worth, with ``looks`` lookahead tokens at each."""
+    def _best(self, draft: Draft, looks: int = 0) -> tuple[float, int]:
+        """What the likeliest nodes are worth, and how many of them are worth most, with ``looks`` lookahead
+        tokens at each and at the root."""
         prices = self._prices[looks :: looks + 1]
-        chances = np.sort(draft.chances)[::-1][: len(prices) - 1]
-        return np.concatenate([[0.0], chances.cumsum()]) - prices[: len(chances) + 1]
+        best, count, hoped = -prices[0], 0, 0.0
+        for n, chance in enumerate(sorted(draft.chances, reverse=True)[: len(prices) - 1], 1):
+            hoped += chance
+            if hoped - prices[n] > best:
+                best, count = hoped - prices[n], n
+        return best, count
 
     def worth(self, draft: Draft) -> float:
         """Tokens that the best part of ``draft`` gains over none."""
-        return float(self._values(draft).max())
+        return self._best(draft)[0]
 
     def best(self, draft: Draft, looks: int) -> Draft:
         """The part of ``draft`` that is worth most."""
-        return draft.best(int(self._values(draft, looks).argmax())) if draft.tokens else NO_DRAFT
+        return draft.best(self._best(draft, looks)[1]) if draft.tokens else NO_DRAFT
 
 
 @dataclass
