@@ -7,7 +7,7 @@ token, which the hidden head carries forward from token to token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from .noise import DRAFT
 from .sampling import Distribution, Sampler
 from .tree import Draft
 
+Stepped = tuple[Floats, Floats]  # a state, and logits there
 _FAR = 16.0  # nats; all that is further off has no part in a chance worth drafting
 
 
@@ -34,7 +35,7 @@ class Outcome:
 
 
 class Heads:
-    """The draft heads of one model's lookahead. Close it when done."""
+    """The draft heads of one model's lookahead. Close it when done. Not thread-safe."""
 
     def __init__(
         self,
@@ -43,9 +44,11 @@ class Heads:
         *,
         threads: int,
         corrects: bool = True,
+        run: Callable[[Callable[[], Stepped]], Stepped] = lambda work: work(),
     ) -> None:
         """``embeddings``: the model's. ``corrects``: with the head on lookahead outputs, not only the hidden
-        head. Raises LibraryError."""
+        head. ``run`` does what computes with ggml. Raises LibraryError."""
+        self._run = run
         self._embeddings = embeddings
         self._candidates = lookahead.candidates
         self._n_vocab = lookahead.base.n_vocab
@@ -55,23 +58,22 @@ class Heads:
             for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
         ]
 
-    def corrected(self, state: Floats, token: int, before: Floats) -> tuple[Floats, Floats] | None:
+    def corrected(self, state: Floats, token: int, before: Floats) -> Stepped | None:
         """From a lookahead output (n_embd,) in the place of ``token``, and the state ``before`` it, to the
         state behind it, and logits (n_vocab,) there; None without a head for that."""
         return self._step(self._heads[0], state, token, before)
 
-    def onward(self, state: Floats, token: int) -> tuple[Floats, Floats] | None:
+    def onward(self, state: Floats, token: int) -> Stepped | None:
         """From the hidden state before ``token`` to the one behind it, (n_embd,), and logits (n_vocab,)
         there; None without a head for that."""
         return self._step(self._heads[1], state, token, state)
 
-    def _step(
-        self, head: DraftHead | None, state: Floats, token: int, before: Floats
-    ) -> tuple[Floats, Floats] | None:
+    def _step(self, head: DraftHead | None, state: Floats, token: int, before: Floats) -> Stepped | None:
         if not head:
             return None
-        state, scores = head.step(state, self._embedding(token), before)
-        return state, self._spread(scores)
+        embedding = self._embedding(token)
+        behind, scores = self._run(lambda: head.step(state, embedding, before))
+        return behind, self._spread(scores)
 
     def _embedding(self, token: int) -> Floats:
         return self._embeddings.rows(np.array([token], np.int32))[0]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from pass_edge.native.errors import ContextError
 
 from .cells import MAX_ROWS, Cache, Cells
 from .tree import DraftTree, Layout
+
+T = TypeVar("T")
 
 PATIENCE = 0.005
 """Seconds that a pass waits for those of the last one: more than it takes to turn a token into text, less
@@ -131,15 +134,14 @@ class Passes:
         with self._changed:
             yield
 
-    def in_one_thread(self, work: Callable[[], object]) -> None:
+    def in_one_thread(self, work: Callable[[], T]) -> T:
         """Do ``work``, which computes with ggml, in the thread that all such work is done in; ``alone``."""
         with self._changed:
             if not self._one_thread:
-                work()
-                return
+                return work()
             future = self._one_thread.submit(work)
             try:
-                future.result()
+                return future.result()
             except BaseException:
                 wait([future])  # an interrupt must not leave it running
                 raise

@@ -29,6 +29,8 @@ from .tree import NO_DRAFT, Draft, DraftTree
 _REMEMBERED = 0.97
 """Of the pace, at each pass: it follows the text within some thirty."""
 _RAREST = 256
+_UNLIKELY = 0.5
+"""Where drafts must be right more often than that to pay, heads begin as a source that did not."""
 _REPLANNED = 8
 """Passes for which prices hold: depth, costs and pace move slowly, and numpy between passes is not free."""
 
@@ -53,7 +55,7 @@ class Planner:
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
         self._chances: dict[float, _Calibrated] = {}
-        self._thinking = Gate()
+        self._thinking = {1: Gate()}
         self._group, self._looking = group, Gate(rarely=not may_look_ahead(costs))
         self._looks = 0
         self._pace = Pace()
@@ -92,8 +94,9 @@ class Planner:
             paid = seconds[passed.rows - 1] - seconds[passed.rows - 1 - sum(passed.tree.lookahead)]
             gained = self._think(branches, plan, chances.lookahead, passed) if may_think else 0.0
             self._looking.settle(gained - paid)
-        elif may_think and self.needs_hidden and self._thinking.opens():
-            self._thinking.settle(self._think(branches, plan, chances.hidden, passed))
+        elif may_think and self.needs_hidden and self._asks_heads(plan):
+            gained = self._think(branches, plan, chances.hidden, passed)
+            self._thinking[plan.sharing].settle(gained)
         self._looks = self._group if self._group and self._looking.opens() else 0
         self._draft = plan.best(branches.draft(), self._looks)
         elapsed = passed.seconds + time.perf_counter() - began
@@ -125,6 +128,12 @@ class Planner:
                 return
             proposal = Distribution(np.array([token]), np.ones(1)) if rule == "rejection" else None
             node = branches.add(node, token, chance, proposal)
+
+    def _asks_heads(self, plan: _Plan) -> bool:
+        # what does not pay in company may pay alone, and the other way round
+        if plan.sharing not in self._thinking:
+            self._thinking[plan.sharing] = Gate(rarely=plan.least > _UNLIKELY)
+        return plan.least < 1 and self._thinking[plan.sharing].opens()
 
     def _think(self, branches: _Branches, plan: _Plan, chances: Chances, passed: Passed) -> float:
         """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""

@@ -173,8 +173,8 @@ class Session:
             part.rows - len(part.layout.rows),
             part.sharing,
         )
-        # heads and costs are for all conversations
-        self._passes.in_one_thread(lambda: self._schedule.learn(passed))
+        with self._passes.alone():  # heads and costs are for all conversations
+            self._schedule.learn(passed)
         drafting_seconds = time.perf_counter() - committed
         drafted = int(part.layout.shape.depths[: len(tree.tokens)].max())
         chosen_from = tuple(logits[node] for node in verdict.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.chances import Chances, head_kind, ngram_kind
 from pass_edge.costs import StepCosts, step_costs
-from pass_edge.drafter import Outcome
+from pass_edge.drafter import Ahead, Outcome
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.devices import default_threads
 from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, NgramIndex
@@ -201,6 +201,51 @@ def test_what_does_not_pay_is_tried_ever_more_rarely() -> None:
         if gate.opens():
             gate.settle(5.0)
     assert all(gate.opens() for _ in range(5))
+
+
+class Oracle:
+    """Drafts what comes, and counts how often it is asked."""
+
+    heads, asked = object(), 0
+
+    def ahead(self, *_: object) -> Iterator[Ahead]:
+        self.asked += 1
+        yield Ahead(3, 1.0, None)
+
+
+def company(planner: Planner, passes: int, sharing: int, come: int) -> None:
+    """Passes that ``sharing`` conversations share, with a row each; ``come``: the token that comes."""
+    outcome = Outcome(np.zeros((0, 8), np.float32), np.zeros(8, np.float32))
+    sampler = Sampler(Sampling(temperature=0))
+    for depth in range(passes):
+        tree = planner.tree(3, depth)
+        rows = len(tree.tokens) + sharing - 1
+        seconds = float(planner._costs.at(0)[rows - 1])
+        planner.learn(
+            Passed(
+                tree, (come,), outcome, sampler, [], "sampling", depth, rows, seconds, sharing - 1, sharing
+            )
+        )
+
+
+def test_heads_that_cannot_pay_in_company_are_not_asked_there_and_are_alone() -> None:
+    # a second row is cheap, and a fifth nearly as dear as four together
+    costs = StepCosts(np.array([1.0, 3.0, 4.0, 32.0]), np.array([1.0, 1.2, 2.0, 50.0]), np.zeros(4))
+    oracle = Oracle()
+    planner = Planner(costs, oracle, quotes=False)  # type: ignore[arg-type]
+    company(planner, 20, 1, come=3)
+    assert oracle.asked == 20
+    company(planner, 200, 4, come=3)
+    assert oracle.asked == 20
+    company(planner, 20, 1, come=3)
+    assert oracle.asked == 40
+
+
+def test_heads_that_may_pay_in_company_are_asked_there() -> None:
+    oracle = Oracle()
+    planner = Planner(flat(), oracle, quotes=False)  # type: ignore[arg-type]
+    company(planner, 20, 4, come=3)
+    assert oracle.asked == 20
 
 
 # -- costs ----------------------------------------------------------------------------------------
