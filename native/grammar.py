@@ -42,13 +42,28 @@ class Grammar:
             raise SettingsError("llama.cpp cannot read this grammar; its reason is on standard error")
         weakref.finalize(self, llama.llama_sampler_free, handle)
         self._handle = handle
+        self._vocabulary = vocabulary
         self._markup = vocabulary.markup
+        self._names_tokens = "<" in _NO_BRACKETS.sub("", text)
         self._all = np.zeros(vocabulary.size, _CANDIDATE)
         self._all["id"] = np.arange(vocabulary.size)
 
     def allowed(self) -> Bools:
-        """Which tokens may come next, (n_vocab,). It asks about every token: 10 to 40 ms for 50,000."""
-        return self._asked(self._all.copy()) & ~self._markup
+        """Which tokens may come next, (n_vocab,). A text is allowed only if what it begins with is, so of
+        most tokens nothing needs to be asked: where few are allowed it takes a hundredth of what it takes
+        where most are, 10 to 40 ms for 50,000."""
+        if self._names_tokens:  # whatever their texts
+            return self._asked(self._all.copy()) & ~self._markup
+        beginnings = self._vocabulary.beginnings
+        allowed = np.zeros(len(self._all), np.bool_)
+        asked, *further = beginnings.levels
+        allowed[asked] = self._asked(self._all[asked])
+        for level in further:
+            asked = level[allowed[beginnings.longest[level]]]
+            if not len(asked):
+                break
+            allowed[asked] = self._asked(self._all[asked])
+        return allowed & ~self._markup
 
     def allows(self, token: int) -> bool:
         """Whether ``token`` may come next; microseconds."""

@@ -55,11 +55,11 @@ class ConstrainedSampler(Sampler):
         return super().distribution(self._masked(logits), history)
 
     def _follow(self, history: Sequence[int]) -> None:
-        wanted = list(history[self._start :])
-        if wanted[: len(self._matched)] != self._matched:
+        end = self._start + len(self._matched)
+        if list(history[self._start : end]) != self._matched:
             self._grammar.restart()
-            self._matched = []
-        for token in wanted[len(self._matched) :]:
+            self._matched, end = [], self._start
+        for token in history[end:]:
             self._grammar.accept(token)
             self._matched.append(token)
 

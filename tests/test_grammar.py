@@ -17,7 +17,7 @@ from pass_edge import Engine, Lookahead, ModelError, Sampling, Settings, Setting
 from pass_edge.constrained import ConstrainedSampler
 from pass_edge.lookahead_file import read_base
 from pass_edge.native.embeddings import TokenEmbeddings
-from pass_edge.native.grammar import Grammar, schema_grammar
+from pass_edge.native.grammar import JSON_GBNF, Grammar, schema_grammar
 from pass_edge.native.model import Model
 from pass_edge.sampling import Sampler
 
@@ -204,6 +204,46 @@ def test_control_tokens_are_no_text(model: Model) -> None:
     assert grammar.allows(2)  # the end
     assert not grammar.allowed()[1]
     assert not Grammar(model.vocabulary, 'root ::= "<" [a-z]{3} ">"').allows(0)  # <unk>
+
+
+MASKED = [
+    JSON_GBNF,
+    JSON,
+    WORDS,
+    'root ::= "é" [^ü]+ "→"',  # characters of several bytes, and tokens that are a part of one
+    'root ::= [^x]* "<s>"?',
+    "root ::= ([a-z]+ | <[260]> | <[338]>)+",  # tokens by number, whatever what their texts begin with
+]
+
+
+@pytest.mark.parametrize("grammar", MASKED)
+def test_what_is_allowed_is_what_asking_about_every_token_tells(grammar: str, model_path: Path) -> None:
+    with Model(model_path) as large:
+        state = Grammar(large.vocabulary, grammar)
+        everything = state._all.copy
+        rng, ways = np.random.default_rng(0), 0
+        for _ in range(40):
+            allowed = state.allowed()
+            np.testing.assert_array_equal(allowed, state._asked(everything()) & ~large.vocabulary.markup)
+            ends = [token for token in np.flatnonzero(allowed) if large.vocabulary.is_end(int(token))]
+            allowed[ends] = False
+            if not allowed.any():
+                state.restart()
+                continue
+            ways += 1
+            state.accept(int(rng.choice(np.flatnonzero(allowed))))
+    assert ways > 20
+
+
+def test_where_few_are_allowed_few_are_asked_about(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ask = [], Grammar._asked
+    monkeypatch.setattr(Grammar, "_asked", lambda self, some: asked.append(len(some)) or ask(self, some))
+    with Model(model_path) as large:
+        state = Grammar(large.vocabulary, JSON)
+        state.accept(int(large.vocabulary.tokenize("{")[-1]))
+        asked.clear()
+        assert 0 < state.allowed().sum() < 10
+        assert sum(asked) < large.n_vocab / 20
 
 
 def test_a_grammar_that_leaves_nothing_is_told(plain: Engine) -> None:
