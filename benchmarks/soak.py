@@ -11,12 +11,13 @@ import http.client
 import json
 import random
 import resource
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,25 +91,47 @@ def _deltas(response: http.client.HTTPResponse) -> Iterator[str]:
 
 
 class Soak:
-    """The traffic of one run, until ``end`` (of time.monotonic).
+    """The traffic of one run, up to ``seconds``, or until ``ended`` is set.
 
-    Attributes: ``done``, requests by kind; ``wrong``, those that were not answered as they must be.
+    Attributes: ``done``, requests by kind; ``wrong``, those that were not answered as they must be;
+    ``memory``, MiB at the begin and at each ``sample``; ``began``, in time.monotonic; ``seconds`` so far;
+    ``early``, why it ended before its time, if it did.
     """
 
-    def __init__(self, client: Client, alone: list[str], end: float) -> None:
-        self._client, self._alone, self._end = client, alone, end
+    def __init__(self, client: Client, alone: list[str], memory: float, seconds: float) -> None:
+        """``alone``: what each of REQUESTS was answered alone."""
+        self._client, self._alone = client, alone
+        self.began, self._end = time.monotonic(), time.monotonic() + seconds
+        self.ended = threading.Event()
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.memory, self.seconds, self.early = [memory], 0.0, ""
+
+    def sample(self, memory: float) -> None:
+        """Note the memory, and how it goes."""
+        self.memory.append(memory)
+        self.seconds = time.monotonic() - self.began
+        so_far = f"{self.done.total()} done, {len(self.wrong)} wrong, {memory:.0f} MiB"
+        say(f"{self.seconds / 60:.1f} min: {so_far}")
+
+    def ask_again(self) -> None:
+        """All of it alone, as in the beginning."""
+        for (kind, asked), text in zip(REQUESTS, self._alone, strict=True):
+            if self._client.text(asked) != text:
+                self.wrong.append(f"afterwards: {kind}")
 
     def traffic(self, seed: int) -> None:
         """One client's."""
         chance = random.Random(seed)
-        while time.monotonic() < self._end:
+        while not self.ended.is_set() and time.monotonic() < self._end:
             kind = chance.choice((*KINDS, *KINDS, "hung up", "bad body"))
             try:
                 self._ask(kind, chance)
             except Exception as error:
+                if self.ended.is_set():  # it may have been cut off
+                    return
                 self.wrong.append(f"{kind}: {type(error).__name__} {error}")
+                self.ended.wait(1)  # a server that has ended is noticed meanwhile
             self.done[kind] += 1
 
     def _ask(self, kind: str, chance: random.Random) -> None:
@@ -124,54 +147,96 @@ class Soak:
             self.wrong.append(f"{kind}: another text than alone")
 
 
-def resident(process: int) -> float:
-    """MiB that a process has in use."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+class Server:
+    """A server process, and its ``port``. Close it, or use it as a context manager."""
+
+    def __init__(self, model: str) -> None:
+        """Raises RuntimeError if it does not start."""
+        command = [sys.executable, "-m", "pass_edge.cli", "serve", "--port", "0", "-m", model]
+        # in a session of its own: Ctrl-C is for the clients
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        self._said: deque[str] = deque(maxlen=20)
+        started = threading.Event()
+        # what it says is read all along: a full pipe would stop it
+        threading.Thread(target=self._listen, args=(started,), daemon=True).start()
+        started.wait()
+        self.check()
+
+    def _listen(self, started: threading.Event) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self._said.append(line)
+            if not started.is_set() and "http://" in line:
+                self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
+                started.set()
+        self._process.wait()
+        started.set()
+
+    def check(self) -> None:
+        """Raises RuntimeError once it has ended."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the server ended with {self._process.returncode}: {''.join(self._said)}")
+
+    def memory(self) -> float:
+        """MiB that it has in use."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
-@contextmanager
-def started(model: str) -> Iterator[tuple[int, int]]:
-    """A server's process id and port."""
-    command = [sys.executable, "-m", "pass_edge.cli", "serve", "--port", "0", "-m", model]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr
-        line = next(line for line in process.stderr if "http://" in line)
-        yield process.pid, int(line.split("127.0.0.1:")[1].split("/")[0])
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def run(model: str, seconds: float) -> tuple[Soak, list[float]]:
-    """The traffic, and the memory: once all was asked alone, and after each twentieth of the time."""
-    with started(model) as (process, port):
-        client = Client(port)
-        alone = [client.text(asked) for _, asked in REQUESTS]
-        soak = Soak(client, alone, time.monotonic() + seconds)
-        threads = [threading.Thread(target=soak.traffic, args=(i,)) for i in range(CLIENTS)]
-        memory = [resident(process)]
+def run(model: str, seconds: float, write: Callable[[Soak], object]) -> Soak:
+    """The traffic of ``seconds``. ``write`` is called after each twentieth of them and at the end, also
+    where that comes early: by Ctrl-C, SIGTERM, or because the server has ended."""
+    with Server(model) as server:
+        client = Client(server.port)
+        say(f"asking {len(REQUESTS)} requests alone")
+        soak = Soak(client, [client.text(asked) for _, asked in REQUESTS], server.memory(), seconds)
+        threads = [threading.Thread(target=soak.traffic, args=(i,), daemon=True) for i in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        for _ in range(20):
-            time.sleep(seconds / 20)
-            memory.append(resident(process))
-        for thread in threads:
-            thread.join()
-        soak.wrong += [
-            f"afterwards: {kind}"
-            for (kind, asked), text in zip(REQUESTS, alone, strict=True)
-            if client.text(asked) != text
-        ]
-    return soak, memory
+        try:
+            for i in range(20):
+                soak.ended.wait(max(0.0, soak.began + seconds * (i + 1) / 20 - time.monotonic()))
+                server.check()
+                soak.sample(server.memory())
+                write(soak)
+            soak.ended.set()
+            for thread in threads:
+                thread.join()
+            say("asking all alone once more")
+            soak.ask_again()
+        except KeyboardInterrupt:
+            soak.early = "it was interrupted"
+        except Exception as error:
+            soak.early = f"{type(error).__name__} {error}"
+            soak.wrong.append("it could not go on")
+        finally:
+            soak.ended.set()
+            write(soak)
+    return soak
 
 
-def report(model: str, minutes: float, soak: Soak, memory: list[float]) -> str:
+def say(what: str) -> None:
+    """Progress."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+def report(model: str, soak: Soak) -> str:
     """docs/reliability.md."""
+    memory, minutes = soak.memory, soak.seconds / 60
     rows = "\n".join(f"| {kind} | {soak.done[kind]:,} |" for kind in (*KINDS, "hung up", "bad body"))
     samples = " · ".join(f"{each:.0f}" for each in memory)
     start, middle, end = (round(memory[i]) for i in (0, len(memory) // 2, -1))
+    early = f"\nIt ended before its time: {soak.early.strip()}.\n" if soak.early else ""
     wrong = "\n".join(f"- {each}" for each in sorted(set(soak.wrong))) or "None."
     return f"""# Reliability
 
@@ -181,8 +246,8 @@ Every text is compared to what the same request got alone, and afterwards all ar
 
 ## What was seen
 
-{minutes:g} minutes, {Path(model).name}: {soak.done.total():,} requests, {len(soak.wrong)} answered wrong.
-
+{minutes:.3g} minutes, {Path(model).name}: {soak.done.total():,} requests, {len(soak.wrong)} answered wrong.
+{early}
 | kind | requests |
 | --- | --- |
 {rows}
@@ -209,12 +274,15 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("model")
     options.add_argument("--minutes", type=float, default=30)
+    options.add_argument("--report", type=Path, default=REPORT, help="[default: docs/reliability.md]")
     given = options.parse_args()
-    soak, memory = run(given.model, given.minutes * 60)
-    text = report(given.model, given.minutes, soak, memory)
-    REPORT.write_text(text)
-    print(text)
-    sys.exit(bool(soak.wrong))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    soak = run(
+        given.model, given.minutes * 60, lambda soak: given.report.write_text(report(given.model, soak))
+    )
+    print(given.report.read_text())
+    sys.exit(bool(soak.wrong or soak.early))
 
 
 if __name__ == "__main__":
