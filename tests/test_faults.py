@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import http.client
 import json
+import platform
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -106,6 +109,26 @@ def test_a_fault_leaves_the_server_right_and_its_memory_where_it_was(
     before = again(10)
     assert again(times) - before < MARGIN
     assert json.loads(get(server, "/health")[1])["slots_idle"] == 2
+
+
+def heaps(process: int) -> int:
+    """How many heaps glibc has for threads: they begin at multiples of 64 MiB."""
+    starts = (line.split("-")[0] for line in Path(f"/proc/{process}/maps").read_text().splitlines())
+    return sum(int(start, 16) % (64 << 20) == 0 for start in starts)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has a heap for each thread")
+def test_many_answers_at_once_share_two_heaps(speaking_path: Path) -> None:
+    asked = json.dumps({**LONG, "max_tokens": 200, "n": 2}).encode()
+    with started(speaking_path, "-np", "4") as (process, url):
+
+        def ask(_: int) -> int:
+            request = Request(f"{url}/v1/completions", asked, {"Content-Type": "application/json"})
+            return urlopen(request, timeout=60).status
+
+        with ThreadPoolExecutor(8) as clients:
+            assert list(clients.map(ask, range(16))) == [200] * 16
+        assert heaps(process.pid) <= 2
 
 
 def test_a_model_file_that_is_removed_is_not_missed(speaking_path: Path, tmp_path: Path) -> None:
