@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,12 @@ def test_importing_pass_edge_brings_no_heavy_or_terminal_library(tmp_path: Path)
     }
     done = python(f"import pass_edge, sys; print(sorted({unwanted!r} & set(sys.modules)))", tmp_path)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_what_only_the_tests_use_is_needed_by_nothing_else(tmp_path: Path) -> None:
+    unwanted = {"openai", "httpx", "langchain_core", "langchain_community", "requests", "hypothesis"}
+    code = "import sys, pass_edge.serve.run, pass_edge.cli.serve; "
+    done = python(f"{code}print(sorted({unwanted!r} & set(sys.modules)))", tmp_path)
+    assert done.stdout.strip() == "[]", done.stderr
+    needed = [each for each in requires("pass-edge") or () if re.match("openai|httpx|langchain", each)]
+    assert all(re.search("extra == .dev.", each) for each in needed), needed

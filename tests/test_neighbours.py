@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 from langchain_community.chat_models import ChatLlamaCpp
+from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
 
-from pass_edge import Engine, Llama, Sampling, SettingsError
+from pass_edge import Engine, Llama, Sampling, Settings, SettingsError
 from pass_edge.llm_plugin import PassEdge
 
+from .serving import serving
 from .test_library import GO
 
 # -- llm --------------------------------------------------------------------------------------------------
@@ -93,3 +97,67 @@ def test_langchain_calls_tools(chain: ChatLlamaCpp) -> None:
     (call,) = caller.invoke("the yes").tool_calls
     assert call["name"] == "go"
     assert json.dumps(call["args"]) in ('{"fast": true}', '{"fast": false}')
+
+
+# -- LangChain on the server ------------------------------------------------------------------------------
+
+ASKED = {"model": "any", "api_key": "any", "max_tokens": 40, "seed": 3, "temperature": 0.8}
+
+
+@pytest.fixture(scope="module")
+def engine(speaking_path: Path) -> Iterator[Engine]:
+    with Engine(speaking_path, settings=Settings(threads=1)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def url(engine: Engine) -> Iterator[str]:
+    with serving(engine) as server:
+        yield f"{server.url}/v1"
+
+
+def own_text(engine: Engine) -> str:
+    answer = engine.create_chat_completion(
+        [{"role": "user", "content": "the yes"}], max_tokens=40, seed=3, temperature=0.8
+    )
+    return answer["choices"][0]["message"]["content"]
+
+
+def test_langchain_is_answered_as_the_library_answers(url: str, engine: Engine) -> None:
+    model = ChatOpenAI(base_url=url, stream_usage=True, **ASKED)
+    message = model.invoke("the yes")
+    assert message.content == own_text(engine)
+    chunks = list(model.stream("the yes"))
+    assert "".join(chunk.content for chunk in chunks) == message.content
+    (usage,) = [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata]
+    assert usage["total_tokens"] == message.usage_metadata["total_tokens"] > 0
+
+
+def test_langchain_asks_several_at_once(url: str, engine: Engine) -> None:
+    model = ChatOpenAI(base_url=url, **ASKED)
+    assert [message.content for message in model.batch(["the yes"] * 3)] == [own_text(engine)] * 3
+    assert asyncio.run(model.ainvoke("the yes")).content == own_text(engine)
+
+
+def test_langchain_goes_on_with_a_prompt(url: str, engine: Engine) -> None:
+    own = engine.create_completion("the yes", max_tokens=40, seed=3, temperature=0.8)
+    assert OpenAI(base_url=url, **ASKED).invoke("the yes") == own["choices"][0]["text"]
+
+
+def test_langchain_calls_tools_of_the_server(url: str) -> None:
+    caller = ChatOpenAI(base_url=url, **ASKED | {"max_tokens": 200}).bind_tools([GO], tool_choice="go")
+    (call,) = caller.invoke("the yes").tool_calls
+    assert call["name"] == "go"
+    assert call["args"] in ({"fast": True}, {"fast": False})
+
+
+class Going(BaseModel):
+    fast: bool
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_langchain_gets_what_its_schema_asks_for(url: str, method: str) -> None:
+    model = ChatOpenAI(base_url=url, **ASKED | {"max_tokens": 200}).with_structured_output(
+        Going, method=method
+    )
+    assert isinstance(model.invoke("the yes"), Going)

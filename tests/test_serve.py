@@ -221,23 +221,47 @@ def test_many_clients_at_once_are_all_answered_right(server: Running, engine: En
     assert texts == [each["choices"][0]["text"] for each in own]
 
 
+CHAT = {"messages": MESSAGES, "max_tokens": 5, "seed": 1}
+PROMPT = {"prompt": "the yes", "max_tokens": 5, "seed": 1}
+ENDPOINTS = [
+    ("/v1/chat/completions", CHAT, '"object": "chat.completion"'),
+    ("/v1/chat/completions", {**CHAT, "stream": True}, "data: [DONE]"),
+    ("/v1/completions", PROMPT, '"object": "text_completion"'),
+    ("/v1/completions", {**PROMPT, "stream": True}, "data: [DONE]"),
+    ("/v1/models", None, '"tiny"'),
+    ("/v1/models/{model}", None, '"tiny"'),
+    ("/health", None, '"ok"'),
+    ("/metrics", None, "pass_edge_requests"),
+]
+
+
+def test_the_endpoints_are_all_there_are(server: Running) -> None:
+    """So that whoever adds one has curl and OpenAI's client ask it."""
+    assert set(json.loads(get(server, "/openapi.json")[1])["paths"]) == {path for path, _, _ in ENDPOINTS}
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_curl_streams(server: Running) -> None:
-    body = json.dumps({"messages": MESSAGES, "max_tokens": 5, "stream": True})
-    command = [
-        "curl",
-        "-sN",
-        f"{server.url}/v1/chat/completions",
-        "-H",
-        "Content-Type: application/json",
-        "-d",
-        body,
-    ]
-    done = subprocess.run(command, capture_output=True, timeout=20, check=True)
-    events = done.stdout.decode().strip().split("\n\n")
-    assert events[-1] == "data: [DONE]"
-    for event in events[:-1]:
-        assert json.loads(event.removeprefix("data: "))["object"] == "chat.completion.chunk"
+@pytest.mark.parametrize(("path", "body", "expected"), ENDPOINTS)
+def test_curl_is_answered(server: Running, path: str, body: dict[str, Any] | None, expected: str) -> None:
+    command = ["curl", "-sSN", "--fail", server.url + path.format(model="tiny")]
+    if body:
+        command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+    said = subprocess.run(command, capture_output=True, timeout=20, check=True, text=True).stdout
+    assert expected in said
+    if body and body.get("stream"):
+        *events, end = said.strip().split("\n\n")
+        assert end == "data: [DONE]"
+        kind = "chat.completion.chunk" if "messages" in body else "text_completion"
+        assert {json.loads(event.removeprefix("data: "))["object"] for event in events} == {kind}
+
+
+@pytest.mark.parametrize(("path", "body", "expected"), ENDPOINTS)
+def test_openais_client_is_answered(
+    client: openai.OpenAI, server: Running, path: str, body: dict[str, Any] | None, expected: str
+) -> None:
+    url = server.url + path.format(model="tiny")
+    text = client.post(url, body=body, cast_to=str) if body else client.get(url, cast_to=str)
+    assert expected in text
 
 
 def test_prometheus_is_told(server: Running, client: openai.OpenAI) -> None:
