@@ -80,3 +80,12 @@ def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"no model")
     with pytest.raises(RuntimeError, match="not a GGUF file"):
         soak.Server(str(tmp_path / "model.gguf"))
+
+
+@pytest.mark.slow
+def test_half_an_hour_of_mixed_traffic(model_path: Path) -> None:
+    seen = soak.run(str(model_path), 30 * 60, lambda _: None)
+    assert not seen.wrong
+    assert not seen.early
+    middle, end = seen.memory[len(seen.memory) // 2], seen.memory[-1]
+    assert end - middle < 8
