@@ -297,7 +297,7 @@ class Training:
             self.folder,
             count=recipe.lookahead,
             prefix=recipe.prefix,
-            start=self._start.embeddings if self._start else None,
+            start=None if self._start is None else self._start.embeddings,
             steps=recipe.steps,
             measure_every=max(1, recipe.steps // 4),  # it takes long
             seed=recipe.seed,
@@ -319,12 +319,12 @@ class Training:
             )
             for some, depth in ((texts, self.recipe.head_depth), (held_out, len(rows.embeddings)))
         ]
-        start = self._start and self._start.head
+        start = None if self._start is None else self._start.head
         return self._train_head(HEAD, "head.pt", self.recipe.head_width, start, *outputs)
 
     def _learn_hidden(self, texts: Sequence[Answered], held_out: Sequence[Answered]) -> TrainedHead:
         anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
-        start = self._start and self._start.hidden_head
+        start = None if self._start is None else self._start.hidden_head
         return self._train_head(HIDDEN, "hidden.pt", self.recipe.hidden_width, start, *anchors)
 
     def _train_head(
@@ -337,7 +337,7 @@ class Training:
         held_out: Anchors,
     ) -> TrainedHead:
         recipe = self.recipe
-        as_wide = start and start.width == width
+        as_wide = start is not None and start.width == width
         return train_head(
             name,
             self.model,
