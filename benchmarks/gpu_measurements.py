@@ -2,42 +2,79 @@
 
     python benchmarks/gpu_measurements.py --out DIR MODEL.gguf …
 
-Stages run in the order of their importance; one that the deadline leaves no time for is left out, and
-the report says so. Speed-ups on random weights are projections: passes measured there, acceptances from
-elsewhere.
+Stages run in the order of their importance. The report is written anew with each thing that is known; at the
+deadline the stage that runs is stopped, and what it has measured so far counts. Speed-ups on random weights
+are projections: passes measured there, drafts counted elsewhere.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from answers import Job, cpu_name, ours, questions_by_category, rotated, table
+from answers import cpu_name, questions_by_category, rotated, table
 from random_llama import SHAPES, write_random_llama
 from ties import UNFILTERED, lead_at_parting
 
-from pass_edge import Engine, Settings
+from pass_edge import Engine, Sampling, Settings
 from pass_edge.costs import pass_times, read_text
 from pass_edge.native.context import Context
 from pass_edge.native.devices import devices
-from pass_edge.native.library import system_info
+from pass_edge.native.library import llama, system_info
 from pass_edge.native.model import Model
+from pass_edge.sampling import Sampler
 from pass_edge.settings import context_settings, with_fitting_layers
+from pass_edge.stats import Stats
 
 FILE_TYPES = ("Q4_K_M", "Q8_0")
+GREEDY = Sampling(temperature=0)
+DRAFTS = 4
+"""Tokens drafted at every step by the schedules that do."""
+IN_A_ROW = 4
+"""Passes alike: the first makes the graph, the next two may record it (CUDA), and the rest repeat it."""
 Result = dict[str, Any]
+Growing = Generator[Result, None, None]
+"""What a stage knows so far, again and again."""
+
+
+class DeadlineError(Exception):
+    """The deadline has come."""
+
+
+@contextmanager
+def stopped_at(deadline: float) -> Iterator[None]:
+    """Raises DeadlineError within, at ``deadline`` (seconds since 1970) or as soon as llama.cpp returns."""
+
+    def stop(*_: object) -> None:
+        raise DeadlineError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    # again and again, because llama.cpp's callbacks swallow what is raised in them
+    signal.setitimer(signal.ITIMER_REAL, min(max(1e-3, deadline - time.time()), 1e6), 5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass
 class Run:
-    """What is measured, with what, and what came of it. ``results``: by stage; ``left_out``: and why."""
+    """What is measured, with what, and what came of it. ``given``: the shares of passes whose first 1, 2 …
+    drafts are all right, which else are counted; ``report``: writes the report; ``results``: by stage;
+    ``left_out``: what was not measured, or not to the end, and why; ``counted``: by schedule, as ``given``.
+    """
 
     deadline: float
     scratch: Path
@@ -45,20 +82,34 @@ class Run:
     depths: list[int]
     tokens: int
     questions: int
-    acceptance: list[float] | None
+    given: list[float] | None = None
+    report: Callable[[], None] = lambda: None
     results: Result = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    counted: dict[str, list[float]] = field(default_factory=dict)
 
-    def stage(self, name: str, seconds: float, measure: Callable[[], Result]) -> None:
-        """Run one stage, of about ``seconds``, if there is time; one that fails does not end the others."""
+    @property
+    def acceptance(self) -> dict[str, list[float]]:
+        """By schedule."""
+        return dict.fromkeys(ROWS, self.given) if self.given else self.counted
+
+    def stage(self, name: str, seconds: float, measure: Callable[[], Growing]) -> None:
+        """Run one stage if about ``seconds`` are left for it; one that fails does not end the others."""
         if time.time() + seconds > self.deadline:
             self.left_out[name] = f"needs about {seconds:.0f} s and there were not as many left"
-            return
-        click.echo(f"{name} …")
-        try:
-            self.results[name] = measure()
-        except Exception as error:  # whatever it is: a report of the rest is worth more
-            self.left_out[name] = f"{type(error).__name__}: {error}"
+        else:
+            click.echo(f"{name} …")
+            try:
+                with stopped_at(self.deadline), closing(measure()) as growing:
+                    for so_far in growing:
+                        self.results[name] = so_far
+                        self.report()
+            except DeadlineError:
+                known = "what stands above" if name in self.results else "nothing"
+                self.left_out[name] = f"the time was over in the middle; {known} is known"
+            except Exception as error:  # whatever it is: a report of the rest is worth more
+                self.left_out[name] = f"{type(error).__name__}: {error}"
+        self.report()
 
 
 def prompts(engine: Engine, count: int) -> list[list[int]]:
@@ -69,116 +120,199 @@ def prompts(engine: Engine, count: int) -> list[list[int]]:
     return [engine.render([{"role": "user", "content": question}]) for question in firsts]
 
 
-def exactness(path: Path, run: Run) -> Result:
-    """Plain against drafting. Where batch sizes differ, texts may part where the lead is no more than what
-    two tokens may have moved by."""
-    with _engine(path, "plain") as plain, _engine(path, "drafting") as drafting:
-        leads = [
-            lead_at_parting(plain.session, drafting.session, prompt, sampling, run.tokens)
-            for prompt in prompts(plain, run.questions)
-            for sampling in UNFILTERED
-        ]
+def engines(path: Path, schedules: Sequence[str], opened: ExitStack) -> dict[str, Engine]:
+    """By schedule; those that the model has no lookahead for are left out."""
+    found = {}
+    for schedule in schedules:
+        depth = None if schedule in ("plain", "auto") else DRAFTS
+        engine = opened.enter_context(Engine(path, settings=Settings(schedule=schedule, draft_max=depth)))
+        if engine.schedule == schedule:
+            found[schedule] = engine
+    return found
+
+
+def exactness(path: Path, run: Run) -> Growing:
+    """Plain against what drafts most. Where batch sizes differ, texts may part where the lead is no more than
+    what two tokens may have moved by."""
+    with ExitStack() as opened:
+        found = engines(path, ("plain", "auto", "fused"), opened)
+        plain, (schedule, drafting) = found["plain"], list(found.items())[-1]
         width, difference = drafting.calibration.width, drafting.calibration.difference
         allowed = 0.0 if width > 1 else 2 * difference
-        parted = [lead for lead in leads if lead is not None]
-        return {
-            "schedule": drafting.schedule,
-            "texts": len(leads),
-            "parted_at_leads": parted,
-            "batch_difference": difference,
-            "invariant_width": width,
-            "holds": all(lead <= allowed for lead in parted) and (width == 1 or not parted),
-        }
+        leads: list[float | None] = []
+        for prompt in prompts(plain, run.questions):
+            for sampling in UNFILTERED:
+                leads.append(lead_at_parting(plain.session, drafting.session, prompt, sampling, run.tokens))
+                parted = [lead for lead in leads if lead is not None]
+                yield {
+                    "schedule": schedule,
+                    "texts": len(leads),
+                    "parted_at_leads": parted,
+                    "batch_difference": difference,
+                    "invariant_width": width,
+                    "holds": all(lead <= allowed for lead in parted) and (width == 1 or not parted),
+                }
 
 
-def speed(path: Path, run: Run) -> Result:
-    """Tokens a second, plain and drafting in turn, greedy."""
-    job = Job(path, run.tokens, 0, 0.0)
-    schedules = ("plain", "drafting", "auto")
-    with (
-        _engine(path, "plain") as plain,
-        _engine(path, "drafting") as drafting,
-        _engine(path, "auto") as auto,
-    ):
-        engines = dict(zip(schedules, (plain, drafting, auto), strict=True))
-        contenders = {name: ours(engine, job) for name, engine in engines.items()}
-        answers = {name: [] for name in contenders}
-        for turn, prompt in enumerate(prompts(plain, run.questions)):
-            for name in rotated(list(contenders), turn):
-                answers[name].append(contenders[name](prompt))
-        return {
-            f"{name} ({engines[name].schedule})": {
-                "tokens_per_second": statistics.median(a.tokens_per_second for a in answers[name]),
-                "ratio": statistics.median(
-                    a.tokens_per_second / b.tokens_per_second
-                    for a, b in zip(answers[name], answers["plain"], strict=True)
-                ),
-                "tokens_per_pass": statistics.mean(a.tokens_per_pass or 1.0 for a in answers[name]),
-                "host_share": statistics.median(a.host_share or 0.0 for a in answers[name]),
-            }
-            for name in schedules
-        }
+def speed(path: Path, run: Run) -> Growing:
+    """Tokens a second, plain and drafting in turn, greedy; and what a step does to llama.cpp."""
+    with ExitStack() as opened:
+        found = engines(path, ("plain", "head", "fused", "auto"), opened)
+        asked = prompts(found["plain"], run.questions)
+        stats: dict[str, list[Stats]] = {name: [] for name in found}
+        calls: Result = {name: {} for name in found}
+        for name, engine in found.items():
+            calls[name] = calls_of_steps(engine, asked[0], run.tokens)
+        for turn, prompt in enumerate(asked):
+            for name in rotated(list(found), turn):
+                generation = found[name].stream(prompt, sampling=GREEDY, max_tokens=run.tokens)
+                stats[name].append(generation.run().stats)
+            run.counted |= {name: shares(stats[name]) for name in ROWS if name in found}
+            yield {name: figures(stats[name], stats["plain"]) | calls[name] for name in found}
 
 
-def _engine(path: Path, schedule: str) -> Engine:
-    """ "drafting" is fused, or auto (n-grams) for a model without lookahead."""
-    if schedule != "drafting":
-        return Engine(path, settings=Settings(schedule=schedule))
-    engine = Engine(path, settings=Settings(schedule="fused"))
-    if engine.schedule == "fused":
-        return engine
-    engine.close()
-    return Engine(path)
+def figures(stats: Sequence[Stats], plain: Sequence[Stats]) -> Result:
+    """Medians over the answers, ``plain`` beside them; tokens and drafts of all of them together."""
+    ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(stats, plain, strict=True)]
+    return {
+        "tokens_per_second": statistics.median(a.tokens_per_second for a in stats),
+        "times_plain": statistics.median(ratios),
+        "tokens_per_pass": sum(a.tokens for a in stats) / sum(a.passes for a in stats),
+        "drafts_right": shares(stats),
+    }
 
 
-def pass_costs(path: Path, run: Run) -> Result:
-    """Milliseconds of a pass over each of the widths, behind each depth."""
+def shares(stats: Sequence[Stats]) -> list[float]:
+    """By depth: of the passes that drafted as deep, the share whose drafts were right up to there."""
+    drafted, accepted = Counter[int](), Counter[int]()
+    for answer in stats:
+        drafted.update(dict(enumerate(answer.drafted)))
+        accepted.update(dict(enumerate(answer.accepted)))
+    return [round(accepted[depth] / drafted[depth], 4) for depth in sorted(drafted)]
+
+
+@dataclass
+class Calls:
+    """Of llama.cpp: how many batches it decoded, for how many of them it had the graph, how often somebody
+    waited for it, and the seconds in all of that."""
+
+    decodes: int = 0
+    graphs_reused: int = 0
+    waits: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def counted() -> Iterator[Calls]:
+    """The calls meanwhile."""
+    calls = Calls()
+
+    def timed(call: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = call(*arguments)
+        calls.seconds += time.perf_counter() - began
+        return result
+
+    def decode(context: Any, batch: Any) -> Any:
+        before = llama.llama_perf_context(context).n_reused
+        status = timed(originals["llama_decode"], context, batch)
+        calls.decodes += 1
+        calls.graphs_reused += llama.llama_perf_context(context).n_reused - before
+        return status
+
+    def waiting(name: str) -> Callable[[Any], Any]:
+        def wait(context: Any) -> Any:
+            calls.waits += 1
+            return timed(originals[name], context)
+
+        return wait
+
+    readers = ("llama_get_logits", "llama_get_embeddings")
+    originals = {name: getattr(llama, name) for name in ("llama_decode", *readers)}
+    try:
+        for name, counting in (("llama_decode", decode), *((name, waiting(name)) for name in readers)):
+            setattr(llama, name, counting)
+        yield calls
+    finally:
+        for name, original in originals.items():
+            setattr(llama, name, original)
+
+
+def calls_of_steps(engine: Engine, prompt: Sequence[int], tokens: int) -> Result:
+    """What steps of ``tokens`` tokens in all call, for each step, and the share of their time outside of
+    that."""
+    session, sampler, steps, made = engine.session, Sampler(GREEDY), 0, 0
+    session.prefill(prompt)
+    session.step(sampler)  # waits for the prompt, too
+    with counted() as calls:
+        began = time.perf_counter()
+        while made < tokens:
+            made += len(session.step(sampler).tokens)
+            steps += 1
+        elapsed = time.perf_counter() - began
+    return {
+        "decodes_per_step": calls.decodes / steps,
+        "waits_per_step": calls.waits / steps,
+        "graphs_reused": calls.graphs_reused / calls.decodes,
+        "host_share": 1 - calls.seconds / elapsed,
+    }
+
+
+def pass_costs(path: Path, run: Run) -> Growing:
+    """Milliseconds of a pass over each of the widths, behind each depth: of one after others alike, whose
+    graph is there, and of one after another width."""
     settings = with_fitting_layers(Settings(context_size=max(run.depths) + max(run.widths)), path)
-    costs: Result = {}
+    costs: Result = {"repeated": {}, "changed": {}}
     with Model(path, gpu_layers=settings.gpu_layers) as model:
         made = context_settings(model, settings, settings.context_size)
         with Context(model, made) as context:
-            held = 0
-            for depth in sorted(run.depths):
-                read_text(context, held, depth)
-                held = depth
-                pass_times(context, depth, run.widths)  # kernels are loaded and graphs made at first use
-                costs[str(depth)] = (1000 * pass_times(context, depth, run.widths)).round(3).tolist()
-    return costs
+            for before, depth in pairwise([0, *sorted(run.depths)]):
+                read_text(context, before, depth)
+                for kind, in_a_row in (("repeated", IN_A_ROW), ("changed", 1)):
+                    seconds = pass_times(context, depth, run.widths, in_a_row=in_a_row)
+                    costs[kind][str(depth)] = (1000 * seconds).round(3).tolist()
+                    yield costs
 
 
-def random_costs(name: str, file_type: str, run: Run) -> Result:
+def random_costs(name: str, file_type: str, run: Run) -> Growing:
     """``pass_costs`` of a random model, and the projection from them."""
-    path = write_random_llama(run.scratch / f"random-{name}-{file_type}.gguf", SHAPES[name], file_type)
+    path = run.scratch / f"random-{name}-{file_type}.gguf"
     try:
-        costs = pass_costs(path, run)
+        write_random_llama(path, SHAPES[name], file_type)
+        for costs in pass_costs(path, run):
+            yield {**costs, "projection": projections(costs["repeated"], run)}
     finally:
-        path.unlink()
-    return {"costs": costs, "projection": projections(costs, run)} if run.acceptance else {"costs": costs}
+        path.unlink(missing_ok=True)
 
 
-def projections(costs: Result, run: Run) -> Result:
-    """The best speed-up that chains of drafts would have, by depth: by the hidden head, where k drafts cost
-    k rows more, and fused, where each of k + 1 nodes has k lookahead tokens too. The host's time is not
-    in it."""
-    assert run.acceptance
-    expected = 1 + np.cumsum(np.cumprod(run.acceptance))  # tokens a pass with k = 1, 2 … drafts
+ROWS: dict[str, Callable[[int], int]] = {"head": lambda k: k + 1, "fused": lambda k: (k + 1) ** 2}
+"""Of a pass with k drafts: by the hidden head there are no others; fused, each of the k + 1 nodes has k
+lookahead tokens too."""
 
-    def best(milliseconds: Sequence[float], rows_of: Callable[[int], int]) -> float:
-        ratios = [
-            tokens * milliseconds[0] / np.interp(rows_of(k), run.widths, milliseconds)
-            for k, tokens in enumerate(expected, 1)
-            if rows_of(k) <= max(run.widths)
-        ]
-        return round(float(max(ratios, default=1.0)), 3)
 
+def projections(costs: Mapping[str, Sequence[float]], run: Run) -> Result:
+    """By depth and schedule, the best speed-up that chains of drafts would have with ``costs``. The host's
+    time is not in it."""
     return {
         depth: {
-            "head": best(milliseconds, lambda k: k + 1),
-            "fused": best(milliseconds, lambda k: (k + 1) ** 2),
+            schedule: speed_up(right, dict(zip(run.widths, milliseconds, strict=True)), ROWS[schedule])
+            for schedule, right in run.acceptance.items()
         }
         for depth, milliseconds in costs.items()
     }
+
+
+def speed_up(acceptance: Sequence[float], costs: Mapping[int, float], rows: Callable[[int], int]) -> float:
+    """``acceptance``: the shares of passes whose first 1, 2 … drafts were *all* right, so that their sum is
+    what a pass gains, however much one draft's luck tells of the next one's. In shorter chains than they were
+    counted in, passes begin at better places, so for those it is a little too low. ``costs``: by width."""
+    widths, milliseconds = list(costs), list(costs.values())
+    ratios = [
+        tokens * milliseconds[0] / np.interp(rows(k), widths, milliseconds)
+        for k, tokens in enumerate(1 + np.cumsum(acceptance), 1)
+        if rows(k) <= widths[-1]
+    ]
+    return round(float(max([1.0, *ratios])), 3)
 
 
 def markdown(device: str, run: Run) -> str:
@@ -191,23 +325,32 @@ def _sections(run: Run) -> Iterator[str]:
         if name.startswith("exactness"):
             yield from (f"- {key.replace('_', ' ')}: {value}" for key, value in result.items())
         elif name.startswith("speed"):
-            rows = [[who, *(f"{value:.3g}" for value in figures.values())] for who, figures in result.items()]
-            yield table(["schedule", *next(iter(result.values()))], rows)
+            rows = [[who, *map(_in_words, known.values())] for who, known in result.items()]
+            names = (key.replace("_", " ") for key in next(iter(result.values())))
+            yield table(["schedule", *names], rows)
         else:
-            costs = result.get("costs", result)
             yield "Milliseconds of a pass over n rows\n"
-            rows = [[depth, *(f"{value:.2f}" for value in values)] for depth, values in costs.items()]
+            rows = [
+                [f"{depth}, {kind}", *(f"{value:.2f}" for value in values)]
+                for kind in ("repeated", "changed")
+                for depth, values in result[kind].items()
+            ]
             yield table(["tokens before", *map(str, run.widths)], rows)
-            yield from _projected(result, run)
+            yield from _projected(result.get("projection", {}), run)
         yield ""
 
 
-def _projected(result: Result, run: Run) -> Iterator[str]:
-    if "projection" in result:
-        chances = ", ".join(map(str, run.acceptance or ()))
-        yield f"\n**A projection**, not a measurement: these passes, with drafts right as in {chances}\n"
-        rows = [[depth, f"{p['head']:.2f}", f"{p['fused']:.2f}"] for depth, p in result["projection"].items()]
-        yield table(["tokens before", "head, times plain", "fused, times plain"], rows)
+def _in_words(value: float | list[float]) -> str:
+    return " ".join(f"{share:.2f}" for share in value) if isinstance(value, list) else f"{value:.3g}"
+
+
+def _projected(projection: Result, run: Run) -> Iterator[str]:
+    if any(projection.values()):
+        right = "; ".join(f"{name} {_in_words(known)}" for name, known in run.acceptance.items())
+        yield "\n**A projection**, not a measurement: these passes, repeated, where the first 1, 2 … drafts"
+        yield f"were all right in so many: {right}\n"
+        rows = [[depth, *(f"{times:.2f}" for times in known.values())] for depth, known in projection.items()]
+        yield table(["tokens before", *(f"{name}, times plain" for name in run.acceptance)], rows)
 
 
 def _left_out(run: Run) -> Iterator[str]:
@@ -216,18 +359,14 @@ def _left_out(run: Run) -> Iterator[str]:
         yield from (f"- {name}: {why}" for name, why in run.left_out.items())
 
 
-def stages(models: Sequence[Path], shapes: Sequence[str], run: Run) -> Iterator[None]:
-    """All of them, the most important first; yields behind each."""
-    answering = 3 + run.questions * run.tokens * 0.05
+def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None:
+    """All stages, the most important first."""
     for path in models:
-        run.stage(f"exactness: {path.name}", 20 + answering, lambda path=path: exactness(path, run))
-        yield
+        run.stage(f"exactness: {path.name}", 20, lambda path=path: exactness(path, run))
     for path in models:
-        run.stage(f"speed: {path.name}", 20 + answering, lambda path=path: speed(path, run))
-        yield
+        run.stage(f"speed: {path.name}", 20, lambda path=path: speed(path, run))
     for path in models:
         run.stage(f"passes: {path.name}", 15, lambda path=path: pass_costs(path, run))
-        yield
     for file_type in FILE_TYPES:
         for name in shapes:
             shape = SHAPES[name]
@@ -237,22 +376,10 @@ def stages(models: Sequence[Path], shapes: Sequence[str], run: Run) -> Iterator[
                 15 + 8 * gigabytes,  # to write and to load them
                 lambda name=name, file_type=file_type: random_costs(name, file_type, run),
             )
-            yield
-
-
-def _acceptance(given: str | None, models: Sequence[Path]) -> list[float] | None:
-    """What was given, or what the first model's lookahead file says."""
-    if given:
-        return [float(share) for share in given.split(",")]
-    for path in models:
-        with Engine(path) as engine:
-            if engine.lookahead and engine.lookahead.acceptance:
-                return [round(share, 4) for share in engine.lookahead.acceptance]
-    return None
 
 
 def _numbers(text: str) -> list[int]:
-    return sorted(map(int, text.split(",")))
+    return sorted(set(map(int, text.split(","))))
 
 
 @click.command(help=__doc__)
@@ -267,7 +394,11 @@ def _numbers(text: str) -> list[int]:
 @click.option("--tokens", default=128, show_default=True, help="Tokens of each answer.")
 @click.option("--questions", default=6, show_default=True)
 @click.option("--shapes", default="1B,8B,3B", show_default=True, help=f"Random models: {', '.join(SHAPES)}.")
-@click.option("--acceptance", help="Chances that drafts are right, by depth. [default: the lookahead file's]")
+@click.option(
+    "--acceptance",
+    help="Shares of passes whose first 1, 2 … drafts are all right, as `generate --json` tells them. "
+    "[default: those of the last model here that has a lookahead file]",
+)
 def main(
     models: tuple[Path, ...],
     out: Path,
@@ -280,16 +411,28 @@ def main(
     shapes: str,
     acceptance: str | None,
 ) -> None:
-    chances = _acceptance(acceptance, models)
-    run = Run(deadline, scratch, _numbers(widths), _numbers(depths), tokens, questions, chances)
+    run = Run(deadline, scratch, _numbers(f"1,{widths}"), _numbers(depths), tokens, questions)
+    run.given = [float(share) for share in acceptance.split(",")] if acceptance else None
     device = next((d.description for d in devices() if d.kind in ("gpu", "igpu")), cpu_name())
-    known = {"device": device, "library": system_info(), "widths": run.widths, "acceptance": chances}
+    known = {"device": device, "library": system_info(), "widths": run.widths}
+
+    def report() -> None:
+        counts = {"acceptance": run.acceptance, "results": run.results, "left_out": run.left_out}
+        _write(out / "gpu.json", json.dumps({**known, **counts}, indent=1))
+        _write(out / "gpu.md", markdown(device, run))
+
+    run.report = report
     out.mkdir(parents=True, exist_ok=True)
-    for _ in stages(models, shapes.split(","), run):  # a crash costs what comes after it, not the report
-        found = {**known, "results": run.results, "left_out": run.left_out}
-        (out / "gpu.json").write_text(json.dumps(found, indent=1))
-        (out / "gpu.md").write_text(markdown(device, run))
-    click.echo(f"{out / 'gpu.md'}: {len(run.results)} stages, {len(run.left_out)} left out")
+    report()
+    measure_all(models, shapes.split(","), run)
+    click.echo(f"{out / 'gpu.md'}: {len(run.results)} stages, {len(run.left_out)} left out or stopped")
+
+
+def _write(path: Path, text: str) -> None:
+    """At once: whoever is killed meanwhile leaves what was there."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
 
 
 if __name__ == "__main__":

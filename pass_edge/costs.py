@@ -151,16 +151,17 @@ def read_text(context: Context, start: int, end: int) -> None:
         context.logits(1)  # waits for it
 
 
-def pass_times(context: Context, depth: int, widths: list[int]) -> Doubles:
+def pass_times(context: Context, depth: int, widths: list[int], *, in_a_row: int = 1) -> Doubles:
     """Seconds of a pass of each of ``widths``, interleaved, as many as there is time for; the least of them:
-    what else runs now only adds, and need not run later."""
+    what else runs now only adds, and need not run later. ``in_a_row``: of one width one after the other; the
+    first makes the graph that others find."""
     times: list[list[float]] = [[] for _ in widths]
     deadline = time.perf_counter() + _SECONDS
     for repeat in range(_REPEATS):
         for taken, width in zip(times, widths, strict=True):
             if repeat and time.perf_counter() > deadline:
                 break
-            taken.append(_time(context, depth, width))
+            taken += [_time(context, depth, width) for _ in range(in_a_row)]
     return np.array([min(taken) for taken in times])
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import gpu
+import gpu_measurements
 import numpy as np
 import pytest
-from gpu_measurements import Run, projections
+from gpu_measurements import Run, calls_of_steps, counted, projections, shares, speed_up
 from random_llama import SHAPES, write_random_llama
 
+from pass_edge import Engine, Settings
+from pass_edge.costs import pass_times
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model
+from pass_edge.session import Step
+from pass_edge.stats import Stats
 
 
 def packed(folder: Path) -> dict[str, bytes]:
@@ -56,7 +65,10 @@ def test_random_weights_give_sane_logits(file_type: str, tmp_path: Path) -> None
 
 
 def run(deadline: float = float("inf")) -> Run:
-    return Run(deadline, Path(), [1, 2, 4], [0], 1, 1, acceptance=[0.5, 0.5])
+    return Run(deadline, Path(), [1, 2, 4], [0], 1, 1, given=[0.5, 0.25])
+
+
+# -- the projection -------------------------------------------------------------------------------
 
 
 def test_the_projection_is_the_best_chain() -> None:
@@ -66,9 +78,113 @@ def test_the_projection_is_the_best_chain() -> None:
     assert found["fused"] == pytest.approx(1.5 / 1.4, abs=1e-3)
 
 
+def decoded(drafts: int, seed: int, passes: int = 20_000) -> Stats:
+    """Pass by pass through a text with easy and hard stretches: one draft's luck tells of the next one's."""
+    rng, stats = np.random.default_rng(seed), Stats()
+    easy, left = False, 0
+    right: list[bool] = []  # whether drafts of the tokens to come are right
+    for _ in range(passes):
+        while len(right) <= drafts:
+            if not left:
+                easy, left = not easy, int(rng.integers(1, 12))
+            right.append(bool(rng.random() < (0.9 if easy else 0.1)))
+            left -= 1
+        accepted = [*right[:drafts], False].index(False)
+        stats.count(Step((0,) * (accepted + 1), drafts, 0.0, 0.0, ()))
+        stats.tokens += accepted + 1
+        del right[: accepted + 1]
+    return stats
+
+
+@pytest.mark.parametrize("drafts", [1, 2, 4])
+def test_the_projection_is_what_decoding_gains(drafts: int) -> None:
+    right = shares([decoded(4, seed=1), decoded(4, seed=2)])
+    costs = {1: 10.0, drafts + 1: 11.0}  # wider passes are not known, so this is the best chain
+    projected = speed_up(right, costs, lambda k: k + 1)
+    gained = decoded(drafts, seed=3).tokens_per_pass * 10 / 11
+    if drafts == 4:
+        assert projected == pytest.approx(gained, rel=0.02)
+    else:  # shorter chains than counted end less often at hard places, so that passes begin at better ones
+        assert 0.9 * gained < projected < gained
+
+
+# -- what steps call ------------------------------------------------------------------------------
+
+
+def test_calls_of_llama_cpp_are_counted(tiny_path: Path) -> None:
+    with Engine(tiny_path, settings=Settings(schedule="plain", threads=1)) as engine:
+        called = calls_of_steps(engine, [1, 2, 3], 100)
+        assert called["decodes_per_step"] == called["waits_per_step"] == 1
+        assert called["graphs_reused"] == 1, "what grows is not noticed before 256 cells"
+        assert 0 < called["host_share"] < 1
+        context = engine.session._context
+        with counted() as calls:
+            for width in (1, 2, 2, 3):
+                pass_times(context, len(engine.session.tokens), [width], in_a_row=2)
+        assert calls.decodes == calls.waits
+        assert calls.decodes - calls.graphs_reused == 2, "each new width makes a graph, once"
+
+
+# -- the time -------------------------------------------------------------------------------------
+
+
 def test_what_time_does_not_allow_is_left_out_and_told() -> None:
     late, failing = run(time.time() + 5), run()
-    late.stage("long", 60, dict)
-    failing.stage("broken", 1, lambda: {}["nothing"])
+    late.stage("long", 60, lambda: iter(()))
+    failing.stage("broken", 1, lambda: ({}["nothing"] for _ in "x"))
     assert "60 s" in late.left_out["long"]
     assert "KeyError" in failing.left_out["broken"]
+
+
+def test_a_stage_is_stopped_at_the_deadline_and_keeps_what_it_knows() -> None:
+    reports: list[dict[str, object]] = []
+
+    def endless() -> Iterator[dict[str, int]]:
+        yield {"known": 1}
+        while True:
+            time.sleep(0.01)
+
+    began, some = time.time(), run(time.time() + 0.5)
+    some.report = lambda: reports.append({**some.results, **some.left_out})
+    some.stage("endless", 0, endless)
+    some.stage("too late", 0, endless)
+    assert 0.4 < time.time() - began < 5
+    assert some.results == {"endless": {"known": 1}}
+    assert set(some.left_out) == {"endless", "too late"}
+    assert reports[0] == {"endless": {"known": 1}}, "told at once"
+
+
+def test_what_does_not_stop_is_killed_with_all_it_started(tmp_path: Path) -> None:
+    began, mark = time.time(), tmp_path / "mark"
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu.run_until(began + 1, ["sh", "-c", f"(sleep 3; touch {mark}) & sleep 60"])
+    assert time.time() - began < 30
+    time.sleep(3)
+    assert not mark.exists()
+
+
+def test_the_report_is_there_when_the_time_is_over(tiny_path: Path, tmp_path: Path) -> None:
+    """Measuring all of this would take minutes."""
+    program = Path(gpu_measurements.__file__)
+    much = ["--depths", "256,2048", "--shapes", "0.02B", "--questions", "1000", "--tokens", "1000", tiny_path]
+    began = time.time()
+    subprocess.run(
+        [
+            sys.executable,
+            program,
+            "--out",
+            tmp_path,
+            "--scratch",
+            tmp_path,
+            "--deadline",
+            str(began + 22),
+            *much,
+        ],
+        check=True,
+    )
+    assert time.time() - began < 37
+    told = json.loads((tmp_path / "gpu.json").read_text())
+    assert told["results"]
+    assert told["left_out"]
+    assert "## Left out" in (tmp_path / "gpu.md").read_text()
+    assert not list(tmp_path.glob("random-*"))
