@@ -99,14 +99,15 @@ class Run:
             self.left_out[name] = f"needs about {seconds:.0f} s and there were not as many left"
         else:
             click.echo(f"{name} …")
+            self.left_out[name] = "the time was over in the middle"  # until it comes to its end
             try:
                 with stopped_at(self.deadline), closing(measure()) as growing:
                     for so_far in growing:
                         self.results[name] = so_far
                         self.report()
+                del self.left_out[name]
             except DeadlineError:
-                known = "what stands above" if name in self.results else "nothing"
-                self.left_out[name] = f"the time was over in the middle; {known} is known"
+                pass
             except Exception as error:  # whatever it is: a report of the rest is worth more
                 self.left_out[name] = f"{type(error).__name__}: {error}"
         self.report()

@@ -18,7 +18,7 @@ from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
 
 from .memory import recall, remember, run_key
-from .settings import Settings
+from .settings import Settings, on_gpu
 
 _VERSION = 3
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -27,6 +27,8 @@ _REPEATS = 4
 _SECONDS = 1.5
 """What measuring at one depth, and reading the text that makes the depth, may each take; a slow model is
 measured less."""
+_IN_A_ROW = 4
+"""Passes of one width on a GPU: the first makes the graph, the next may record it, later ones only use it."""
 _FOLLOWS = 0.1  # weight of the newest step in what corrects the measured times
 
 Doubles = npt.NDArray[np.float64]
@@ -80,7 +82,8 @@ def step_costs(
     if costs is None:
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
-        measured = [*_measured(context, widest), threads]
+        in_a_row = _IN_A_ROW if on_gpu(settings) else 1
+        measured = [*_measured(context, widest, in_a_row), threads]
         remember("costs", key, measured)
         costs = _sound(measured)
         assert costs, "what was measured makes sense"
@@ -122,7 +125,7 @@ def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
     return single, several
 
 
-def _measured(context: Context, widest: int) -> tuple[list[float], list[float], list[float]]:
+def _measured(context: Context, widest: int, in_a_row: int) -> tuple[list[float], list[float], list[float]]:
     """Widths, seconds and slopes, as StepCosts takes them."""
     widths = [width for width in _WIDTHS if width <= widest]
     context.clear()
@@ -130,12 +133,13 @@ def _measured(context: Context, widest: int) -> tuple[list[float], list[float], 
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
         pace = (time.perf_counter() - began) / _SHALLOW
-        shallow = pass_times(context, _SHALLOW, widths)
+        shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
         deep = min(_DEEP, context.settings.cells - widest, int(_SECONDS / pace))
         slopes = np.zeros(len(widths))
         if deep >= 4 * _SHALLOW:
             read_text(context, _SHALLOW, deep)
-            slopes = np.maximum(0, pass_times(context, deep, widths) - shallow) / (deep - _SHALLOW)
+            deeper = pass_times(context, deep, widths, in_a_row=in_a_row)
+            slopes = np.maximum(0, deeper - shallow) / (deep - _SHALLOW)
     finally:
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like

@@ -31,11 +31,11 @@ from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .openai.completions import ChatCompletionRequest, CompletionRequest
 from .openai.creating import creating, creating_later
 from .passes import Inputs, Passes
-from .planner import Planner, may_look_ahead
+from .planner import FEW_SIZES, Planner, may_look_ahead
 from .sampling import Sampling
 from .schedules import FORMS, Fixed, Schedule, rows_needed
 from .session import Session
-from .settings import AUTO, DEFAULT_CONTEXT, Settings, context_settings, with_fitting_layers
+from .settings import AUTO, DEFAULT_CONTEXT, Settings, context_settings, on_gpu, with_fitting_layers
 from .turns import Turns
 
 _LONGEST_CHAIN = 8  # that heads draft, one call each
@@ -276,7 +276,9 @@ class Engine:
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))
-            return lambda: Planner(costs, drafter, group, quotes=self.settings.ngrams, most=self._depth)
+            sizes = FEW_SIZES if on_gpu(self.settings) else ()
+            quotes, most = self.settings.ngrams, self._depth
+            return lambda: Planner(costs, drafter, group, quotes=quotes, most=most, sizes=sizes)
         # two-pass stays the paper's own: lookahead tokens alone
         drafts_by_head = self.schedule in ("head", "fused")
         drafter = Drafter(

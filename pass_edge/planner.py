@@ -31,6 +31,9 @@ _REMEMBERED = 0.97
 _RAREST = 256
 _UNLIKELY = 0.5
 """Where drafts must be right more often than that to pay, heads begin as a source that did not."""
+FEW_SIZES = (1, 2, 4, 8, 16, 32)
+"""Nodes of trees where a pass like the last one is cheaper: llama.cpp keeps that one's graph, and CUDA
+records it when it comes again."""
 _REPLANNED = 8
 """Passes for which prices hold: depth, costs and pace move slowly, and numpy between passes is not free."""
 
@@ -47,10 +50,12 @@ class Planner:
         *,
         quotes: bool = True,
         most: int = MAX_ROWS,
+        sizes: Sequence[int] = (),
     ) -> None:
         """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node;
-        ``quotes``: whether the conversation itself is drafted from; ``most``: tokens drafted in a pass."""
-        self._costs, self._quotes, self._most = costs, quotes, most
+        ``quotes``: whether the conversation itself is drafted from; ``most``: tokens drafted in a pass;
+        ``sizes``: how many nodes trees may have that are not the largest, if not any number."""
+        self._costs, self._quotes, self._most, self._sizes = costs, quotes, most, sizes
         self._drafter = drafter or Drafter(0)
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
@@ -59,7 +64,7 @@ class Planner:
         self._group, self._looking = group, Gate(rarely=not may_look_ahead(costs))
         self._looks = 0
         self._pace = Pace()
-        self._plan = _Plan(costs.at(0)[: most + 1], self._pace)
+        self._plan = _Plan(costs.at(0)[: most + 1], self._pace, sizes=sizes)
         self._passes = 0
         self._draft = NO_DRAFT
         self._expected: list[tuple[int, int, Chances]] = []
@@ -82,7 +87,8 @@ class Planner:
         if self._passes % _REPLANNED == 0 or passed.sharing != self._plan.sharing:
             seconds = self._costs.at(passed.depth + len(passed.new))
             others = min(passed.others, len(seconds) - 1)
-            self._plan = _Plan(seconds[others : others + self._most + 1], self._pace, passed.sharing)
+            seconds = seconds[others : others + self._most + 1]
+            self._plan = _Plan(seconds, self._pace, passed.sharing, self._sizes)
         self._passes += 1
         plan = self._plan
         branches = _Branches()
@@ -197,14 +203,16 @@ class _Branches:
 class _Plan:
     """What drafts are worth in the next pass, which ``sharing`` conversations share."""
 
-    def __init__(self, seconds: np.ndarray, pace: Pace, sharing: int = 1) -> None:
+    def __init__(self, seconds: np.ndarray, pace: Pace, sharing: int = 1, sizes: Sequence[int] = ()) -> None:
         """``seconds`` (n,): of passes with 1, 2, … n rows of this conversation, and what others take besides:
-        a row's price is what it adds to theirs."""
+        a row's price is what it adds to theirs. ``sizes``: as the Planner's."""
         self.sharing = sharing
         self.pace = max(pace.tokens_per_second, sharing / seconds[0])
         self._prices: list[float] = (self.pace * (seconds - seconds[0])).tolist()
         self.most = len(seconds) - 1
-        self.least = min((price / n for n, price in enumerate(self._prices) if n), default=1.0)
+        self._counts = {*(size - 1 for size in sizes), self.most} if sizes else range(1, len(seconds))
+        """How many nodes may be drafted, if any are."""
+        self.least = min((self._prices[n] / n for n in self._counts if 0 < n <= self.most), default=1.0)
         """A draft pays in no company if its chance is less."""
 
     def _best(self, draft: Draft, looks: int = 0) -> tuple[float, int]:
@@ -214,7 +222,7 @@ class _Plan:
         best, count, hoped = -prices[0], 0, 0.0
         for n, chance in enumerate(sorted(draft.chances, reverse=True)[: len(prices) - 1], 1):
             hoped += chance
-            if hoped - prices[n] > best:
+            if hoped - prices[n] > best and n in self._counts:
                 best, count = hoped - prices[n], n
         return best, count
 

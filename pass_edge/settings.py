@@ -82,6 +82,11 @@ def with_fitting_layers(settings: Settings, path: Path) -> Settings:
     return replace(settings, gpu_layers=fitting_layers(path, cells))
 
 
+def on_gpu(settings: Settings) -> bool:
+    """Whether layers of a model go to a GPU."""
+    return can_offload() and settings.gpu_layers != 0
+
+
 def context_settings(model: Model, settings: Settings, cells: int) -> ContextSettings:
     """The context of ``cells`` KV cells that ``settings`` ask for with ``model``.
 
@@ -90,13 +95,13 @@ def context_settings(model: Model, settings: Settings, cells: int) -> ContextSet
     Q8_0 beside F16 is as fast for one token as F16 beside F16; heads that its blocks do not divide
     get BF16. GPUs have no such pair, and like F16 best.
     """
-    on_gpu = can_offload() and settings.gpu_layers != 0
+    offloaded = on_gpu(settings)
     flash_attention = _FLASH_ATTENTION[settings.flash_attn]
     fits_q8_0 = model.head_size("key") % _Q8_0_BLOCK == 0
     return ContextSettings(
         cells=cells,
         threads=settings.threads,
-        cache_type_k=settings.cache_type_k or ("f16" if on_gpu else "q8_0" if fits_q8_0 else "bf16"),
+        cache_type_k=settings.cache_type_k or ("f16" if offloaded else "q8_0" if fits_q8_0 else "bf16"),
         cache_type_v=settings.cache_type_v or "f16",
-        flash_attention=True if flash_attention is None and not on_gpu else flash_attention,
+        flash_attention=True if flash_attention is None and not offloaded else flash_attention,
     )

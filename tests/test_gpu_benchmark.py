@@ -17,12 +17,15 @@ from gpu_measurements import Run, calls_of_steps, counted, projections, shares, 
 from random_llama import SHAPES, write_random_llama
 
 from pass_edge import Engine, Settings
-from pass_edge.costs import pass_times
+from pass_edge.costs import StepCosts, pass_times
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model
 from pass_edge.session import Step
 from pass_edge.stats import Stats
+
+from .test_drafter import lookahead_for, random_head
+from .test_planner import flat
 
 
 def packed(folder: Path) -> dict[str, bytes]:
@@ -125,6 +128,20 @@ def test_calls_of_llama_cpp_are_counted(tiny_path: Path) -> None:
         assert calls.decodes - calls.graphs_reused == 2, "each new width makes a graph, once"
 
 
+def test_on_a_gpu_few_sizes_of_trees_find_more_graphs(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
+    lookahead = lookahead_for(tiny_path, hidden_head=random_head(4))
+    found = {}
+    for gpu_is_used in (False, True):
+        monkeypatch.setattr("pass_edge.engine.on_gpu", lambda _, used=gpu_is_used: used)
+        with Engine(tiny_path, lookahead=lookahead, settings=Settings(threads=1)) as engine:
+            found[gpu_is_used] = calls_of_steps(engine, [1, 2, 3, 4, 1, 2], 400)["graphs_reused"]
+    assert found[True] > found[False]
+
+
 # -- the time -------------------------------------------------------------------------------------
 
 
@@ -145,7 +162,7 @@ def test_a_stage_is_stopped_at_the_deadline_and_keeps_what_it_knows() -> None:
             time.sleep(0.01)
 
     began, some = time.time(), run(time.time() + 0.5)
-    some.report = lambda: reports.append({**some.results, **some.left_out})
+    some.report = lambda: reports.append({**some.left_out, **some.results})
     some.stage("endless", 0, endless)
     some.stage("too late", 0, endless)
     assert 0.4 < time.time() - began < 5
@@ -163,10 +180,10 @@ def test_what_does_not_stop_is_killed_with_all_it_started(tmp_path: Path) -> Non
     assert not mark.exists()
 
 
-def test_the_report_is_there_when_the_time_is_over(tiny_path: Path, tmp_path: Path) -> None:
+def test_the_report_is_there_when_the_time_is_over(speaking_path: Path, tmp_path: Path) -> None:
     """Measuring all of this would take minutes."""
     program = Path(gpu_measurements.__file__)
-    much = ["--depths", "256,2048", "--shapes", "0.02B", "--questions", "1000", "--tokens", "1000", tiny_path]
+    much = ["--depths", "256,2048", "--shapes", "0.02B", "--questions", "1000", "--tokens", "1000"]
     began = time.time()
     subprocess.run(
         [

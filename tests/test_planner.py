@@ -175,6 +175,18 @@ def test_no_tree_is_worth_more_than_the_planned_one(draft: Draft, steps: list[fl
     assert all(parent <= i for i, parent in enumerate(best.parents))
 
 
+@settings(deadline=None)
+@given(drafts(), st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9), st.floats(0.0, 3.0))
+def test_of_few_sizes_the_best_is_planned(draft: Draft, steps: list[float], pace: float) -> None:
+    seconds = 1.0 + np.cumsum([0.0, *steps])
+    plan = _Plan(seconds, Pace(pace, 1.0), sizes=(1, 2, 4, 8))
+    price = plan.pace * (seconds - seconds[0])
+    worth = [sum(draft.best(n).chances) - price[n] for n in (0, 1, 3, 7) if n <= len(draft.tokens)]
+    assert plan.worth(draft) == pytest.approx(max(worth))
+    assert len(plan.best(draft, 0).tokens) in (0, 1, 3, 7)
+    assert plan.least == pytest.approx(min(price[n] / n for n in (1, 3, 7, 9)))
+
+
 @given(drafts())
 def test_a_part_of_a_draft_hangs_as_it_did(draft: Draft) -> None:
     def paths(some: Draft) -> list[tuple[int, ...]]:
