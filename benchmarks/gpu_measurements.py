@@ -194,13 +194,17 @@ def shares(stats: Sequence[Stats]) -> list[float]:
 
 @dataclass
 class Calls:
-    """Of llama.cpp: how many batches it decoded, for how many of them it had the graph, how often somebody
-    waited for it, and the seconds in all of that."""
+    """Of llama.cpp: the batches it decoded, by their rows, for how many of them it had the graph, how often
+    somebody waited for it, and the seconds in all of that."""
 
-    decodes: int = 0
+    rows: Counter[int] = field(default_factory=Counter)
     graphs_reused: int = 0
     waits: int = 0
     seconds: float = 0.0
+
+    @property
+    def decodes(self) -> int:
+        return self.rows.total()
 
 
 @contextmanager
@@ -217,7 +221,7 @@ def counted() -> Iterator[Calls]:
     def decode(context: Any, batch: Any) -> Any:
         before = llama.llama_perf_context(context).n_reused
         status = timed(originals["llama_decode"], context, batch)
-        calls.decodes += 1
+        calls.rows[batch.n_tokens] += 1
         calls.graphs_reused += llama.llama_perf_context(context).n_reused - before
         return status
 

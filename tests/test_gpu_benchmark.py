@@ -16,11 +16,12 @@ import pytest
 from gpu_measurements import Run, calls_of_steps, counted, projections, shares, speed_up
 from random_llama import SHAPES, write_random_llama
 
-from pass_edge import Engine, Settings
-from pass_edge.costs import StepCosts, pass_times
+from pass_edge import Engine, Sampling, Settings
+from pass_edge.costs import pass_times
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model
+from pass_edge.planner import FEW_SIZES
 from pass_edge.session import Step
 from pass_edge.stats import Stats
 
@@ -128,18 +129,20 @@ def test_calls_of_llama_cpp_are_counted(tiny_path: Path) -> None:
         assert calls.decodes - calls.graphs_reused == 2, "each new width makes a graph, once"
 
 
-def test_on_a_gpu_few_sizes_of_trees_find_more_graphs(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine.step_costs", flat)
-    monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
-    lookahead = lookahead_for(tiny_path, hidden_head=random_head(4))
-    found = {}
+    lookahead = lookahead_for(tiny_path, rows=False, hidden_head=random_head(4))
+    rows: dict[bool, set[int]] = {}
     for gpu_is_used in (False, True):
         monkeypatch.setattr("pass_edge.engine.on_gpu", lambda _, used=gpu_is_used: used)
-        with Engine(tiny_path, lookahead=lookahead, settings=Settings(threads=1)) as engine:
-            found[gpu_is_used] = calls_of_steps(engine, [1, 2, 3, 4, 1, 2], 400)["graphs_reused"]
-    assert found[True] > found[False]
+        with (
+            Engine(tiny_path, lookahead=lookahead, settings=Settings(threads=1)) as engine,
+            counted() as calls,
+        ):
+            engine.stream([1, 2, 3, 1, 2], sampling=Sampling(temperature=0.5, seed=1), max_tokens=300).run()
+        rows[gpu_is_used] = set(calls.rows)
+    assert {1} < rows[True] <= set(FEW_SIZES)
+    assert not rows[False] <= set(FEW_SIZES)
 
 
 # -- the time -------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ def test_what_time_does_not_allow_is_left_out_and_told() -> None:
 
 
 def test_a_stage_is_stopped_at_the_deadline_and_keeps_what_it_knows() -> None:
-    reports: list[dict[str, object]] = []
+    reports: list[tuple[float, dict[str, object]]] = []
 
     def endless() -> Iterator[dict[str, int]]:
         yield {"known": 1}
@@ -162,13 +165,15 @@ def test_a_stage_is_stopped_at_the_deadline_and_keeps_what_it_knows() -> None:
             time.sleep(0.01)
 
     began, some = time.time(), run(time.time() + 0.5)
-    some.report = lambda: reports.append({**some.left_out, **some.results})
+    some.report = lambda: reports.append((time.time() - began, dict(some.results)))
     some.stage("endless", 0, endless)
     some.stage("too late", 0, endless)
     assert 0.4 < time.time() - began < 5
     assert some.results == {"endless": {"known": 1}}
     assert set(some.left_out) == {"endless", "too late"}
-    assert reports[0] == {"endless": {"known": 1}}, "told at once"
+    told, first = reports[0]
+    assert told < 0.4, "what is known is told at once"
+    assert first == some.results
 
 
 def test_what_does_not_stop_is_killed_with_all_it_started(tmp_path: Path) -> None:
