@@ -12,7 +12,7 @@ Nothing is drafted where nothing is worth its rows, so a pass is never planned t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -210,7 +210,9 @@ class _Plan:
         self.pace = max(pace.tokens_per_second, sharing / seconds[0])
         self._prices: list[float] = (self.pace * (seconds - seconds[0])).tolist()
         self.most = len(seconds) - 1
-        self._counts = {*(size - 1 for size in sizes), self.most} if sizes else range(1, len(seconds))
+        self._counts: Collection[int] = (
+            {*(size - 1 for size in sizes), self.most} if sizes else range(1, len(seconds))
+        )
         """How many nodes may be drafted, if any are."""
         self.least = min((self._prices[n] / n for n in self._counts if 0 < n <= self.most), default=1.0)
         """A draft pays in no company if its chance is less."""
