@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import Batch, Int32s, Rows
+from .compute import compute
 from .devices import available_memory, can_offload, default_threads
 from .errors import ContextError, ContextFullError, SettingsError
 from .library import GGML_TYPES, llama, take_errors
@@ -78,7 +79,7 @@ class Context:
             self._keeps_hidden = wanted
 
     def _decode(self, batch: llama.llama_batch) -> None:
-        status = llama.llama_decode(self._handle, batch)
+        status = compute(lambda: llama.llama_decode(self._handle, batch))
         if status == 0:
             return
         if status == 1:

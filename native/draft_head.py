@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .compute import compute
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
 from .stored import Floats, StoredMatrix
@@ -130,7 +131,7 @@ class DraftHead:
         float32."""
         for tensor, given in zip(self._inputs, (state, embedding, before), strict=False):
             _write(tensor, np.ascontiguousarray(given, np.float32))
-        if ggml("ggml_backend_graph_compute")(self._tensors.backend, self._graph):
+        if compute(lambda: ggml("ggml_backend_graph_compute")(self._tensors.backend, self._graph)):
             raise LibraryError("ggml could not compute the draft head")
         return _read(self._next, self._output.width), _read(self._logits, self._output.count)
 

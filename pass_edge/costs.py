@@ -29,6 +29,9 @@ _SECONDS = 1.5
 measured less."""
 _IN_A_ROW = 4
 """Passes of one width on a GPU: the first makes the graph, the next may record it, later ones only use it."""
+_CLEARLY, _MUCH = 0.95, 0.75
+"""Of the time it takes: what is faster by less is held to be noise, within one measurement and from one to
+another."""
 _FOLLOWS = 0.1  # weight of the newest step in what corrects the measured times
 
 Doubles = npt.NDArray[np.float64]
@@ -76,10 +79,10 @@ def step_costs(
     context: Context, settings: Settings, widest: int, note: Callable[[str], None] = lambda _: None
 ) -> StepCosts:
     """The costs for ``context`` (empty, and left so) made with ``settings``, up to ``widest`` rows a step;
-    measured if they are not remembered."""
+    measured if they are not remembered, or if the machine was busy when they were."""
     key = f"{_VERSION} {widest} {context.settings.cells} {run_key(context.model.path, settings)}"
     costs = _sound(recall("costs", key))
-    if costs is None:
+    if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
         in_a_row = _IN_A_ROW if on_gpu(settings) else 1
@@ -120,9 +123,28 @@ def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
             times[count] = single, several
     finally:
         context.clear()
-    single, several = (min(counts, key=lambda count: times[count][i]) for i in (0, 1))
+    all_cores, fewer = times[counts[0]], times[counts[-1]]
+    single, several = (counts[-1 if fewer[i] < _CLEARLY * all_cores[i] else 0] for i in (0, 1))
     context.set_threads(single, several)
     return single, several
+
+
+def _was_busy(context: Context, costs: StepCosts) -> bool:
+    """Whether passes are faster now than is remembered, or would be with all cores: then the machine had
+    other work when it was measured, and would be held to be slow for ever."""
+    cores = default_threads()
+    widths = [1, min(8, costs.widest)] if costs.threads and min(costs.threads) < cores else [1]
+    if costs.threads:
+        context.set_threads(*costs.threads)
+    try:
+        now = pass_times(context, 0, widths, repeats=2)
+        faster = (now < _MUCH * costs.at(0)[np.array(widths) - 1]).any()
+        if len(widths) > 1:
+            context.set_threads(cores, cores)
+            faster |= (pass_times(context, 0, widths, repeats=2) < _CLEARLY * now).any()
+        return bool(faster)
+    finally:
+        context.clear()
 
 
 def _measured(context: Context, widest: int, in_a_row: int) -> tuple[list[float], list[float], list[float]]:
@@ -155,13 +177,15 @@ def read_text(context: Context, start: int, end: int) -> None:
         context.logits(1)  # waits for it
 
 
-def pass_times(context: Context, depth: int, widths: list[int], *, in_a_row: int = 1) -> Doubles:
-    """Seconds of a pass of each of ``widths``, interleaved, as many as there is time for; the least of them:
-    what else runs now only adds, and need not run later. ``in_a_row``: of one width one after the other; the
-    first makes the graph that others find."""
+def pass_times(
+    context: Context, depth: int, widths: list[int], *, in_a_row: int = 1, repeats: int = _REPEATS
+) -> Doubles:
+    """Seconds of a pass of each of ``widths``, interleaved, ``repeats`` times if there is time for it; the
+    least of them: what else runs now only adds, and need not run later. ``in_a_row``: of one width one after
+    the other; the first makes the graph that others find."""
     times: list[list[float]] = [[] for _ in widths]
     deadline = time.perf_counter() + _SECONDS
-    for repeat in range(_REPEATS):
+    for repeat in range(repeats):
         for taken, width in zip(times, widths, strict=True):
             if repeat and time.perf_counter() > deadline:
                 break

@@ -7,7 +7,7 @@ token, which the hidden head carries forward from token to token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +44,9 @@ class Heads:
         *,
         threads: int,
         corrects: bool = True,
-        run: Callable[[Callable[[], Stepped]], Stepped] = lambda work: work(),
     ) -> None:
         """``embeddings``: the model's. ``corrects``: with the head on lookahead outputs, not only the hidden
-        head. ``run`` does what computes with ggml. Raises LibraryError."""
-        self._run = run
+        head. Raises LibraryError."""
         self._embeddings = embeddings
         self._candidates = lookahead.candidates
         self._n_vocab = lookahead.base.n_vocab
@@ -71,8 +69,7 @@ class Heads:
     def _step(self, head: DraftHead | None, state: Floats, token: int, before: Floats) -> Stepped | None:
         if not head:
             return None
-        embedding = self._embedding(token)
-        behind, scores = self._run(lambda: head.step(state, embedding, before))
+        behind, scores = head.step(state, self._embedding(token), before)
         return behind, self._spread(scores)
 
     def _embedding(self, token: int) -> Floats:

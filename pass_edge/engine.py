@@ -266,8 +266,10 @@ class Engine:
                 return None
             if not (lookahead.hidden_head or (corrects and lookahead.head)):
                 return None
-            threads = self.settings.threads or default_threads()
-            made = Heads(lookahead, embeddings, threads=threads, corrects=corrects, run=passes.in_one_thread)
+            # not more than passes have: those woken for a head alone spin on, and take the others' cores
+            chosen = self.costs.threads if self.costs else None
+            threads = chosen[0] if chosen else self.settings.threads or default_threads()
+            made = Heads(lookahead, embeddings, threads=threads, corrects=corrects)
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -24,8 +22,6 @@ from pass_edge.native.errors import ContextError
 
 from .cells import MAX_ROWS, Cache, Cells
 from .tree import DraftTree, Layout
-
-T = TypeVar("T")
 
 PATIENCE = 0.005
 """Seconds that a pass waits for those of the last one: more than it takes to turn a token into text, less
@@ -93,8 +89,6 @@ class Passes:
         self._widest = widest
         self._cache = Cache(context, inputs.prefix if inputs else np.zeros((0, 0), np.float32), parallel)
         self.cells, self.room = self._cache.conversations, self._cache.room
-        # OpenMP keeps a team of threads for each thread that calls it, and teams disturb each other
-        self._one_thread = ThreadPoolExecutor(1) if parallel > 1 else None
         self._changed = threading.Condition()
         self._waiting: list[_Wanted] = []
         self._leads = False
@@ -133,18 +127,6 @@ class Passes:
         """Nobody else uses the context meanwhile, or what conversations share besides."""
         with self._changed:
             yield
-
-    def in_one_thread(self, work: Callable[[], T]) -> T:
-        """Do ``work``, which computes with ggml, in the thread that all such work is done in; ``alone``."""
-        with self._changed:
-            if not self._one_thread:
-                return work()
-            future = self._one_thread.submit(work)
-            try:
-                return future.result()
-            except BaseException:
-                wait([future])  # an interrupt must not leave it running
-                raise
 
     @contextmanager
     def settled(self) -> Iterator[None]:
@@ -197,7 +179,7 @@ class Passes:
         try:
             if self._is_short():
                 self._cache.compact()
-            self.in_one_thread(lambda: self._decode(together))
+            self._decode(together)
         except BaseException as error:
             for wanted in together:
                 wanted.error = error if isinstance(error, Exception) else ContextError(_INTERRUPTED)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pass_edge import LibraryError, ModelError
 from pass_edge.calibration import library_verdict
 from pass_edge.native import probe
 from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.compute import compute
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import devices
 from pass_edge.native.embeddings import TokenEmbeddings
@@ -154,3 +157,34 @@ def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.
     notes: list[str] = []
     assert library_verdict(notes.append) == probe.WORKS
     assert notes
+
+
+# -- the one thread that computes -----------------------------------------------------------------------
+
+
+def test_whoever_asks_one_thread_computes_and_a_child_has_its_own() -> None:
+    found = [compute(threading.get_ident)]
+    asking = threading.Thread(target=lambda: found.append(compute(threading.get_ident)))
+    asking.start()
+    asking.join()
+    assert found[0] == found[1] != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        compute(lambda: 1 // 0)
+    child = os.fork()
+    if not child:
+        os._exit(compute(lambda: 7))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_an_interrupt_waits_until_what_is_computed_is_done() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        compute(work)
+    assert done

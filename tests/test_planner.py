@@ -17,6 +17,7 @@ from pass_edge.chances import Chances, head_kind, ngram_kind
 from pass_edge.costs import StepCosts, step_costs
 from pass_edge.drafter import Ahead, Outcome
 from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
 from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, NgramIndex
 from pass_edge.planner import Gate, Pace, Planner, _Branches, _Plan, may_look_ahead
@@ -277,6 +278,7 @@ def test_measured_costs_are_remembered_and_damage_is_measured_again(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pass_edge.costs._time", lambda context, depth, width: width + depth / 1000)
     notes: list[str] = []
 
     def costs() -> StepCosts:
@@ -298,6 +300,44 @@ def test_measured_costs_are_remembered_and_damage_is_measured_again(
         assert (costs().at(5) > 0).all()
         assert sum("steps cost" in note for note in notes) > measured
         measured = sum("steps cost" in note for note in notes)
+
+
+def test_costs_of_a_busy_machine_are_measured_again_on_an_idle_one(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pass_edge.costs.default_threads", lambda: 2)
+    used, notes = [2], []
+    set_threads = Context.set_threads
+
+    def spied(self: Context, single: int, batched: int) -> None:
+        used[0] = single
+        set_threads(self, single, batched)
+
+    monkeypatch.setattr(Context, "set_threads", spied)
+
+    def costs(seconds: dict[int, float]) -> StepCosts:
+        """Of passes that take ``seconds`` with so many threads."""
+        monkeypatch.setattr("pass_edge.costs._time", lambda context, depth, width: width * seconds[used[0]])
+        notes.clear()
+        with Engine(tiny_path, note=notes.append) as engine:
+            assert engine.costs is not None
+            assert used[0] == (engine.costs.threads or (0,))[0]
+            return engine.costs
+
+    def was_measured() -> bool:
+        return any("steps cost" in note for note in notes)
+
+    assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)  # one core has other work
+    assert was_measured()
+    assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)
+    assert not was_measured()
+    assert costs({1: 1.0, 2: 0.9}).threads == (2, 2)  # no more
+    assert was_measured()
+    assert costs({1: 1.8, 2: 1.6}).at(0)[0] == pytest.approx(0.9), "a slow moment changes nothing"
+    assert not was_measured()
+    assert costs({1: 0.5, 2: 0.5}).at(0)[0] == pytest.approx(0.5)
+    assert was_measured()
 
 
 def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
