@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import llama_cpp
 from llama_cpp import Llama
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
@@ -88,7 +89,7 @@ def ours(engine: Engine, job: Job) -> Contender:
     return answer
 
 
-def llama(job: Job, is_end: Callable[[int], bool], lookup: int = 0) -> Contender:
+def llama(job: Job, lookup: int = 0) -> Contender:
     """llama-cpp-python's own loop; ``lookup``: tokens that its prompt lookup drafts."""
     sampling = job.sampling
     peer = Llama(
@@ -103,6 +104,8 @@ def llama(job: Job, is_end: Callable[[int], bool], lookup: int = 0) -> Contender
         verbose=False,
     )
 
+    vocabulary = llama_cpp.llama_model_get_vocab(peer.model)
+
     def answered(ids: list[int]) -> Answer:
         made: list[int] = []
         began, prompt_tokens = 0.0, 0
@@ -112,7 +115,7 @@ def llama(job: Job, is_end: Callable[[int], bool], lookup: int = 0) -> Contender
             if not made:  # the first token belongs to the prompt
                 began, prompt_tokens = time.perf_counter(), peer.n_tokens
             made.append(token)
-            if len(made) > job.tokens or is_end(token):
+            if len(made) > job.tokens or llama_cpp.llama_vocab_is_eog(vocabulary, token):
                 break
         rate = (len(made) - 1) / (time.perf_counter() - began)
         text = peer.detokenize(made[: job.tokens]).decode(errors="replace")

@@ -3,25 +3,26 @@
     python benchmarks/peers.py --questions 5 --markdown docs/benchmarks.md --plot peers.png
 
 Rivals: llama-cpp-python's `Llama`, plain and with its prompt lookup; and llama.cpp's server, plain and with
-its own speculation, in this process (`pip install xllamacpp`, which `pip install -e '.[dev]'` brings). All
-get the same file, threads, prompt ids and token count. Each has an instance of its own, which meets a
-question once: no rival's caches help another, none is warmed by an earlier answer to the same question.
-Only decoding is timed. Greedy texts may differ from library to library, which use other kernels and KV
-caches, but should not within one. Ctrl-C reports what is done.
+its own speculation (`pip install xllamacpp`, which `pip install -e '.[dev]'` brings). All get the same file,
+threads, prompt ids and token count. Each has a process of its own, which meets a question once: no rival's
+caches help another, none is warmed by an earlier answer to the same question. Only decoding is timed. Greedy
+texts may differ from library to library, which use other kernels and KV caches, but should not within one.
+Ctrl-C reports what is done.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from answers import CONTEXT, Answer, Contender, Job, llama, ours, questions_by_category, rotated
+from apart import Apart, Opened
 from peers_report import Entrant, Round, Run, plot, report
 from rich.progress import track
 
@@ -46,47 +47,60 @@ SPINNING = 0.02  # of a core: more than this, and an idle contender disturbs the
 # -- who takes part ---------------------------------------------------------------------------------
 
 
-def our_entrants(job: Job, engines: dict[str, Engine]) -> list[Entrant]:
+def our_entrants(job: Job) -> list[Entrant]:
     return [
         Entrant(
             f"ours: {name}",
             "ours: plain",
-            f"Engine(settings=Settings(schedule={name!r})), in force {engine.schedule}",
-            lambda engine=engine: ours(engine, job),
+            f"Engine(settings=Settings(schedule={name!r}))",
+            partial(open_ours, job, name),
         )
-        for name, engine in engines.items()
+        for name in OURS
     ]
 
 
-def llama_entrants(job: Job, plain: Engine) -> list[Entrant]:
-    is_end = plain.model.vocabulary.is_end
+def engine_of(job: Job, schedule: str) -> Engine:
+    settings = Settings(schedule=schedule, threads=job.threads, context_size=CONTEXT)
+    return Engine(job.model, settings=settings)
+
+
+def open_ours(job: Job, schedule: str) -> Opened:
+    engine = engine_of(job, schedule)
+    return ours(engine, job), engine.notes
+
+
+def llama_entrants(job: Job) -> list[Entrant]:
     lookup = 10 if can_offload() else 2  # as its README advises
     told = f"with LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens={lookup})"
     return [
-        Entrant("Llama", "Llama", "llama_cpp.Llama, its defaults", lambda: llama(job, is_end)),
-        Entrant("Llama lookup", "Llama", told, lambda: llama(job, is_end, lookup)),
+        Entrant("Llama", "Llama", "llama_cpp.Llama, its defaults", partial(open_llama, job)),
+        Entrant("Llama lookup", "Llama", told, partial(open_llama, job, lookup)),
     ]
+
+
+def open_llama(job: Job, lookup: int = 0) -> Opened:
+    return llama(job, lookup), ()
 
 
 def server_entrants(job: Job, draft_model: Path | None) -> list[Entrant]:
     plain = "llama.cpp's server (xllamacpp), its defaults, one slot"
     kinds = [kind for kind in SPECULATION if draft_model or kind != "draft-simple"]
     return [
-        Entrant("server", "server", plain, lambda: server(job)),
+        Entrant("server", "server", plain, partial(open_server, job)),
         *(
             Entrant(
                 f"server {kind}",
                 "server",
                 f"spec-type {kind} {', '.join(f'{k} {v:g}' for k, v in SPECULATION[kind].items())}".strip(),
-                lambda kind=kind: server(job, kind, draft_model),
+                partial(open_server, job, kind, draft_model),
             )
             for kind in kinds
         ),
     ]
 
 
-def server(job: Job, kind: str = "none", draft_model: Path | None = None) -> Contender:
-    """llama.cpp's server in this process, asked without HTTP; it times its own decoding."""
+def open_server(job: Job, kind: str = "none", draft_model: Path | None = None) -> Opened:
+    """llama.cpp's server, asked without HTTP; it times its own decoding."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -124,7 +138,7 @@ def server(job: Job, kind: str = "none", draft_model: Path | None = None) -> Con
             timed / max(timed - accepted, 1),
         )
 
-    return answer
+    return answer, ()
 
 
 def slower_build() -> list[str]:
@@ -148,31 +162,18 @@ def enabled(info: str) -> set[str]:
 # -- the run ----------------------------------------------------------------------------------------
 
 
-def open_all(entrants: list[Entrant], greeting: list[int]) -> tuple[dict[str, Contender], str]:
-    """All of them, warm, and a sentence on whether they rest when it isn't their turn."""
-    contenders, used = {}, {}
-    for entrant in entrants:
-        contenders[entrant.name] = entrant.open()
-        contenders[entrant.name](greeting)
-        used[entrant.name] = idle_share()
-    name = max(used, key=used.__getitem__)
-    spins = "; **threads spin and disturb the others**" if used[name] > SPINNING else ""
-    return contenders, f"idle contenders used at most {used[name]:.1%} of a core (after {name}'s turn){spins}"
+def open_all(entrants: list[Entrant], greeting: list[int]) -> tuple[dict[str, Contender], list[str]]:
+    """All of them, warm, and what is to be known of them."""
+    opened = {entrant.name: Apart(entrant.name, entrant.open, greeting) for entrant in entrants}
+    notes = dict.fromkeys(f"{name.partition(':')[0]}: {n}" for name, one in opened.items() for n in one.notes)
+    most = max(opened, key=lambda name: opened[name].idle)
+    idle = opened[most].idle
+    spins = "; **threads spin and disturb the others**" if idle > SPINNING else ""
+    return dict(opened), [*notes, f"idle contenders used at most {idle:.1%} of a core ({most}){spins}"]
 
 
-def idle_share(seconds: float = 0.5) -> float:
-    """The part of a core that this process, with all contenders in it, uses while nothing is asked."""
-    time.sleep(0.1)  # threads may look for more work for a moment
-    began = time.process_time()
-    time.sleep(seconds)
-    return (time.process_time() - began) / seconds
-
-
-def answer_all(
-    contenders: dict[str, Contender], plain: Engine, questions: list[tuple[str, str]]
-) -> Iterator[Round]:
-    for turn, (category, question) in enumerate(track(questions, "answering")):
-        ids = as_prompt(plain, question)
+def answer_all(contenders: dict[str, Contender], asked: list[tuple[str, list[int]]]) -> Iterator[Round]:
+    for turn, (category, ids) in enumerate(track(asked, "answering")):
         answers = {name: contenders[name](ids) for name in rotated(list(contenders), turn)}
         for name, answer in answers.items():
             if answer.prompt_tokens != len(ids):
@@ -207,13 +208,8 @@ def main(
     markdown: Path | None,
 ) -> None:
     job = Job(model or default_model(), tokens, threads, temp)
-    engines = {
-        name: Engine(job.model, settings=Settings(schedule=name, threads=threads, context_size=CONTEXT))
-        for name in OURS
-    }
-    plain = engines["plain"]
-    notes = [f"ours: {note}" for note in dict.fromkeys(n for e in engines.values() for n in e.notes)]
-    entrants = [*llama_entrants(job, plain), *our_entrants(job, engines)]
+    notes: list[str] = []
+    entrants = [*llama_entrants(job), *our_entrants(job)]
     if importlib.util.find_spec("xllamacpp"):
         entrants = server_entrants(job, draft_model) + entrants
         notes += slower_build()
@@ -222,9 +218,11 @@ def main(
     chosen = list(questions_by_category(questions).items())[:categories]
     rounds: list[Round] = []
     try:
-        contenders, rest = open_all(entrants, as_prompt(plain, "Hello"))
-        notes.append(rest)
-        for done in answer_all(contenders, plain, [(c, q) for c, qs in chosen for q in qs]):
+        with engine_of(job, "plain") as plain:
+            asked = [(c, as_prompt(plain, q)) for c, qs in chosen for q in qs]
+            contenders, told = open_all(entrants, as_prompt(plain, "Hello"))
+        notes += told
+        for done in answer_all(contenders, asked):
             rounds.append(done)
     except KeyboardInterrupt:
         click.echo("Interrupted; this is what was done.", err=True)

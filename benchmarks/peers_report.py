@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from answers import Answer, Contender, Job, cpu_name, table
+from answers import Answer, Job, cpu_name, table
+from apart import Opened
 
 DEFAULT = "ours: auto"
 PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")
@@ -17,12 +18,13 @@ PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")
 
 @dataclass(frozen=True)
 class Entrant:
-    """``base``: plain decoding by the same library; ``settings``, in words; ``open`` loads the model."""
+    """``base``: plain decoding by the same library; ``settings``, in words; ``open`` loads the model, in
+    whatever process."""
 
     name: str
     base: str
     settings: str
-    open: Callable[[], Contender]
+    open: Callable[[], Opened]
 
     @property
     def is_ours(self) -> bool:

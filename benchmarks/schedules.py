@@ -117,7 +117,7 @@ def main(
     }
     contenders = {name: ours(engine, job) for name, engine in engines.items()}
     if not wanted or LLAMA in wanted:
-        contenders[LLAMA] = llama(job, engines[PLAIN].model.vocabulary.is_end)
+        contenders[LLAMA] = llama(job)
     results: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
 
     jobs = [
