@@ -25,16 +25,16 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
 ) -> str:
-    """``messages`` (each with ``role`` and ``content``) as the prompt for the next assistant turn; ``tools``
-    and ``tool_choice``, as OpenAI has them, for templates that ask for them. Raises ModelError if the
-    template refuses them."""
+    """``messages`` (each with ``role`` and ``content``, which may be None) as the prompt for the next
+    assistant turn; ``tools`` and ``tool_choice``, as OpenAI has them, for templates that ask for them. Raises
+    ModelError if the template refuses them."""
     vocabulary = model.vocabulary
     try:
         formatter = _formatter(
             model.chat_template() or CHATML, _text(model, vocabulary.eos), _text(model, vocabulary.bos)
         )
         prompt: str = formatter(
-            messages=list(messages),
+            messages=[{**message, "content": message.get("content") or ""} for message in messages],
             tools=list(tools) if tools else None,
             tool_choice=tool_choice,
         ).prompt

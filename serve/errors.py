@@ -63,6 +63,9 @@ def install(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            reason = first.get("ctx", {}).get("error", first["msg"])
+            return error_response(400, f"the body is not JSON: {reason} (character {first['loc'][-1]})")
         place = ".".join(str(part) for part in first["loc"][1:])
         return error_response(
             400, f"{place or 'the body (application/json)'}: {first['msg']}", param=place or None

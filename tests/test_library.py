@@ -337,6 +337,12 @@ def test_the_template_is_shown_the_tools(engine: Engine) -> None:
     assert with_tools > free == without["prompt_tokens"]
 
 
+def test_a_message_without_content_is_an_empty_one(engine: Engine) -> None:
+    said = [{"role": "user", "content": "Go."}, {"role": "assistant"}, {"role": "user", "content": "On."}]
+    empty, none = (engine.render([said[0], said[1] | {"content": c}, said[2]]) for c in ("", None))
+    assert empty == none == engine.render(said)
+
+
 def test_a_template_without_tools_chooses_none(tmp_path: Path) -> None:
     path = write_tiny_model(
         tmp_path / "m.gguf", n_embd=64, n_head=2, n_ff=128, words=[], chat_template=CHATML

@@ -404,6 +404,15 @@ def test_no_request_is_taken_while_it_shuts_down(engine: Engine) -> None:
         assert get(server, "/health")[0] == 503
 
 
+def test_what_is_not_json_is_called_so(server: Running) -> None:
+    for body, message in (
+        (b'{"prompt": "x",}', "the body is not JSON: "),
+        (b'{"prompt": []}', "prompt"),
+    ):
+        _, content, _ = post(server, "/v1/completions", body)
+        assert content["error"]["message"].startswith(message)
+
+
 @pytest.mark.parametrize(
     "body",
     [
