@@ -19,14 +19,15 @@ T = TypeVar("T")
 
 
 def compute(work: Callable[[], T]) -> T:
-    """What ``work`` returns, done in that thread; or what it raises. An interrupt is raised once it is done:
-    what it computes on is not to be freed under it. ``work`` must not ask for ``compute`` itself."""
+    """What ``work`` returns, done in that thread; or what it raises. What interrupts the wait (Ctrl-C, or
+    what another signal's handler raises) is raised once it is done: what it computes on is not to be freed
+    under it. ``work`` must not ask for ``compute`` itself."""
     future = _thread().submit(work)
     try:
         return future.result()
     except BaseException:
         while not future.done():
-            with suppress(KeyboardInterrupt):
+            with suppress(BaseException):
                 wait([future])
         raise
 

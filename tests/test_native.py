@@ -176,8 +176,16 @@ def test_whoever_asks_one_thread_computes_and_a_child_has_its_own() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_an_interrupt_waits_until_what_is_computed_is_done() -> None:
+class TimeOverError(Exception):
+    """What a program's own handler of a signal raises."""
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, TimeOverError])
+def test_an_interrupt_waits_until_what_is_computed_is_done(raised: type[BaseException]) -> None:
     done: list[bool] = []
+
+    def interrupt(*_: object) -> None:
+        raise raised
 
     def work() -> None:
         for _ in range(2):
@@ -185,6 +193,10 @@ def test_an_interrupt_waits_until_what_is_computed_is_done() -> None:
             time.sleep(0.1)
         done.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
-        compute(work)
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(raised):
+            compute(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done
