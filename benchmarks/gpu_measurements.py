@@ -28,7 +28,7 @@ from random_llama import SHAPES, write_random_llama
 from ties import UNFILTERED, lead_at_parting
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.costs import pass_times, read_text
+from pass_edge.costs import IN_A_ROW, pass_times, read_text
 from pass_edge.native.context import Context
 from pass_edge.native.devices import devices
 from pass_edge.native.library import llama, system_info
@@ -41,8 +41,6 @@ FILE_TYPES = ("Q4_K_M", "Q8_0")
 GREEDY = Sampling(temperature=0)
 DRAFTS = 4
 """Tokens drafted at every step by the schedules that do."""
-IN_A_ROW = 4
-"""Passes alike: the first makes the graph, the next two may record it (CUDA), and the rest repeat it."""
 Result = dict[str, Any]
 Growing = Generator[Result, None, None]
 """What a stage knows so far, again and again."""

@@ -220,7 +220,8 @@ def main(
     try:
         with engine_of(job, "plain") as plain:
             asked = [(c, as_prompt(plain, q)) for c, qs in chosen for q in qs]
-            contenders, told = open_all(entrants, as_prompt(plain, "Hello"))
+            greeting = as_prompt(plain, "Hello")
+        contenders, told = open_all(entrants, greeting)
         notes += told
         for done in answer_all(contenders, asked):
             rounds.append(done)

@@ -27,7 +27,7 @@ _REPEATS = 4
 _SECONDS = 1.5
 """What measuring at one depth, and reading the text that makes the depth, may each take; a slow model is
 measured less."""
-_IN_A_ROW = 4
+IN_A_ROW = 4
 """Passes of one width on a GPU: the first makes the graph, the next may record it, later ones only use it."""
 _CLEARLY, _MUCH = 0.95, 0.75
 """Of the time it takes: what is faster by less is held to be noise, within one measurement and from one to
@@ -85,7 +85,7 @@ def step_costs(
     if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
-        in_a_row = _IN_A_ROW if on_gpu(settings) else 1
+        in_a_row = IN_A_ROW if on_gpu(settings) else 1
         measured = [*_measured(context, widest, in_a_row), threads]
         remember("costs", key, measured)
         costs = _sound(measured)

@@ -87,7 +87,7 @@ class Engine:
             if found is not None and embeddings is not None:
                 inputs = Inputs(embeddings, found.embeddings, found.prefix)
             passes = Passes(context, inputs, parallel=self.parallel, widest=self.calibration.widest_step)
-            make_schedule = self._schedules(passes, embeddings, opened, note)
+            make_schedule = self._schedules(context, embeddings, opened, note)
             self.sessions = tuple(
                 Session(passes, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
                 for number in range(self.parallel)
@@ -253,7 +253,7 @@ class Engine:
 
     def _schedules(
         self,
-        passes: Passes,
+        context: Context,
         embeddings: TokenEmbeddings | None,
         opened: ExitStack,
         note: Callable[[str], None],
@@ -274,7 +274,7 @@ class Engine:
 
         if self.schedule == AUTO:
             widest = self._depth + 1 if self.parallel == 1 else self.calibration.widest_step
-            costs = self.costs = step_costs(passes.context, self.settings, widest, note)
+            costs = self.costs = step_costs(context, self.settings, widest, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))

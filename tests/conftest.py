@@ -6,11 +6,12 @@ import json
 import resource
 import signal
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pass_edge import Engine, Settings
 from pass_edge.models import default_model
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
@@ -96,6 +97,13 @@ def speaking_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     quantize(source, folder / "speaking.gguf", "Q8_0")
     return folder / "speaking.gguf"
+
+
+@pytest.fixture(scope="module")
+def engine(speaking_path: Path) -> Iterator[Engine]:
+    """That model in an engine, one for each module of tests."""
+    with Engine(speaking_path, settings=Settings(threads=1)) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from langchain_community.chat_models import ChatLlamaCpp
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel
 
-from pass_edge import Engine, Llama, Sampling, Settings, SettingsError
+from pass_edge import Engine, Llama, Sampling, SettingsError
 from pass_edge.llm_plugin import PassEdge
 
 from .serving import serving
@@ -102,12 +102,6 @@ def test_langchain_calls_tools(chain: ChatLlamaCpp) -> None:
 # -- LangChain on the server ------------------------------------------------------------------------------
 
 ASKED = {"model": "any", "api_key": "any", "max_tokens": 40, "seed": 3, "temperature": 0.8}
-
-
-@pytest.fixture(scope="module")
-def engine(speaking_path: Path) -> Iterator[Engine]:
-    with Engine(speaking_path, settings=Settings(threads=1)) as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,6 @@ LONG = {"prompt": "the yes", "max_tokens": 4000, "logit_bias": {"2": -100}}  # n
 
 
 @pytest.fixture(scope="module")
-def engine(speaking_path: Path) -> Iterator[Engine]:
-    with Engine(speaking_path, settings=Settings(threads=1)) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def server(engine: Engine) -> Iterator[Running]:
     with serving(engine, name="tiny", queue=64) as running:
         yield running

@@ -12,6 +12,8 @@ from: the model's own, and further on what the head made there. So a draft knows
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -51,6 +53,15 @@ class DraftHead(nn.Module):
         told = (state, embedding, before)[: self.inputs]
         x = self.dropout(torch.cat([_rms(part) for part in told], -1))
         return state + self.down(self.dropout(nn.functional.silu(self.gate(x)) * self.up(x)))
+
+    def along(self, states: torch.Tensor, embeddings: torch.Tensor) -> Iterator[torch.Tensor]:
+        """(B, n_embd) at each of D depths: what it makes of ``states`` (B, S, n_embd), the hidden state and
+        behind it lookahead outputs if there are any, and the ``embeddings`` (B, D, n_embd) of the tokens."""
+        before, said = states[:, 0], states[:, 1:]
+        for depth in range(embeddings.shape[1]):
+            state = said[:, depth] if depth < said.shape[1] else before
+            before = self(state, embeddings[:, depth], before)
+            yield before
 
     def weights(self) -> HeadWeights:
         """What was learnt, as the runtime takes it."""

@@ -226,12 +226,9 @@ class _Student(nn.Module):
 
     def _drafts(self, vocabulary: _Vocabulary, batch: Batch) -> Iterator[torch.Tensor]:
         """Logits (B, candidates) at each depth."""
-        before, said = batch.states[:, 0], batch.states[:, 1:]
-        for depth in range(batch.embeddings.shape[1]):
-            with vocabulary.autocast(batch.states.device):
-                state = said[:, depth] if depth < said.shape[1] else before
-                before = self.head(state, batch.embeddings[:, depth], before)
-            yield vocabulary.logits(before)
+        with vocabulary.autocast(batch.states.device):
+            states = list(self.head.along(batch.states, batch.embeddings))
+        return map(vocabulary.logits, states)
 
 
 def likeliest(texts: Sequence[Answered], count: int) -> npt.NDArray[np.int32]:

@@ -109,35 +109,25 @@ class _Sources:
         for some in places.split(_AT_ONCE):
             drafted = some[:, None] + torch.arange(1, depth + 1, device=frozen.device)
             before = frozen.embed(ids[text.prompt - 1 + drafted])
+            start = hidden[some, None]
             opinions: dict[str, torch.Tensor] = {}
             if reading is not None:
                 anchors = some + text.prompt - 1
-                states = frozen.look_ahead(reading, anchors, self._embeddings, self._prefix)
-                opinions[LOOKAHEAD] = frozen.logits(states)
+                outputs = frozen.look_ahead(reading, anchors, self._embeddings, self._prefix)
+                opinions[LOOKAHEAD] = frozen.logits(outputs)
                 if self._head:
-                    opinions[HEAD] = self._among(_onward(self._head, hidden[some], before, states))
+                    states = torch.cat([start, outputs], 1)
+                    opinions[HEAD] = self._among(self._head.along(states, before))
             if self._hidden:
-                opinions[HIDDEN] = self._among(_onward(self._hidden, hidden[some], before))
+                opinions[HIDDEN] = self._among(self._hidden.along(start, before))
             if HIDDEN in opinions and reading is not None:
                 first = opinions.get(HEAD, opinions[LOOKAHEAD])
                 opinions[UNION] = torch.logaddexp(first.log_softmax(-1), opinions[HIDDEN].log_softmax(-1))
             for name, logits in opinions.items():
                 yield name, rank(logits, likeliest[drafted])
 
-    def _among(self, states: torch.Tensor) -> torch.Tensor:
+    def _among(self, by_depth: Iterator[torch.Tensor]) -> torch.Tensor:
+        states = torch.stack(list(by_depth), 1)
         logits = torch.full((*states.shape[:-1], self._frozen.n_vocab), -torch.inf, device=states.device)
         logits[..., self._candidates] = self._frozen.logits(states, self._candidates)
         return logits
-
-
-def _onward(
-    head: DraftHead, hidden: torch.Tensor, embeddings: torch.Tensor, outputs: torch.Tensor | None = None
-) -> torch.Tensor:
-    """(anchors, depths, n_embd): what ``head`` makes of ``hidden`` states and the tokens' ``embeddings``
-    at each depth, and of lookahead ``outputs`` if it is one for these."""
-    before, states = hidden, []
-    for depth in range(embeddings.shape[1]):
-        state = before if outputs is None else outputs[:, depth]
-        before = head(state, embeddings[:, depth], before)
-        states.append(before)
-    return torch.stack(states, 1)

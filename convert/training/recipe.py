@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,11 @@ class Recipe:
     """What to make. ``prompts``, ``held_out``: as in prompts.read_prompts; without ``held_out`` the first
     prompts are held out. ``also``: folders of other trainings of this model with the same prompts held out,
     whose text is learnt from too. ``answers``: how many to learn from; ``max_tokens``, ``max_prompt``: of
-    each answer, of its prompt. ``start``: a sidecar to begin with: its lookahead embeddings,
-    and its heads where they are as wide. ``lookahead``,
-    ``prefix``: how many rows of each; ``head_width``, ``hidden_width``: of the heads on lookahead outputs and
-    on hidden states; 0 leaves a thing out. ``steps``: for the rows; ``head_steps``: for each head;
-    ``head_depth``: drafts in a row that heads learn. Raises SettingsError."""
+    each answer, of its prompt. ``start``: a sidecar to begin with: its lookahead embeddings, and its heads
+    where they are as wide. ``lookahead``, ``prefix``: how many rows of each; ``head_width``,
+    ``hidden_width``: of the heads on lookahead outputs and on hidden states; 0 leaves a thing out.
+    ``steps``: for the rows; ``head_steps``: for each head; ``head_depth``: drafts in a row that heads learn.
+    Raises SettingsError."""
 
     prompts: str = SHAREGPT
     held_out: str | None = None
@@ -116,7 +116,6 @@ class Training:
 
     def _run(self, output: Path, stages: Sequence[str]) -> None:
         self._base = read_base(self.model)
-        self._start = read_lookahead(self.recipe.start) if self.recipe.start else None
         self._claim_folder()
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -140,6 +139,10 @@ class Training:
             self.hidden = self._learn_hidden(texts, held_out)
         if "measure" in stages and self.leads:
             write_sidecar(self.result(), output)
+
+    @cached_property
+    def _start(self) -> Lookahead | None:
+        return read_lookahead(self.recipe.start) if self.recipe.start else None
 
     def result(self) -> Lookahead:
         """What was learnt, as the runtime takes it, with the acceptance of what drafts by default."""
