@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from answers import table
 from rich.progress import Progress, track
 
 from pass_edge import Engine, Settings, read_lookahead
@@ -44,11 +45,11 @@ def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -
         )
 
 
-def row(file: str, source: str, drafts: Drafts) -> str:
+def row(file: str, source: str, drafts: Drafts) -> list[str]:
     first = " ".join(f"{share:.2f}" for share in drafts.shares[:, 0])
     third = " ".join(f"{share:.2f}" for share in drafts.shares[:, :3].sum(1))
-    trees = " | ".join(f"{drafts.tokens_per_pass(batch):.2f}" for batch in TREES)
-    return f"| {file} | {source} | {first} | {third} | {drafts.both:.2f} | {trees} |"
+    trees = [f"{drafts.tokens_per_pass(batch):.2f}" for batch in TREES]
+    return [file, source, first, third, f"{drafts.both:.2f}", *trees]
 
 
 @click.command(help=__doc__)
@@ -78,18 +79,10 @@ def main(
         name = path.name.removesuffix(".pass.gguf")
         rows += [row(name, source, drafts) for source, drafts in measured.items()]
         anchors = max(drafts.anchors for drafts in measured.values())
-    lines = [
-        f"### {model.stem}, temperature {temp:g}",
-        "",
-        f"{questions} prompts, {anchors} places.",
-        "",
-        "| file | drafts | top-1 by depth | top-3 by depth | depths 1 and 2 | "
-        + " | ".join(f"tree of {batch}" for batch in TREES)
-        + " |",
-        "| --- | --- | --- | --- | ---: |" + " ---: |" * len(TREES),
-        *rows,
-    ]
-    click.echo(report := "\n".join(lines) + "\n")
+    trees = [f"tree of {batch}" for batch in TREES]
+    head = ["file", "drafts", "top-1 by depth", "top-3 by depth", "depths 1 and 2", *trees]
+    title = f"### {model.stem}, temperature {temp:g}\n\n{questions} prompts, {anchors} places."
+    click.echo(report := f"{title}\n\n{table(head, rows)}\n")
     if markdown:
         with markdown.open("a") as file:
             file.write("\n" + report)

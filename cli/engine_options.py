@@ -84,7 +84,7 @@ _SAMPLING_OPTIONS = [
         help="A JSON schema that the text must match.",
     ),
     click.option("--seed", "-s", type=int, help="The same seed gives the same text. [default: random]"),
-    click.option("--n-predict", "-n", "max_tokens", type=int, help="Most tokens to generate."),
+    click.option("--n-predict", "-n", "max_tokens", type=click.IntRange(1), help="Most tokens to generate."),
     click.option("--stop", multiple=True, help="Stop at this string; may be repeated."),
 ]
 

@@ -49,6 +49,7 @@ def serve(body_limit: float, **options: Any) -> None:
     fields.
     """
     try:
+        from pass_edge.serve.run import listen
         from pass_edge.serve.run import serve as run
         from pass_edge.serve.settings import ServerSettings
     except ModuleNotFoundError as error:
@@ -63,7 +64,11 @@ def serve(body_limit: float, **options: Any) -> None:
     settings = ServerSettings(
         **{name: options[name] for name in names}, body_limit=int(body_limit * (1 << 20))
     )
-    with open_engine(options) as engine:
+    # an address that is taken is told at once; whoever connects early waits for the model
+    with listen(settings) as listening, open_engine(options) as engine:
         run(
-            engine, settings, ready=lambda url: quiet(f"{engine.model.path.name} at {url}/v1; Ctrl-C ends it")
+            engine,
+            settings,
+            listening,
+            lambda url: quiet(f"{engine.model.path.name} at {url}/v1; Ctrl-C ends it"),
         )

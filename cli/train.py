@@ -87,6 +87,12 @@ _RECIPE_OPTIONS = [
     ),
     click.option("--head-steps", type=click.IntRange(1), help="Steps to train each head. [default: 600]"),
     click.option(
+        "--head-lr",
+        type=click.FloatRange(0.0, 1.0, min_open=True),
+        help="Learning rate of the heads. Heads that --start names have learnt most: a third of it serves "
+        "them better. [default: 0.0015]",
+    ),
+    click.option(
         "--head-depth",
         type=click.IntRange(1, 64),
         help="Drafts in a row that heads learn; deeper ones follow from these. [default: 2]",

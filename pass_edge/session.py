@@ -147,7 +147,7 @@ class Session:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
         start = len(self.tokens)
         try:
-            part = self._pass(tree)
+            part = self._passes.step(self._cells, tree, hidden=self._schedule.needs_hidden)
             began = time.perf_counter()
             tree, logits = part.layout.tree, part.logits[:, : self._n_vocab]
             history = self._history(sampler, tree.tokens[0])
@@ -179,9 +179,6 @@ class Session:
         drafted = int(part.layout.shape.depths[: len(tree.tokens)].max())
         chosen_from = tuple(logits[node] for node in verdict.path)
         return Step(new, drafted, part.seconds, drafting_seconds, chosen_from)
-
-    def _pass(self, tree: DraftTree) -> Part:
-        return self._passes.step(self._cells, tree, hidden=self._schedule.needs_hidden)
 
     def _history(self, sampler: Sampler, root: int) -> list[int]:
         length = sampler.history_length

@@ -59,10 +59,13 @@ def listen(settings: ServerSettings) -> socket.socket:
     return listening
 
 
-def serve(engine: Engine, settings: ServerSettings, ready: Callable[[str], None] = lambda _: None) -> None:
-    """Serve until SIGINT or SIGTERM; ``ready`` is told the URL. Raises SettingsError if the address is
-    taken."""
-    listening = listen(settings)
+def serve(
+    engine: Engine,
+    settings: ServerSettings,
+    listening: socket.socket,
+    ready: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve whoever connects to ``listening`` until SIGINT or SIGTERM; ``ready`` is told the URL."""
     host, port = listening.getsockname()[:2]
     ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     # uvicorn raises the signal again once all is done: either of them is the end of a day's work, not an

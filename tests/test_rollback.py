@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pass_edge.cells import Cache, sequences_needed
+from pass_edge.drafter import Outcome
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
@@ -31,10 +33,9 @@ CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16"}
 class Recording(Session):
     """A session that keeps the logits of the last decode, row by row."""
 
-    def _pass(self, tree: DraftTree) -> Part:
-        part = super()._pass(tree)
+    def _outcome(self, part: Part, *more: Any) -> Outcome:
         self.seen = part.logits.copy()
-        return part
+        return super()._outcome(part, *more)
 
 
 class Bench:

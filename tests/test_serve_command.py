@@ -100,11 +100,11 @@ def test_an_address_that_others_reach_is_refused_without_a_key() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_that_is_taken_is_told(speaking_path: Path) -> None:
+def test_an_address_that_is_taken_is_told_before_any_model_is_read(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = run("-m", str(speaking_path), "--port", str(taken.getsockname()[1]))
+        done = run("-m", str(tmp_path / "none.gguf"), "--port", str(taken.getsockname()[1]))
     assert done.returncode == 2
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr

@@ -146,6 +146,17 @@ def test_heads_go_on_from_where_those_of_another_file_were(
     assert begun["anew"] < 0.5 * learnt
 
 
+def test_heads_learn_as_fast_as_asked(folder: Path, trained: Path, tmp_path: Path) -> None:
+    learnt, gone_on = np.mean(read_lookahead(trained).acceptance), []
+    for rate in (1e-9, 1.0):
+        output, asked = tmp_path / f"{rate}.pass.gguf", {"head_steps": 20, "head_lr": rate}
+        done = run(folder, output, "--start", str(trained), lookahead=0, head_width=0, **asked)
+        assert done.exit_code == 0, done.output
+        gone_on.append(np.mean(read_lookahead(output).acceptance))
+    assert gone_on[0] > 0.98 * learnt  # as good as standing still
+    assert gone_on[1] < 0.5 * learnt  # too fast for anything to be kept
+
+
 def test_training_again_makes_nothing_anew(folder: Path, trained: Path) -> None:
     before = trained.read_bytes()
     refused = run(folder, trained)

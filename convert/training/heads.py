@@ -128,16 +128,16 @@ def train_head(
     width: int,
     steps: int,
     start: HeadWeights | None = None,
-    anchors: int = 512,
     lr: float = 1.5e-3,
+    anchors: int = 512,
     dropout: float = 0.3,
     seed: int = 0,
     measure_every: int = 500,
     progress: Progress = lambda step, steps, loss, measured: None,
 ) -> TrainedHead:
     """Train a head of ``width`` to draft ``candidates``, going on from ``path``. ``name``: what it is
-    measured as; ``start``: of that width, what it begins with; ``anchors``: in each step. Raises
-    SettingsError, ModelError."""
+    measured as; ``start``: of that width, what it begins with; ``lr``: the learning
+    rate, which falls along a cosine; ``anchors``: in each step. Raises SettingsError, ModelError."""
     if not len(learn) or not len(held_out):
         raise SettingsError("the answers are too short to train a draft head on, or to measure it on")
     accelerator = Accelerator()

@@ -57,8 +57,8 @@ class Recipe:
     each answer, of its prompt. ``start``: a sidecar to begin with: its lookahead embeddings, and its heads
     where they are as wide. ``lookahead``, ``prefix``: how many rows of each; ``head_width``,
     ``hidden_width``: of the heads on lookahead outputs and on hidden states; 0 leaves a thing out.
-    ``steps``: for the rows; ``head_steps``: for each head; ``head_depth``: drafts in a row that heads learn.
-    Raises SettingsError."""
+    ``steps``: for the rows; ``head_steps``: for each head; ``head_lr``: its learning rate; ``head_depth``:
+    drafts in a row that heads learn. Raises SettingsError."""
 
     prompts: str = SHAREGPT
     held_out: str | None = None
@@ -75,6 +75,7 @@ class Recipe:
     candidates: int = 16384
     steps: int = 1000
     head_steps: int = 600
+    head_lr: float = 1.5e-3
     head_depth: int = 2
     seed: int = 0
 
@@ -351,6 +352,7 @@ class Training:
             width=width,
             start=start if as_wide else None,
             steps=recipe.head_steps,
+            lr=recipe.head_lr,
             measure_every=max(1, recipe.head_steps // 20),
             seed=recipe.seed,
             progress=self._progress(name),
