@@ -81,8 +81,8 @@ def main(
         anchors = max(drafts.anchors for drafts in measured.values())
     trees = [f"tree of {batch}" for batch in TREES]
     head = ["file", "drafts", "top-1 by depth", "top-3 by depth", "depths 1 and 2", *trees]
-    title = f"### {model.stem}, temperature {temp:g}\n\n{questions} prompts, {anchors} places."
-    click.echo(report := f"{title}\n\n{table(head, rows)}\n")
+    title = f"### {model.stem}, temperature {temp:g}, answers of up to {tokens} tokens"
+    click.echo(report := f"{title}\n\n{questions} prompts, {anchors} places.\n\n{table(head, rows)}\n")
     if markdown:
         with markdown.open("a") as file:
             file.write("\n" + report)

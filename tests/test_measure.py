@@ -64,6 +64,11 @@ def share_right(engine: Engine, lookahead: Lookahead, text: Answered) -> list[bo
     return right
 
 
+def first_tokens(text: Answered, count: int) -> Answered:
+    columns = (column[:count] for column in (text.hidden, text.likely, text.logprobs))
+    return Answered(text.ids[: text.prompt + count], text.prompt, *columns)
+
+
 def test_training_predicts_what_the_engine_finds(model_path: Path, tmp_path: Path) -> None:
     with Engine(model_path, lookahead=None, settings=Settings(schedule="plain")) as engine:
         texts = make_text(
@@ -73,6 +78,7 @@ def test_training_predicts_what_the_engine_finds(model_path: Path, tmp_path: Pat
         assert shipped
         lookahead = read_lookahead(shipped)
         found = [right for text in texts for right in share_right(engine, lookahead, text)]
+    texts.append(first_tokens(texts[0], 2))  # too short for any draft to be looked at
     with torch.no_grad():
         measured = measure(FrozenModel(model_path), texts, lookahead)
     assert set(measured) >= {LOOKAHEAD, HIDDEN, UNION}

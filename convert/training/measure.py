@@ -101,11 +101,13 @@ class _Sources:
     def ranks(self, text: Answered) -> Iterator[tuple[str, torch.Tensor]]:
         """For some anchors at once, by source: (anchors, depths)."""
         frozen, depth = self._frozen, self._depth
+        places = torch.arange(0, max(0, len(text.likely) - depth), self._every, device=frozen.device)
+        if not len(places):  # an answer as short as a draft
+            return
         reading = frozen.read(text.ids) if len(self._embeddings) else None
         ids = torch.from_numpy(text.ids.astype(np.int64)).to(frozen.device)
         likeliest = torch.from_numpy(text.likely[:, 0].astype(np.int64)).to(frozen.device)
         hidden = torch.from_numpy(text.hidden.astype(np.float32)).to(frozen.device)
-        places = torch.arange(0, max(0, len(text.likely) - depth), self._every, device=frozen.device)
         for some in places.split(_AT_ONCE):
             drafted = some[:, None] + torch.arange(1, depth + 1, device=frozen.device)
             before = frozen.embed(ids[text.prompt - 1 + drafted])
