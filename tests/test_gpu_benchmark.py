@@ -186,9 +186,9 @@ def test_what_does_not_stop_is_killed_with_all_it_started(tmp_path: Path) -> Non
 
 
 def test_the_report_is_there_when_the_time_is_over(speaking_path: Path, tmp_path: Path) -> None:
-    """Measuring all of this would take minutes."""
+    """Measuring all of this would take minutes: alone the weights of 3B do."""
     program = Path(gpu_measurements.__file__)
-    much = ["--depths", "256,2048", "--shapes", "0.02B", "--questions", "1000", "--tokens", "1000"]
+    much = ["--depths", "256,2048", "--shapes", "0.02B,3B", "--questions", "1000", "--tokens", "1000"]
     began = time.time()
     subprocess.run(
         [
