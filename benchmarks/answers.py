@@ -134,5 +134,9 @@ def cpu_name() -> str:
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Markdown; all but the first column are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(map(line, [head, ["---", *["---:"] * (len(head) - 1)], *rows]))
+
+
+def line(cells: list[str]) -> str:
+    """One of a table, for those that tell their lines as they come."""
+    return f"| {' | '.join(cells)} |"

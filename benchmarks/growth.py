@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from answers import table
+from answers import line, table
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.native.tiny_model import write_tiny_model
@@ -37,7 +37,7 @@ with Engine(sys.argv[1], settings=Settings(schedule=sys.argv[2])) as engine:
 """
 
 
-def row(name: str, engine: Engine, depth: int, nodes: int, sampling: Sampling) -> list[str]:
+def row(name: str, engine: Engine, depth: int, nodes: int, sampling: Sampling) -> str:
     """A line of the table: medians over steps behind ``depth`` tokens with trees of ``nodes``."""
     session, sampler = engine.session, Sampler(sampling)
     session.prefill(np.random.default_rng(0).integers(10, engine.base.n_vocab, depth).tolist())
@@ -51,7 +51,7 @@ def row(name: str, engine: Engine, depth: int, nodes: int, sampling: Sampling) -
         parts.append((step.model_seconds, step.drafting_seconds, whole))
     model, drafting, whole = (1e3 * statistics.median(column) for column in zip(*parts, strict=True))
     rest = whole - model - drafting
-    return [name, *(f"{ms:.2f}" for ms in (model, drafting, rest)), f"{1 - model / whole:.1%}"]
+    return line([name, *(f"{ms:.2f}" for ms in (model, drafting, rest)), f"{1 - model / whole:.1%}"])
 
 
 def resident(model: Path, schedule: str) -> int:
@@ -65,14 +65,15 @@ def resident(model: Path, schedule: str) -> int:
 @click.command(help=__doc__)
 @click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
 def main(model: Path) -> None:
-    rows = []
+    head = ["step", "llama.cpp ms", "planning, drafting ms", "the rest ms", "outside llama.cpp"]
+    click.echo(table(head, []))
     with Engine(model, settings=Settings(context_size=8192)) as engine:
         for depth in (128, 512, 2048, 8000):
-            rows.append(row(f"{depth} tokens before", engine, depth, 1, GREEDY))
+            click.echo(row(f"{depth} tokens before", engine, depth, 1, GREEDY))
         for nodes in (2, 4, 8, 16, 32):
             if nodes <= engine.calibration.widest_step:
-                rows.append(row(f"128 before, tree of {nodes}", engine, 128, nodes, GREEDY))
-        rows.append(row("128 before, temperature 0.8", engine, 128, 1, SAMPLED))
+                click.echo(row(f"128 before, tree of {nodes}", engine, 128, nodes, GREEDY))
+        click.echo(row("128 before, temperature 0.8", engine, 128, 1, SAMPLED))
     with tempfile.TemporaryDirectory() as folder:
         for n_vocab in (32_768, 131_072, 262_144):
             tiny = write_tiny_model(Path(folder) / f"{n_vocab}.gguf", n_vocab=n_vocab, n_embd=64, n_ff=64)
@@ -80,9 +81,7 @@ def main(model: Path) -> None:
                 for name, sampling in (("greedy", GREEDY), ("temperature 0.8", SAMPLED)):
                     for nodes in (1, 8):
                         told = f"vocabulary of {n_vocab:,}, {name}, tree of {nodes}"
-                        rows.append(row(told, engine, 64, nodes, sampling))
-    head = ["step", "llama.cpp ms", "planning, drafting ms", "the rest ms", "outside llama.cpp"]
-    click.echo(table(head, rows))
+                        click.echo(row(told, engine, 64, nodes, sampling))
     plain, auto = (resident(model, schedule) for schedule in ("plain", "auto"))
     click.echo(
         f"\nResident memory: plain {plain / 1024:.0f} MiB, auto {auto / 1024:.0f} MiB "

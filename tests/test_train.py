@@ -84,7 +84,7 @@ def test_what_was_trained_is_far_better_than_what_was_not(
         read_text(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
     )
     anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
-    settings = {"candidates": likeliest(texts, N_VOCAB), "width": 64, "steps": 1}
+    settings = {"candidates": likeliest(texts, N_VOCAB), "width": 64, "steps": 1, "lr": Recipe.head_lr}
     untrained = train_head("untrained", folder / "m.gguf", *anchors, tmp_path / "x.pt", **settings)
     before = untrained.measured[-1][1]["untrained"].top_1
     assert np.mean(lookahead.acceptance) > np.mean(before) + 0.3

@@ -127,8 +127,8 @@ def train_head(
     candidates: npt.NDArray[np.int32],
     width: int,
     steps: int,
+    lr: float,
     start: HeadWeights | None = None,
-    lr: float = 1.5e-3,
     anchors: int = 512,
     dropout: float = 0.3,
     seed: int = 0,
@@ -136,8 +136,8 @@ def train_head(
     progress: Progress = lambda step, steps, loss, measured: None,
 ) -> TrainedHead:
     """Train a head of ``width`` to draft ``candidates``, going on from ``path``. ``name``: what it is
-    measured as; ``start``: of that width, what it begins with; ``lr``: the learning
-    rate, which falls along a cosine; ``anchors``: in each step. Raises SettingsError, ModelError."""
+    measured as; ``lr``: the learning rate, which falls along a cosine; ``start``: of that width, what it
+    begins with; ``anchors``: in each step. Raises SettingsError, ModelError."""
     if not len(learn) or not len(held_out):
         raise SettingsError("the answers are too short to train a draft head on, or to measure it on")
     accelerator = Accelerator()
