@@ -95,7 +95,7 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
     from pass_edge.native.output import check_free, unfinished_path
     from pass_edge.native.quantize import quantize as quantize_model
 
-    check_free(output, force)
+    check_free(output, force, source)
     check_loads(check_is_gguf(source))
     with tensor_progress("quantizing") as progress:
         run_beside(

@@ -118,7 +118,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
-    help="Where all is kept that the training can go on from. [default: OUTPUT with the suffix .training]",
+    help="Where all is kept that the training can go on from. [default: beside OUTPUT: model.pass.training for "
+    "model.pass.gguf]",
 )
 @click.option(
     "--stage",
@@ -159,9 +160,9 @@ def train(
     chosen = stages or STAGES
     _check_installed(report)
     if "measure" in chosen:
-        check_free(output, force)
+        check_free(output, force, model)
     if report:
-        check_free(report, force)
+        check_free(report, force, model)
     folder = work or output.with_suffix(".training")
     given = {name: value for name, value in recipe.items() if value is not None}
 

@@ -55,7 +55,7 @@ def convert(
     ``model``. ``tensor`` names them where that is not clear, and ``rows`` tells which rows of it they are.
     F16 and BF16 become the same numbers in F32.
     Raises LookaheadError, ModelError, OutputError."""
-    check_free(output, overwrite)
+    check_free(output, overwrite, model, checkpoint)
     base = read_base(model)
     embeddings = read_embeddings(Path(checkpoint), base, tensor, rows, scale=TokenEmbeddings(model).scale)
     lookahead = Lookahead(embeddings, base, acceptance, training)

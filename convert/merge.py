@@ -53,7 +53,7 @@ def merge(
     embedding matrix and the output head are copied byte for byte. ``embedding_type``, such as ``"f16"``,
     stores the matrix in another type. ``progress`` is told how many tensors of how many are written.
     Raises LookaheadError, ModelError, OutputError."""
-    check_free(output, overwrite)
+    check_free(output, overwrite, model, lookahead)
     if is_merged(model):
         raise LookaheadError(f"{model} has its lookahead inside already; merge into the model it came from")
     found = read_lookahead(lookahead)

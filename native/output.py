@@ -10,10 +10,16 @@ from pathlib import Path
 from .errors import OutputError
 
 
-def check_free(path: str | Path, overwrite: bool) -> None:
-    """Raises OutputError if ``path`` exists and ``overwrite`` is not set."""
+def check_free(path: str | Path, overwrite: bool, *sources: str | Path) -> None:
+    """Raises OutputError if ``path`` is one of the ``sources`` that it is to be made from, if it exists and
+    ``overwrite`` is not set, or if its folder is missing: all before the work, not behind it."""
+    path = Path(path)
+    if path.exists() and any(Path(source).exists() and path.samefile(source) for source in sources):
+        raise OutputError(f"{path} is what the output is made from; choose another name for the output")
     if not overwrite and os.path.lexists(path):
         raise OutputError(f"{path} exists; choose another name or allow it to be overwritten (--force)")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def unfinished_path(path: str | Path) -> Path:

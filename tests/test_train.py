@@ -240,6 +240,28 @@ def test_another_recipe_in_the_same_folder_is_refused(folder: Path, trained: Pat
     assert_refused(run(folder, tmp_path / "o.pass.gguf", "--work", str(tmp_path / "w")), "is damaged")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [("", "no prompts"), ('{"question": "1 2"}', "line 1"), ('"1 2"\n[]', "line 2"), (None, "cannot be read")],
+)
+def test_a_training_that_cannot_begin_leaves_nothing_behind(
+    prompts: str | None, told: str, folder: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "p.jsonl"
+    if prompts is not None:
+        given.write_text(prompts)
+    before = set(tmp_path.iterdir())
+    refused = run(folder, tmp_path / "o.pass.gguf", "--prompts", str(given))
+    assert_refused(refused, "p.jsonl", told)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_the_output_is_checked_before_the_work(folder: Path, tmp_path: Path) -> None:
+    assert_refused(run(folder, tmp_path / "nowhere" / "o.pass.gguf"), "no folder", "nowhere")
+    assert_refused(run(folder, folder / "m.gguf", "--force"), "made from")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_stages_need_those_before_them(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.pass.gguf"
     assert_refused(run(folder, output, "--stage", "hidden"), "no finished stage 'text'")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,15 @@ def read_prompts(source: str | Path) -> Iterator[str]:
         if (text := prompt.strip()) and text not in seen:
             seen.add(text)
             yield text
+
+
+def check_prompts(source: str | Path) -> None:
+    """Raises SettingsError if ``source`` cannot be read, or has no prompts."""
+    prompts = read_prompts(source)
+    if next(prompts, None) is None:
+        raise SettingsError(f"{source} has no prompts")
+    if source != SHAREGPT:  # a large file that nobody wrote by hand
+        deque(prompts, maxlen=0)
 
 
 def as_prompt(engine: Engine, text: str) -> list[int]:

@@ -38,7 +38,7 @@ from .heads import Anchors, TrainedHead, likeliest, train_head
 from .lookahead import Trained, train_lookahead
 from .loop import is_finished
 from .outputs import make_outputs
-from .prompts import SHAREGPT, as_prompt, read_prompts, without_overlap
+from .prompts import SHAREGPT, as_prompt, check_prompts, read_prompts, without_overlap
 from .text import Answered, make_text, read_text
 
 STAGES = ("text", "lookahead", "head", "hidden", "measure")
@@ -174,6 +174,9 @@ class Training:
         if not path.exists() and not self.leads:
             return
         if not path.exists():
+            # before anything is written: a folder of a training that could not begin would only be in the way
+            for source in filter(None, (self.recipe.prompts, self.recipe.held_out)):
+                check_prompts(source)
             self.folder.mkdir(parents=True, exist_ok=True)
             with written_whole(path) as unfinished:
                 unfinished.write_text(json.dumps(asked, indent=2) + "\n", "utf-8")
@@ -186,7 +189,7 @@ class Training:
         if differences:
             raise SettingsError(
                 f"{self.folder} holds another training ({'; '.join(differences).replace('_', '-')}): "
-                "ask for the same, or name another folder with --work"
+                "ask for the same, name another folder with --work, or delete this one"
             )
 
     def _asked(self) -> dict[str, Any]:
@@ -258,7 +261,7 @@ class Training:
         else:
             held_out = list(islice(usable, recipe.held_out_answers))
         if not held_out:
-            raise SettingsError("there are no prompts to hold out")
+            raise SettingsError(f"no prompt of {recipe.prompts} has at most {longest} tokens")
         overlapping: list[str] = []
         prompts = list(islice(without_overlap(usable, held_out, overlapping.append), recipe.answers))
         if overlapping:
