@@ -118,8 +118,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
-    help="Where all is kept that the training can go on from. [default: beside OUTPUT: model.pass.training for "
-    "model.pass.gguf]",
+    help="Where all is kept that the training can go on from. [default: beside OUTPUT, model.pass.training "
+    "for model.pass.gguf]",
 )
 @click.option(
     "--stage",

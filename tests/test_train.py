@@ -242,7 +242,12 @@ def test_another_recipe_in_the_same_folder_is_refused(folder: Path, trained: Pat
 
 @pytest.mark.parametrize(
     ("prompts", "told"),
-    [("", "no prompts"), ('{"question": "1 2"}', "line 1"), ('"1 2"\n[]', "line 2"), (None, "cannot be read")],
+    [
+        ("", "no prompts"),
+        ('{"question": "1 2"}', "line 1"),
+        ('"1 2"\n[]', "line 2"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_training_that_cannot_begin_leaves_nothing_behind(
     prompts: str | None, told: str, folder: Path, tmp_path: Path
