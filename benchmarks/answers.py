@@ -27,12 +27,14 @@ CONTEXT = 4096
 
 @dataclass(frozen=True)
 class Job:
-    """What every contender is told alike."""
+    """What every contender is told alike. ``same_cache``: llama.cpp's server keeps K and V in the types that
+    our engine takes on a CPU, Q8_0 and F16, not in its own F16: greedy texts are more often alike then."""
 
     model: Path
     tokens: int
     threads: int
     temperature: float
+    same_cache: bool = False
 
     @property
     def sampling(self) -> Sampling:

@@ -83,7 +83,8 @@ def open_llama(job: Job, lookup: int = 0) -> Opened:
 
 
 def server_entrants(job: Job, draft_model: Path | None) -> list[Entrant]:
-    plain = "llama.cpp's server (xllamacpp), its defaults, one slot"
+    cache = "K in Q8_0, V in F16, flash attention on, otherwise " if job.same_cache else ""
+    plain = f"llama.cpp's server (xllamacpp), {cache}its defaults, one slot"
     kinds = [kind for kind in SPECULATION if draft_model or kind != "draft-simple"]
     return [
         Entrant("server", "server", plain, partial(open_server, job)),
@@ -106,6 +107,10 @@ def open_server(job: Job, kind: str = "none", draft_model: Path | None = None) -
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = str(job.model), CONTEXT, 1
     params.verbosity = -1
+    if job.same_cache:
+        types = xllamacpp.ggml_type
+        params.cache_type_k, params.cache_type_v = types.GGML_TYPE_Q8_0, types.GGML_TYPE_F16
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     drafting = params.speculative
     for cpu in (params.cpuparams, params.cpuparams_batch, drafting.draft.cpuparams):
         cpu.n_threads = job.threads
@@ -192,6 +197,9 @@ def answer_all(contenders: dict[str, Contender], asked: list[tuple[str, list[int
 @click.option("--tokens", default=256, show_default=True, help="Tokens to decode for each.")
 @click.option("--temp", default=0.0, show_default=True, help="Above 0, texts differ between libraries.")
 @click.option("--threads", default=default_threads(), show_default=True)
+@click.option(
+    "--same-cache", is_flag=True, help="The server with K and V in our types: texts are more alike."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every answer here.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the ratios here (PNG).")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
@@ -203,11 +211,12 @@ def main(
     tokens: int,
     temp: float,
     threads: int,
+    same_cache: bool,
     json_file: Path | None,
     plot_file: Path | None,
     markdown: Path | None,
 ) -> None:
-    job = Job(model or default_model(), tokens, threads, temp)
+    job = Job(model or default_model(), tokens, threads, temp, same_cache)
     notes: list[str] = []
     entrants = [*llama_entrants(job), *our_entrants(job)]
     if importlib.util.find_spec("xllamacpp"):
