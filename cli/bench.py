@@ -137,13 +137,9 @@ def _check_plot(plot: Path | None, force: bool) -> None:
 
 
 def _prompts(source: Path | None) -> Sequence[str]:
-    from pass_edge import SettingsError
     from pass_edge.convert.training.prompts import read_prompts
 
-    prompts = tuple(read_prompts(source)) if source else EVERYDAY
-    if not prompts:
-        raise SettingsError(f"there are no prompts in {source}")
-    return prompts
+    return tuple(read_prompts(source)) if source else EVERYDAY
 
 
 def _measure(

