@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .compute import compute
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
+from .packed import PackedMatrix
 from .stored import Floats, StoredMatrix
 
 _F32 = GGML_TYPES["f32"]
@@ -53,9 +54,9 @@ class _Tensors:
         ggml("ggml_backend_cpu_set_n_threads")(self.backend, threads)
         self._buffer = None
 
-    def new(self, code: int, width: int, height: int) -> int:
-        """A tensor of ``height`` rows of ggml's type ``code``."""
-        return int(ggml("ggml_new_tensor")(self.arena, code, 2, (ctypes.c_int64 * 2)(width, height)))
+    def new(self, count: int) -> int:
+        """A vector of ``count`` float32 numbers."""
+        return int(ggml("ggml_new_tensor")(self.arena, _F32, 2, (ctypes.c_int64 * 2)(count, 1)))
 
     def apply(self, name: str, one: int, other: int) -> int:
         """What the operation ``name`` makes of two tensors."""
@@ -75,23 +76,14 @@ class _Tensors:
             self.backend = None
 
 
-class OutputRows:
-    """The rows of a model's output matrix for some candidates, as it stores them; heads share them.
-    Close it behind these, or use it as a context manager."""
+class OutputRows(PackedMatrix):
+    """The rows of a model's output matrix for some candidates, in four bits; heads share them. Close it
+    behind these, or use it as a context manager."""
 
     def __init__(self, output: StoredMatrix, candidates: npt.NDArray[np.int32]) -> None:
         """``output``: (n_vocab, n_embd); ``candidates``: (m,) token ids. Raises LibraryError."""
-        rows = output.rows(candidates)
+        super().__init__(output.rows(candidates).in_four_bits())
         output.let_go()
-        self.count, self.width = rows.shape
-        self._tensors = _Tensors(threads=1)
-        self.tensor = self._tensors.new(GGML_TYPES[rows.type_name.lower()], self.width, self.count)
-        self._tensors.allocate()
-        _write(self.tensor, rows.data)
-
-    def close(self) -> None:
-        """Free their memory; safe to call twice."""
-        self._tensors.close()
 
     def __enter__(self) -> OutputRows:
         return self
@@ -112,18 +104,17 @@ class DraftHead:
 
     def __init__(self, weights: HeadWeights, output: OutputRows, *, threads: int) -> None:
         """Raises LibraryError."""
-        self._output, width = output, output.width
+        self._count, self._width = output.shape
         self._tensors = tensors = _Tensors(threads)
-        self._inputs = [tensors.new(_F32, width, 1) for _ in range(weights.inputs)]
+        self._inputs = [tensors.new(self._width) for _ in range(weights.inputs)]
         stored = weights.gate, weights.up, weights.down
-        matrices = [tensors.new(GGML_TYPES[m.type_name], *reversed(m.shape)) for m in stored]
-        self._next = self._forward(*matrices)
+        self._matrices = [PackedMatrix(matrix) for matrix in stored]
+        self._next = self._forward(*(matrix.tensor for matrix in self._matrices))
         self._logits = tensors.apply("ggml_mul_mat", output.tensor, self._next)
         self._graph = ggml("ggml_new_graph")(tensors.arena)
         ggml("ggml_build_forward_expand")(self._graph, self._logits)
         tensors.allocate()
-        for tensor, matrix in zip(matrices, stored, strict=True):
-            _write(tensor, matrix.data)
+        for matrix in stored:
             matrix.let_go()
 
     def step(self, state: Floats, embedding: Floats, before: Floats) -> tuple[Floats, Floats]:
@@ -133,7 +124,7 @@ class DraftHead:
             _write(tensor, np.ascontiguousarray(given, np.float32))
         if compute(lambda: ggml("ggml_backend_graph_compute")(self._tensors.backend, self._graph)):
             raise LibraryError("ggml could not compute the draft head")
-        return _read(self._next, self._output.width), _read(self._logits, self._output.count)
+        return _read(self._next, self._width), _read(self._logits, self._count)
 
     def _forward(self, gate: int, up: int, down: int) -> int:
         arena, apply = self._tensors.arena, self._tensors.apply
@@ -145,6 +136,8 @@ class DraftHead:
     def close(self) -> None:
         """Free its memory; safe to call twice."""
         self._tensors.close()
+        for matrix in self._matrices:
+            matrix.close()
 
     def __enter__(self) -> DraftHead:
         return self

@@ -15,7 +15,8 @@ from .gguf_file import Tensor, type_traits
 from .library import GGML_TYPES, ggml
 
 Floats = npt.NDArray[np.float32]
-_EIGHT_BITS = "q8_0"
+_EIGHT_BITS, _FOUR_BITS = "q8_0", "q4_0"
+_CHUNK = 1024  # rows; all at once would be four bytes a number
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class StoredMatrix:
     def rows(self, which: npt.NDArray[np.int32]) -> StoredMatrix:
         """The rows ``which`` (m,), in memory."""
         return StoredMatrix(np.asarray(self.data[which]), self.type_name, self.width)
+
+    def in_four_bits(self) -> StoredMatrix:
+        """It rounded to ``q4_0``, in memory, or as it is where that is not less, or blocks do not divide its
+        width."""
+        block = type_traits(GGML_TYPES[_FOUR_BITS])
+        rows, width = self.shape
+        if width % block.block_size or self.data.shape[1] <= bytes_a_row(_FOUR_BITS, width):
+            return self
+        chunks = (self.data[start : start + _CHUNK] for start in range(0, rows, _CHUNK))
+        encoded = [encode_rows(decode_rows(chunk, self.type_name, width), _FOUR_BITS) for chunk in chunks]
+        return StoredMatrix(np.concatenate(encoded), _FOUR_BITS, width)
 
     def numbers(self) -> Floats:
         """All of it, (rows, width) float32."""

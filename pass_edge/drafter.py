@@ -20,8 +20,17 @@ from .noise import DRAFT
 from .sampling import Distribution, Sampler
 from .tree import Draft
 
-Stepped = tuple[Floats, Floats]  # a state, and logits there
-_FAR = 16.0  # nats; all that is further off has no part in a chance worth drafting
+
+@dataclass(frozen=True)
+class Guess:
+    """Of one token to come: ``logits`` (n_vocab,), valid until the next guess, and ``given``, the chance
+    that they give their best token."""
+
+    logits: Floats
+    given: float
+
+
+Stepped = tuple[Floats, Guess]  # a head's state, (n_embd,), and what it makes of it
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Heads:
         head. Raises LibraryError."""
         self._embeddings = embeddings
         self._candidates = lookahead.candidates
-        self._n_vocab = lookahead.base.n_vocab
+        # written anew at each step: memory fresh from the system would cost as much as the scores
+        self._logits = np.full(lookahead.base.n_vocab, -np.inf, np.float32)
         self._output = OutputRows(embeddings.output, self._candidates)
         self._heads = [
             DraftHead(weights, self._output, threads=threads) if weights else None
@@ -58,27 +68,23 @@ class Heads:
 
     def corrected(self, state: Floats, token: int, before: Floats) -> Stepped | None:
         """From a lookahead output (n_embd,) in the place of ``token``, and the state ``before`` it, to the
-        state behind it, and logits (n_vocab,) there; None without a head for that."""
+        state behind it and a guess there; None without a head for that."""
         return self._step(self._heads[0], state, token, before)
 
     def onward(self, state: Floats, token: int) -> Stepped | None:
-        """From the hidden state before ``token`` to the one behind it, (n_embd,), and logits (n_vocab,)
-        there; None without a head for that."""
+        """From the hidden state before ``token``, (n_embd,), to the one behind it and a guess there; None
+        without a head for that."""
         return self._step(self._heads[1], state, token, state)
 
     def _step(self, head: DraftHead | None, state: Floats, token: int, before: Floats) -> Stepped | None:
         if not head:
             return None
         behind, scores = head.step(state, self._embedding(token), before)
-        return behind, self._spread(scores)
+        self._logits[self._candidates] = scores
+        return behind, Guess(self._logits, _best_chance(scores))
 
     def _embedding(self, token: int) -> Floats:
         return self._embeddings.rows(np.array([token], np.int32))[0]
-
-    def _spread(self, scores: Floats) -> Floats:
-        logits = np.full(self._n_vocab, -np.inf, np.float32)
-        logits[self._candidates] = scores
-        return logits
 
     def close(self) -> None:
         """Free their memory; safe to call twice."""
@@ -126,40 +132,37 @@ class Drafter:
     ) -> Iterator[Ahead]:
         """The chain token by token: what is not asked for is not computed. Arguments as for ``draft``."""
         tokens, history = [root], list(history)
-        for logits in self._chain(outcome, tokens):
-            proposal = sampler.distribution(logits, history) if rule == "rejection" else None
+        for guess in self._chain(outcome, tokens):
+            proposal = sampler.distribution(guess.logits, history) if rule == "rejection" else None
             if proposal:
                 tokens.append(proposal.draw(sampler.seed, position, DRAFT))
             else:
-                tokens.append(sampler.choose(logits, position, history))
-            yield Ahead(tokens[-1], _best_chance(logits), proposal)
+                tokens.append(sampler.choose(guess.logits, position, history))
+            yield Ahead(tokens[-1], guess.given, proposal)
             history.append(tokens[-1])
             position += 1
 
-    def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Floats]:
-        """Logits (n_vocab,) for each depth, made once the token before stands at the end of ``tokens``: from
-        the best source there is. Mixing them was measured, and is no better (docs/training.md)."""
+    def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Guess]:
+        """A guess for each depth, made once the token before stands at the end of ``tokens``: from the best
+        source there is. Mixing them was measured, and is no better (docs/training.md)."""
         states = () if outcome.states is None else outcome.states
         state = before = outcome.hidden
         carried = 0
         for depth in range(self.depth):
-            logits = None
+            guess = None
             if self.heads and before is not None and depth < len(states):
-                before, logits = self.heads.corrected(states[depth], tokens[-1], before) or (before, None)
-            if logits is None and self.heads and state is not None:
+                before, guess = self.heads.corrected(states[depth], tokens[-1], before) or (before, None)
+            if guess is None and self.heads and state is not None:
                 for token in tokens[carried:]:
-                    onward = self.heads.onward(state, token)
-                    if onward:
-                        state, logits = onward
+                    state, guess = self.heads.onward(state, token) or (state, None)
                 carried = len(tokens)
-            if logits is None and depth < len(outcome.logits):
+            if guess is None and depth < len(outcome.logits):
                 logits = outcome.logits[depth]
-            if logits is None:
+                guess = Guess(logits, _best_chance(logits))
+            if guess is None:
                 return
-            yield logits
+            yield guess
 
 
 def _best_chance(logits: Floats) -> float:
-    best = logits.max()
-    near = logits[logits > best - _FAR]  # an exponential of every logit would cost more than the head
-    return float(1 / np.exp(near - best).sum())
+    return float(1 / np.exp(logits - logits.max()).sum())

@@ -15,6 +15,7 @@ from pass_edge.lookahead_file import read_base
 from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
+from pass_edge.native.stored import StoredMatrix, encode_rows
 from pass_edge.parallel import Parallel
 from pass_edge.sampling import Sampler
 from pass_edge.settings import context_settings
@@ -47,23 +48,36 @@ def rms(x: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x * x).mean() + 1e-6)
 
 
+# eight rows at a time are what the fastest kernels take; others are multiplied as they are
+@pytest.mark.parametrize("candidates", [[3, 1, 8], [3, 1, 8, 2, 0, 5, 7, 11]], ids=["three", "eight"])
 @pytest.mark.parametrize("inputs", [2, 3])
-def test_the_head_computes_its_formula(inputs: int, tiny_path: Path) -> None:
+def test_the_head_computes_its_formula(inputs: int, candidates: list[int], tiny_path: Path) -> None:
     weights, rng = random_head(0, inputs=inputs), np.random.default_rng(1)
     state, embedding, before = told = [rng.standard_normal(WIDTH).astype(np.float32) for _ in range(3)]
-    candidates = np.array([3, 1, 8], np.int32)
     x = np.concatenate([rms(part) for part in told[:inputs]])
     gate = weights.gate.numbers() @ x
     opened = gate / (1 + np.exp(-gate)) * (weights.up.numbers() @ x)
     behind = state + weights.down.numbers() @ opened
-    output_matrix = TokenEmbeddings(tiny_path).output
-    with OutputRows(output_matrix, candidates) as output, DraftHead(weights, output, threads=1) as head:
+    output_matrix, chosen = TokenEmbeddings(tiny_path).output, np.array(candidates, np.int32)
+    rows = output_matrix.rows(chosen).in_four_bits()
+    with OutputRows(output_matrix, chosen) as output, DraftHead(weights, output, threads=1) as head:
         for _ in range(2):  # nothing is left of the step before
             found, logits = head.step(state, embedding, before)
             # ggml rounds what it multiplies to eight bits
             np.testing.assert_allclose(found, behind, atol=0.01 * inputs)
-            expected = output_matrix.rows(candidates).numbers() @ behind
+            expected = rows.numbers() @ behind
             np.testing.assert_allclose(logits, expected, atol=0.02 * inputs)
+
+
+def test_four_bits_are_taken_where_they_are_fewer() -> None:
+    numbers = np.random.default_rng(3).standard_normal((2500, 64)).astype(np.float32)
+    exact = StoredMatrix(encode_rows(numbers, "f16"), "f16", 64)
+    rounded = exact.in_four_bits()
+    assert rounded.data.nbytes == 2500 * 64 * 4.5 / 8
+    assert np.abs(rounded.numbers() - numbers).max() < np.abs(numbers).max() / 8, "sixteen steps, both signs"
+    assert rounded.in_four_bits() is rounded
+    odd = StoredMatrix(encode_rows(numbers[:, :40], "f16"), "f16", 40)
+    assert odd.in_four_bits() is odd, "blocks of 32 do not divide its rows"
 
 
 def test_what_is_written_is_read_back_as_it_is_computed(tiny_path: Path, tmp_path: Path) -> None:
@@ -193,17 +207,21 @@ def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path
     hidden = rng.standard_normal(WIDTH).astype(np.float32)
     heads = Heads(lookahead, TokenEmbeddings(tiny_path), threads=1)
     tokens, drafted = [4], []
-    for opinion in Drafter(4, heads)._chain(Outcome(logits, hidden, states), tokens):
-        drafted.append(opinion)
-        tokens.append(int(opinion.argmax()))
+    for guess in Drafter(4, heads)._chain(Outcome(logits, hidden, states), tokens):
+        drafted.append(guess.logits.copy())
+        tokens.append(int(guess.logits.argmax()))
     before, expected = hidden, []
     for state, token in zip(states, tokens, strict=False):
-        before, opinion = heads.corrected(state, token, before) or (before, None)
-        expected.append(opinion)
+        corrected = heads.corrected(state, token, before)
+        assert corrected
+        before = corrected[0]
+        expected.append(corrected[1].logits.copy())
     state = hidden
     for token in tokens[:4]:
-        state, opinion = heads.onward(state, token) or (state, None)
-        expected.append(opinion)
+        onward = heads.onward(state, token)
+        assert onward
+        state = onward[0]
+        expected.append(onward[1].logits.copy())
     heads.close()
     np.testing.assert_array_equal(drafted, [*expected[:2], *expected[4:]])
 

@@ -1,0 +1,74 @@
+"""Matrices to multiply by, in memory, laid out for ggml's fastest kernels where this CPU has such."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from .errors import LibraryError
+from .library import GGML_TYPES, arena_params, ggml
+from .stored import StoredMatrix
+
+_CPU = 0  # `ggml-backend.h`, `enum ggml_backend_dev_type`
+_REPACKED = b"CPU_REPACK"
+_GET_BUFFER_TYPES = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
+
+
+class PackedMatrix:
+    """A copy of a matrix for ggml's CPU backend. Close it behind the graphs that multiply by it.
+
+    Attributes: ``tensor``; ``shape``, (rows, width).
+    """
+
+    def __init__(self, matrix: StoredMatrix) -> None:
+        """Raises LibraryError if there is no memory for it."""
+        self.shape = matrix.shape
+        self._code = GGML_TYPES[matrix.type_name.lower()]
+        self._arena = self._buffer = None
+        if not (self._place(_repacking()) or self._place(ggml("ggml_backend_cpu_buffer_type")())):
+            raise LibraryError("there is no memory for the draft head")
+        data = matrix.data
+        ggml("ggml_backend_tensor_set")(self.tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
+
+    def _place(self, buffer_type: int | None) -> bool:
+        """Make room for it in a buffer of a type whose kernels can multiply by it."""
+        if not buffer_type:
+            return False
+        self._arena = ggml("ggml_init")(arena_params(4 * ggml("ggml_tensor_overhead")()))
+        self.tensor = _new(self._arena, self._code, *self.shape)
+        self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, buffer_type)
+        if not self._buffer or not self._can_multiply():
+            self.close()
+        return self._arena is not None
+
+    def _can_multiply(self) -> bool:
+        vector = _new(self._arena, GGML_TYPES["f32"], 1, self.shape[1])
+        product = ggml("ggml_mul_mat")(self._arena, self.tensor, vector)
+        return bool(ggml("ggml_backend_dev_supports_op")(_cpu(), product))
+
+    def close(self) -> None:
+        """Free its memory; safe to call twice."""
+        if self._arena:
+            ggml("ggml_backend_buffer_free")(self._buffer)
+            ggml("ggml_free")(self._arena)
+            self._arena = self._buffer = None
+
+
+def _new(arena: int | None, code: int, rows: int, width: int) -> int:
+    return int(ggml("ggml_new_tensor")(arena, code, 2, (ctypes.c_int64 * 2)(width, rows)))
+
+
+def _cpu() -> int:
+    return int(ggml("ggml_backend_dev_by_type")(_CPU))
+
+
+@cache
+def _repacking() -> int | None:
+    """The type of buffer that lays matrices out anew as they are written; None if this build has none."""
+    registered = ggml("ggml_backend_dev_backend_reg")(_cpu())
+    found = ggml("ggml_backend_reg_get_proc_address")(registered, b"ggml_backend_dev_get_extra_bufts")
+    types = _GET_BUFFER_TYPES(found)(_cpu()) if found else None
+    for buffer_type in types or ():  # ends with a null pointer
+        if not buffer_type or ggml("ggml_backend_buft_name")(buffer_type) == _REPACKED:
+            return buffer_type
+    return None
