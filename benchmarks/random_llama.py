@@ -1,5 +1,7 @@
 """Llama models of real shapes with random weights, written as blocks of random bytes under sane scales.
 
+    python benchmarks/random_llama.py 1.1B Q4_0 random.gguf
+
 A pass over them costs what a real model's does; they say nothing sensible, so only passes are measured.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
@@ -32,13 +35,22 @@ class Shape:
 SHAPES = {
     "0.02B": Shape(512, 4, 1536, 8, 4, 8192, True),  # to rehearse with
     "1B": Shape(2048, 16, 8192, 32, 8, 128256, True),
+    "1.1B": Shape(2048, 22, 5632, 32, 4, 32000, False),
     "3B": Shape(3072, 28, 8192, 24, 8, 128256, True),
     "8B": Shape(4096, 32, 14336, 32, 8, 128256, False),
 }
-"""Llama 3.2's and 3.1's."""
+"""Llama 3.2's and 3.1's; 1.1B is TinyLlama's."""
+
+FILE_TYPES = {
+    "Q4_0": (Type.Q4_0, Type.Q4_0, Type.Q6_K),
+    "Q4_K_M": (Type.Q4_K, Type.Q6_K, Type.Q6_K),
+    "Q8_0": (Type.Q8_0, Type.Q8_0, Type.Q8_0),
+}
+"""What llama.cpp makes of most matrices, of those that get more bits in some layers, and of the output."""
 
 _SCALES = {
     # where a block has its half-precision scale, and by how much its integers spread (standard deviation)
+    Type.Q4_0: (0, 4.6),
     Type.Q8_0: (0, 74.0),
     Type.Q4_K: (0, 258.0),
     Type.Q6_K: (208, 1369.0),
@@ -64,10 +76,10 @@ def _half(value: float) -> Bytes:
 
 
 def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
-    """A model of ``shape`` in ``file_type``: Q8_0, or Q4_K_M, which has its output and half of some matrices
-    in Q6_K as llama.cpp's has. All layers share one layer's bytes, so that it needs little memory."""
+    """A model of ``shape`` in ``file_type``, one of FILE_TYPES. All layers share one layer's bytes, so that
+    it needs little memory."""
     rng = np.random.default_rng(0)
-    base, better = (Type.Q8_0, Type.Q8_0) if file_type == "Q8_0" else (Type.Q4_K, Type.Q6_K)
+    base, better, output = FILE_TYPES[file_type]
     writer = GGUFWriter(path, "llama")
     _describe(writer, shape)
     known: dict[tuple[Type, int, int], Bytes] = {}
@@ -81,10 +93,10 @@ def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
         writer.add_tensor(f"{name}.weight", np.ones(shape.n_embd, np.float32))
 
     d, kv = shape.n_embd, shape.n_embd // shape.n_head * shape.n_head_kv
-    add("token_embd", better if shape.tied else base, shape.n_vocab, d)
+    add("token_embd", output if shape.tied else base, shape.n_vocab, d)
     add_norm("output_norm")
     if not shape.tied:
-        add("output", better, shape.n_vocab, d)
+        add("output", output, shape.n_vocab, d)
     for i in range(shape.n_layer):
         # llama.cpp's rule: the first and last eighth of the layers, and each third between
         first, last = shape.n_layer // 8, 7 * shape.n_layer // 8
@@ -122,3 +134,15 @@ def _describe(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_rope_freq_base(500000.0)
     writer.add_vocab_size(shape.n_vocab)
     writer.add_tokenizer_model("no_vocab")
+
+
+@click.command(help=__doc__)
+@click.argument("shape", type=click.Choice(list(SHAPES)))
+@click.argument("file_type", type=click.Choice(list(FILE_TYPES)))
+@click.argument("path", type=click.Path(path_type=Path))
+def main(shape: str, file_type: str, path: Path) -> None:
+    write_random_llama(path, SHAPES[shape], file_type)
+
+
+if __name__ == "__main__":
+    main()

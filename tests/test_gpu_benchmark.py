@@ -14,7 +14,7 @@ import gpu_measurements
 import numpy as np
 import pytest
 from gpu_measurements import Run, calls_of_steps, counted, projections, shares, speed_up
-from random_llama import SHAPES, write_random_llama
+from random_llama import FILE_TYPES, SHAPES, write_random_llama
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.costs import pass_times
@@ -59,7 +59,7 @@ def test_a_missing_part_is_noticed(tmp_path: Path) -> None:
         gpu.join(tmp_path, tmp_path / "joined")
 
 
-@pytest.mark.parametrize("file_type", ["Q4_K_M", "Q8_0"])
+@pytest.mark.parametrize("file_type", list(FILE_TYPES))
 def test_random_weights_give_sane_logits(file_type: str, tmp_path: Path) -> None:
     path = write_random_llama(tmp_path / "random.gguf", SHAPES["0.02B"], file_type)
     with Model(path, repack=False) as model, Context(model, ContextSettings(cells=64)) as context:
