@@ -27,14 +27,14 @@ CONTEXT = 4096
 
 @dataclass(frozen=True)
 class Job:
-    """What every contender is told alike. ``same_cache``: llama.cpp's server keeps K and V in the types that
-    our engine takes on a CPU, Q8_0 and F16, not in its own F16: greedy texts are more often alike then."""
+    """What every contender is told alike. ``server_cache``: the types that llama.cpp's server keeps K and V
+    in; its own if None. In those that our engine takes, greedy texts are more often alike."""
 
     model: Path
     tokens: int
     threads: int
     temperature: float
-    same_cache: bool = False
+    server_cache: tuple[str, str] | None = None
 
     @property
     def sampling(self) -> Sampling:

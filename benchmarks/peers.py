@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from pass_edge.convert.training.prompts import as_prompt
 from pass_edge.models import default_model
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.library import system_info
+from pass_edge.settings import context_settings
 
 OURS = ("plain", "two-pass", "fused", "auto")
 # llama.cpp's own defaults, which its docs/speculative.md uses too; written down here so that what is reported
@@ -64,6 +65,12 @@ def engine_of(job: Job, schedule: str) -> Engine:
     return Engine(job.model, settings=settings)
 
 
+def cache_types(engine: Engine) -> tuple[str, str]:
+    """The types that ``engine`` keeps K and V in."""
+    chosen = context_settings(engine.model, engine.settings, CONTEXT)
+    return chosen.cache_type_k, chosen.cache_type_v
+
+
 def open_ours(job: Job, schedule: str) -> Opened:
     engine = engine_of(job, schedule)
     return ours(engine, job), engine.notes
@@ -83,7 +90,8 @@ def open_llama(job: Job, lookup: int = 0) -> Opened:
 
 
 def server_entrants(job: Job, draft_model: Path | None) -> list[Entrant]:
-    cache = "K in Q8_0, V in F16, flash attention on, otherwise " if job.same_cache else ""
+    types = job.server_cache
+    cache = f"K in {types[0]}, V in {types[1]}, flash attention on, otherwise " if types else ""
     plain = f"llama.cpp's server (xllamacpp), {cache}its defaults, one slot"
     kinds = [kind for kind in SPECULATION if draft_model or kind != "draft-simple"]
     return [
@@ -107,9 +115,10 @@ def open_server(job: Job, kind: str = "none", draft_model: Path | None = None) -
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = str(job.model), CONTEXT, 1
     params.verbosity = -1
-    if job.same_cache:
-        types = xllamacpp.ggml_type
-        params.cache_type_k, params.cache_type_v = types.GGML_TYPE_Q8_0, types.GGML_TYPE_F16
+    if job.server_cache:
+        params.cache_type_k, params.cache_type_v = (
+            xllamacpp.ggml_type[f"GGML_TYPE_{name.upper()}"] for name in job.server_cache
+        )
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     drafting = params.speculative
     for cpu in (params.cpuparams, params.cpuparams_batch, drafting.draft.cpuparams):
@@ -216,7 +225,12 @@ def main(
     plot_file: Path | None,
     markdown: Path | None,
 ) -> None:
-    job = Job(model or default_model(), tokens, threads, temp, same_cache)
+    job = Job(model or default_model(), tokens, threads, temp)
+    chosen = list(questions_by_category(questions).items())[:categories]
+    with engine_of(job, "plain") as plain:
+        asked = [(c, as_prompt(plain, q)) for c, qs in chosen for q in qs]
+        greeting = as_prompt(plain, "Hello")
+        job = replace(job, server_cache=cache_types(plain) if same_cache else None)
     notes: list[str] = []
     entrants = [*llama_entrants(job), *our_entrants(job)]
     if importlib.util.find_spec("xllamacpp"):
@@ -224,12 +238,8 @@ def main(
         notes += slower_build()
     else:
         notes.append("llama.cpp's server is left out: xllamacpp is not installed (pip install xllamacpp)")
-    chosen = list(questions_by_category(questions).items())[:categories]
     rounds: list[Round] = []
     try:
-        with engine_of(job, "plain") as plain:
-            asked = [(c, as_prompt(plain, q)) for c, qs in chosen for q in qs]
-            greeting = as_prompt(plain, "Hello")
         contenders, told = open_all(entrants, greeting)
         notes += told
         for done in answer_all(contenders, asked):

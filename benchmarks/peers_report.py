@@ -114,17 +114,26 @@ def library_table(run: Run) -> str:
     for entrant in run.entrants:
         pairs = [(r.answers[entrant.name], r.answers[entrant.base]) for r in run.rounds]
         same = sum(answer.text == plain.text for answer, plain in pairs)
+        alike = sum(begin_alike(r.answers[entrant.name], r.answers[run.reference]) for r in run.rounds)
         passes = [answer.tokens_per_pass for answer, _ in pairs if answer.tokens_per_pass]
         rows.append(
             [
                 entrant.name,
                 spread(ratios(run.rounds, entrant.name, entrant.base)),
                 f"{same} of {len(pairs)}",
+                f"{alike} of {len(pairs)}",
                 f"{statistics.mean(passes):.2f}" if passes else "–",
                 f"{statistics.median(answer.tokens for answer, _ in pairs):g}",
             ]
         )
-    return table(["to plain decoding of its library", "speed", "same text", "tokens/pass", "tokens"], rows)
+    texts = "same text", f"text of {run.reference}"
+    return table(["to plain decoding of its library", "speed", *texts, "tokens/pass", "tokens"], rows)
+
+
+def begin_alike(answer: Answer, other: Answer) -> bool:
+    """Whether texts are the same as far as both go: libraries count the first and the last token unlike."""
+    short, long = sorted((answer.text, other.text), key=len)
+    return long.startswith(short)
 
 
 def heading(run: Run) -> str:

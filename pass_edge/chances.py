@@ -15,7 +15,7 @@ from .ngrams import LONGEST
 
 _IMAGINED = 8.0
 _KEPT = 0.99  # of a kind's counts, at each new case
-_CAUTION = 0.25  # standard deviations of one case
+_CAUTION = 0.15  # standard deviations of one case
 """Taken off every estimate: the cases that are drafted are picked for looking good, so they are a little
 worse than they look."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from answers import Answer, Job, rotated
 from peers import enabled
-from peers_report import Entrant, Round, Run, library_table, ratio_table, report
+from peers_report import Entrant, Round, Run, begin_alike, library_table, ratio_table, report
 
 BASES = {
     "server": "server",
@@ -50,8 +50,15 @@ def test_ratios_are_taken_question_by_question() -> None:
 
 def test_each_library_is_measured_against_its_own_plain_decoding() -> None:
     rows = cells(library_table(run_of(("qa", (50, 100, 200, 300)))))
-    assert rows["server ngram"][:2] == ["2.00", "1 of 1"]
+    assert rows["server ngram"][:3] == ["2.00", "1 of 1", "1 of 1"]
     assert rows["ours: auto"][0] == "1.50"
+
+
+def test_texts_are_alike_as_far_as_both_go() -> None:
+    one, longer, other = (Answer(1, 9, 5, text) for text in ("It is", "It is so", "It was"))
+    assert begin_alike(one, longer)
+    assert begin_alike(longer, one)
+    assert not begin_alike(longer, other)
 
 
 def test_a_report_of_what_was_done_before_an_interruption() -> None:
