@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .compute import compute
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
-from .packed import PackedMatrix
+from .packed import PackedMatrix, new_tensor, write
 from .stored import Floats, StoredMatrix
 
 _F32 = GGML_TYPES["f32"]
@@ -56,7 +56,7 @@ class _Tensors:
 
     def new(self, count: int) -> int:
         """A vector of ``count`` float32 numbers."""
-        return int(ggml("ggml_new_tensor")(self.arena, _F32, 2, (ctypes.c_int64 * 2)(count, 1)))
+        return new_tensor(self.arena, _F32, 1, count)
 
     def apply(self, name: str, one: int, other: int) -> int:
         """What the operation ``name`` makes of two tensors."""
@@ -121,7 +121,7 @@ class DraftHead:
         """(n_embd,) h, e and b → the (n_embd,) state behind the token and the (m,) logits of the candidates,
         float32."""
         for tensor, given in zip(self._inputs, (state, embedding, before), strict=False):
-            _write(tensor, np.ascontiguousarray(given, np.float32))
+            write(tensor, np.ascontiguousarray(given, np.float32))
         if compute(lambda: ggml("ggml_backend_graph_compute")(self._tensors.backend, self._graph)):
             raise LibraryError("ggml could not compute the draft head")
         return _read(self._next, self._width), _read(self._logits, self._count)
@@ -144,10 +144,6 @@ class DraftHead:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _write(tensor: int, data: npt.NDArray[np.generic]) -> None:
-    ggml("ggml_backend_tensor_set")(tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
 
 
 def _read(tensor: int, count: int) -> Floats:

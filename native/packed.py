@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
+
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
 from .stored import StoredMatrix
@@ -27,22 +30,21 @@ class PackedMatrix:
         self._arena = self._buffer = None
         if not (self._place(_repacking()) or self._place(ggml("ggml_backend_cpu_buffer_type")())):
             raise LibraryError("there is no memory for the draft head")
-        data = matrix.data
-        ggml("ggml_backend_tensor_set")(self.tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
+        write(self.tensor, matrix.data)
 
     def _place(self, buffer_type: int | None) -> bool:
         """Make room for it in a buffer of a type whose kernels can multiply by it."""
         if not buffer_type:
             return False
         self._arena = ggml("ggml_init")(arena_params(4 * ggml("ggml_tensor_overhead")()))
-        self.tensor = _new(self._arena, self._code, *self.shape)
+        self.tensor = new_tensor(self._arena, self._code, *self.shape)
         self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, buffer_type)
         if not self._buffer or not self._can_multiply():
             self.close()
         return self._arena is not None
 
     def _can_multiply(self) -> bool:
-        vector = _new(self._arena, GGML_TYPES["f32"], 1, self.shape[1])
+        vector = new_tensor(self._arena, GGML_TYPES["f32"], 1, self.shape[1])
         product = ggml("ggml_mul_mat")(self._arena, self.tensor, vector)
         return bool(ggml("ggml_backend_dev_supports_op")(_cpu(), product))
 
@@ -54,8 +56,14 @@ class PackedMatrix:
             self._arena = self._buffer = None
 
 
-def _new(arena: int | None, code: int, rows: int, width: int) -> int:
+def new_tensor(arena: int | None, code: int, rows: int, width: int) -> int:
+    """One described in ``arena``, of ggml's type ``code``; it has no memory yet."""
     return int(ggml("ggml_new_tensor")(arena, code, 2, (ctypes.c_int64 * 2)(width, rows)))
+
+
+def write(tensor: int, data: npt.NDArray[np.generic]) -> None:
+    """Fill ``tensor`` with ``data``, as stored in its type."""
+    ggml("ggml_backend_tensor_set")(tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
 
 
 def _cpu() -> int:
