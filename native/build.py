@@ -75,8 +75,10 @@ class Machine:
     """What the plan depends on, as found (see `inspect_machine`).
 
     `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "";
-    `machine` is the processor's kind ("arm64"). `vulkan` are the parts of a Vulkan build and whether each is
-    here, by the words in which a user is told (see `_vulkan_parts`).
+    `cublas` are the CMake arguments that lead to cuBLAS (none where nvcc finds it; None: there is none), and
+    `libcuda` says whether the driver can be linked; `machine` is the processor's kind ("arm64"). `vulkan` are
+    the parts of a Vulkan build and whether each is here, by the words in which a user is told (see
+    `_vulkan_parts`).
     """
 
     system: str
@@ -84,8 +86,16 @@ class Machine:
     cpu_flags: frozenset[str] = frozenset()
     gpus: tuple[str, ...] = ()
     nvcc: str = ""
+    cublas: tuple[str, ...] | None = ()
+    libcuda: bool = True
     machine: str = ""
     vulkan: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def no_cuda(self) -> str:
+        """What a CUDA build lacks here; empty if nothing."""
+        here = {"an NVIDIA GPU": self.gpus, "nvcc": self.nvcc, "cuBLAS": self.cublas is not None}
+        return ", ".join(name for name, found in here.items() if not found)
 
     @property
     def no_vulkan(self) -> str:
@@ -137,12 +147,13 @@ def _backend(machine: Machine, wanted: str | None) -> tuple[str, str]:
         return _checked(wanted, machine), f"backend {wanted}: as asked for"
     if machine.system == "Darwin" and machine.machine == "arm64":
         return "metal", "backend metal: this is macOS on Apple silicon"
-    if machine.gpus and machine.nvcc:
+    if not machine.no_cuda:
         return "cuda", f"backend cuda: an NVIDIA GPU and {machine.nvcc} are here"
     if machine.system != "Darwin" and not machine.no_vulkan:
         return "vulkan", "backend vulkan: a device, glslc and Vulkan's headers are here"
     if machine.gpus:
-        return "cpu", "backend cpu: an NVIDIA GPU is here, but no nvcc; install the CUDA toolkit to use it"
+        lacking = f"an NVIDIA GPU is here, but no {machine.no_cuda}"
+        return "cpu", f"backend cpu: {lacking}; install the CUDA toolkit to use it"
     return "cpu", "backend cpu: no GPU that llama.cpp would be built for was found"
 
 
@@ -150,9 +161,7 @@ def _possible(backend: str, machine: Machine) -> str:
     """Whether `make setup BACKEND=…` could give another backend here, in words."""
     lacking = {
         "cpu": "",
-        "cuda": ", ".join(
-            name for name, here in (("an NVIDIA GPU", machine.gpus), ("nvcc", machine.nvcc)) if not here
-        ),
+        "cuda": machine.no_cuda,
         "metal": "" if machine.system == "Darwin" else "macOS",
         "vulkan": machine.no_vulkan,
     }[backend]
@@ -166,6 +175,11 @@ def _checked(wanted: str, machine: Machine) -> str:
         raise ValueError("the metal backend needs macOS; leave BACKEND out, or choose another")
     if wanted == "cuda" and not machine.nvcc:
         raise ValueError("the cuda backend needs nvcc, which was not found; install the CUDA toolkit")
+    if wanted == "cuda" and machine.cublas is None:
+        raise ValueError(
+            f"the cuda backend needs cuBLAS, which {machine.nvcc} does not find; install the whole CUDA "
+            "toolkit, or cuBLAS alone: python3 -m pip install nvidia-cublas"
+        )
     if wanted == "vulkan" and not shutil.which("glslc"):
         raise ValueError("the vulkan backend needs glslc, which was not found; install the Vulkan SDK")
     return wanted
@@ -180,6 +194,11 @@ def _backend_args(backend: str, machine: Machine) -> tuple[str, ...]:
         "-DGGML_CUDA=ON",
         f"-DCMAKE_CUDA_COMPILER={machine.nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={_cuda_architectures(machine.gpus)}",
+        # what is linked is found where it was linked from, though the loader may not look there
+        "-DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
+        *(machine.cublas or ()),
+        # virtual memory needs the driver itself at link time, where only a toolkit's stub may stand in for it
+        *(() if machine.libcuda else ("-DGGML_CUDA_NO_VMM=ON",)),
     )
 
 
@@ -209,12 +228,15 @@ def inspect_machine() -> Machine:
     """Look at this machine's CPU, GPU and CUDA compiler."""
     cpuinfo = Path("/proc/cpuinfo")
     cpu, flags = parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or ""
     return Machine(
         system=platform.system(),
         cpu=cpu or platform.processor() or platform.machine(),
         cpu_flags=flags,
         gpus=_nvidia_gpus(),
-        nvcc=shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or "",
+        nvcc=nvcc,
+        cublas=_cublas(nvcc) if nvcc else (),
+        libcuda=not nvcc or _nvcc_links(nvcc, "cuda"),
         machine=platform.machine(),
         vulkan=_vulkan_parts(),
     )
@@ -235,6 +257,32 @@ def _nvidia_gpus() -> tuple[str, ...]:
     count = sum(line.startswith("GPU ") for line in listed.splitlines())
     found = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
     return tuple(found) if len(found) == count else ("",) * count
+
+
+def _cublas(nvcc: str) -> tuple[str, ...] | None:
+    """Small toolkits lack cuBLAS, but where PyTorch is installed, Python has NVIDIA's package of it."""
+    if _nvcc_links(nvcc, "cublas", "#include <cublas_v2.h>\n"):
+        return ()
+    release = re.search(r"release (\d+)", _output([nvcc, "--version"]))
+    where = "import nvidia; print(*nvidia.__path__, sep='\\n')"
+    for python in (sys.executable, "python3"):
+        for folder in _output([python, "-c", where]).splitlines():
+            for library in Path(folder).glob(f"*/lib/libcublas.so.{release[1] if release else '*'}"):
+                beside = str(library).replace("libcublas", "libcublasLt")
+                return (
+                    f"-DCUDA_cublas_LIBRARY={library}",
+                    f"-DCUDA_cublasLt_LIBRARY={beside}",
+                    f"-DCMAKE_CUDA_FLAGS=-I{library.parent.parent / 'include'}",
+                )
+    return None
+
+
+def _nvcc_links(nvcc: str, library: str, header: str = "") -> bool:
+    """Whether a program with `header` can be compiled, and linked with `library`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "links.c")
+        source.write_text(f"{header}int main(void) {{ return 0; }}\n")
+        return _exit_status([nvcc, str(source), f"-l{library}", "-o", str(source.with_suffix(""))]) == 0
 
 
 def _vulkan_parts() -> tuple[tuple[str, bool], ...]:

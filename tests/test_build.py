@@ -135,6 +135,45 @@ def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in decide(found, "cuda").cmake_args
 
 
+NVCC = """case "$*" in
+    --version) echo "Cuda compilation tools, release 13.0, V13.0.88";;
+    *-lcublas*|*-lcuda*) exit 1;;
+esac"""
+
+
+def test_cublas_comes_out_of_python_where_the_toolkit_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    put_tool(tmp_path, "nvcc", NVCC)
+    put_tool(tmp_path, "nvidia-smi", SMI)
+    bare = build.inspect_machine()
+    assert decide(bare).backend == "cpu"
+    assert "no cuBLAS" in decide(bare).reasons[0]
+    with pytest.raises(ValueError, match="pip install nvidia-cublas"):
+        decide(bare, "cuda")
+
+    put_tool(tmp_path, "python3", f"echo {tmp_path}")
+    libraries = tmp_path / "cu13/lib"
+    libraries.mkdir(parents=True)
+    (libraries / "libcublas.so.12").touch()
+    assert build.inspect_machine().cublas is None
+    (libraries / "libcublas.so.13").touch()
+    plan = decide(build.inspect_machine())
+    assert plan.backend == "cuda"
+    assert f"-DCUDA_cublas_LIBRARY={libraries}/libcublas.so.13" in plan.cmake_args
+    assert f"-DCUDA_cublasLt_LIBRARY={libraries}/libcublasLt.so.13" in plan.cmake_args
+    assert f"-DCMAKE_CUDA_FLAGS=-I{tmp_path}/cu13/include" in plan.cmake_args
+    assert "-DGGML_CUDA_NO_VMM=ON" in plan.cmake_args
+
+
+def test_a_whole_toolkit_needs_no_further_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    put_tool(tmp_path, "nvcc", "exit 0")
+    plan = decide(build.inspect_machine(), "cuda")
+    assert not any("cublas" in arg or "NO_VMM" in arg for arg in plan.cmake_args)
+
+
 def test_a_software_renderer_is_no_vulkan_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     put_tool(tmp_path, "vulkaninfo", SUMMARY.format("CPU"))
