@@ -25,6 +25,7 @@ from .cells import SPARE_CELLS, sequences_needed
 from .constrained import sampler_for
 from .costs import StepCosts, step_costs
 from .drafter import Drafter, Heads
+from .experience import Experience
 from .generation import Generation
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
@@ -280,7 +281,10 @@ class Engine:
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))
             sizes = FEW_SIZES if on_gpu(self.settings) else ()
             quotes, most = self.settings.ngrams, self._depth
-            return lambda: Planner(costs, drafter, group, quotes=quotes, most=most, sizes=sizes)
+            learnt = Experience(looks=looks)
+            return lambda: Planner(
+                costs, drafter, group, experience=learnt, quotes=quotes, most=most, sizes=sizes
+            )
         # two-pass stays the paper's own: lookahead tokens alone
         drafts_by_head = self.schedule in ("head", "fused")
         drafter = Drafter(

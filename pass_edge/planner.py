@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cells import MAX_ROWS
-from .chances import Chances, head_chances, head_kind, ngram_chances, ngram_kind
+from .chances import Chances, head_kind, ngram_kind
 from .costs import StepCosts
 from .drafter import Drafter
+from .experience import Experience, Worth
 from .ngrams import NgramIndex
 from .sampling import Distribution
 from .schedules import Passed
@@ -28,7 +29,6 @@ from .tree import NO_DRAFT, Draft, DraftTree
 
 _REMEMBERED = 0.97
 """Of the pace, at each pass: it follows the text within some thirty."""
-_RAREST = 256
 _UNLIKELY = 0.5
 """Where drafts must be right more often than that to pay, heads begin as a source that did not."""
 FEW_SIZES = (1, 2, 4, 8, 16, 32)
@@ -48,21 +48,21 @@ class Planner:
         drafter: Drafter | None = None,
         group: int = 0,
         *,
+        experience: Experience | None = None,
         quotes: bool = True,
         most: int = MAX_ROWS,
         sizes: Sequence[int] = (),
     ) -> None:
         """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node;
-        ``quotes``: whether the conversation itself is drafted from; ``most``: tokens drafted in a pass;
-        ``sizes``: how many nodes trees may have that are not the largest, if not any number."""
+        ``experience``: shared with other conversations, if it is; ``quotes``: whether the conversation
+        itself is drafted from; ``most``: tokens drafted in a pass; ``sizes``: how many nodes trees may have
+        that are not the largest, if not any number."""
         self._costs, self._quotes, self._most, self._sizes = costs, quotes, most, sizes
         self._drafter = drafter or Drafter(0)
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
-        self._chances: dict[float, _Calibrated] = {}
-        self._thinking = {1: Gate()}
-        self._group, self._looking = group, Gate(rarely=not may_look_ahead(costs))
-        self._looks = 0
+        self._experience = experience or Experience(looks=may_look_ahead(costs))
+        self._group, self._looks = group, 0
         self._pace = Pace()
         self._plan = _Plan(costs.at(0)[: most + 1], self._pace, sizes=sizes)
         self._passes = 0
@@ -81,7 +81,7 @@ class Planner:
 
     def learn(self, passed: Passed) -> None:
         began = time.perf_counter()
-        chances = self._calibrated(passed.sampler.sampling.temperature)
+        chances = self._experience.at(passed.sampler.sampling.temperature)
         self._costs.observe(passed.rows, passed.depth, passed.seconds, 1 / passed.sharing)
         self._see(passed.new, chances)
         if self._passes % _REPLANNED == 0 or passed.sharing != self._plan.sharing:
@@ -99,21 +99,17 @@ class Planner:
             seconds = self._costs.at(passed.depth)
             paid = seconds[passed.rows - 1] - seconds[passed.rows - 1 - sum(passed.tree.lookahead)]
             gained = self._think(branches, plan, chances.lookahead, passed) if may_think else 0.0
-            self._looking.settle(gained - paid)
-        elif may_think and self.needs_hidden and self._asks_heads(plan):
-            gained = self._think(branches, plan, chances.hidden, passed)
-            self._thinking[plan.sharing].settle(gained)
-        self._looks = self._group if self._group and self._looking.opens() else 0
+            self._experience.looking.settle(gained - paid)
+        elif may_think and self.needs_hidden and plan.least < 1:
+            asked = self._experience.thinking(plan.sharing, rarely=plan.least > _UNLIKELY)
+            if asked.opens():
+                asked.settle(self._think(branches, plan, chances.hidden, passed))
+        self._looks = self._group if self._group and self._experience.looking.opens() else 0
         self._draft = plan.best(branches.draft(), self._looks)
         elapsed = passed.seconds + time.perf_counter() - began
         self._pace.count(len(passed.new) + passed.sharing - 1, elapsed)
 
-    def _calibrated(self, temperature: float) -> _Calibrated:
-        if temperature not in self._chances:
-            self._chances[temperature] = _Calibrated()
-        return self._chances[temperature]
-
-    def _see(self, new: Sequence[int], chances: _Calibrated) -> None:
+    def _see(self, new: Sequence[int], chances: Worth) -> None:
         """Compare what was expected to what came."""
         for (token, kind, source), came in zip(self._expected, new, strict=False):
             source.observe(kind, token == came)
@@ -125,7 +121,7 @@ class Planner:
                 chances.ngrams.observe(ngram_kind(length, before), token == came)
             self._index.append(came)
 
-    def _quote(self, branches: _Branches, plan: _Plan, chances: _Calibrated, rule: str) -> None:
+    def _quote(self, branches: _Branches, plan: _Plan, chances: Worth, rule: str) -> None:
         """What the conversation says comes next."""
         node, chance = 0, 1.0
         for token, length, before in self._index.continuation(plan.most):
@@ -134,12 +130,6 @@ class Planner:
                 return
             proposal = Distribution(np.array([token]), np.ones(1)) if rule == "rejection" else None
             node = branches.add(node, token, chance, proposal)
-
-    def _asks_heads(self, plan: _Plan) -> bool:
-        # what does not pay in company may pay alone, and the other way round
-        if plan.sharing not in self._thinking:
-            self._thinking[plan.sharing] = Gate(rarely=plan.least > _UNLIKELY)
-        return plan.least < 1 and self._thinking[plan.sharing].opens()
 
     def _think(self, branches: _Branches, plan: _Plan, chances: Chances, passed: Passed) -> float:
         """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""
@@ -160,13 +150,6 @@ class Planner:
             node = branches.add(node, ahead.token, chance, ahead.proposal)
         gained = (plan.worth(branches.draft()) - without) / plan.pace
         return gained - (time.perf_counter() - began)
-
-
-class _Calibrated:
-    """What drafts are worth at one temperature."""
-
-    def __init__(self) -> None:
-        self.ngrams, self.hidden, self.lookahead = ngram_chances(), head_chances(), head_chances()
 
 
 class _Branches:
@@ -251,24 +234,6 @@ class Pace:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
-
-
-class Gate:
-    """Whether something that takes time is tried: always while it pays, else ever more rarely."""
-
-    def __init__(self, *, rarely: bool = False) -> None:
-        """``rarely``: it begins as one that did not pay."""
-        self._every, self._waited, self._mean = (_RAREST if rarely else 1), 0, 0.0
-
-    def opens(self) -> bool:
-        self._waited += 1
-        return self._waited >= self._every
-
-    def settle(self, gained: float) -> None:
-        """It was tried, and gained so many seconds (lost, if negative)."""
-        self._waited = 0
-        self._mean = 0.8 * self._mean + 0.2 * gained
-        self._every = 1 if self._mean > 0 else min(2 * self._every, _RAREST)
 
 
 def may_look_ahead(costs: StepCosts) -> bool:

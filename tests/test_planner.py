@@ -16,11 +16,12 @@ from pass_edge import Engine, Sampling, Settings
 from pass_edge.chances import Chances, head_kind, ngram_kind
 from pass_edge.costs import StepCosts, step_costs
 from pass_edge.drafter import Ahead, Outcome
+from pass_edge.experience import Experience, Gate
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
 from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, NgramIndex
-from pass_edge.planner import Gate, Pace, Planner, _Branches, _Plan, may_look_ahead
+from pass_edge.planner import Pace, Planner, _Branches, _Plan, may_look_ahead
 from pass_edge.sampling import Sampler
 from pass_edge.schedules import Passed
 from pass_edge.tree import Draft
@@ -254,6 +255,18 @@ def test_heads_that_cannot_pay_in_company_are_not_asked_there_and_are_alone() ->
     assert oracle.asked == 40
 
 
+def test_what_one_conversation_learnt_another_knows() -> None:
+    costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2))
+    oracle, shared = Oracle(), Experience()
+    planners = [Planner(costs, oracle, experience=shared, quotes=False) for _ in range(2)]  # type: ignore[arg-type]
+    company(planners[0], 200, 1, come=7)  # the oracle drafts threes
+    asked, believed = oracle.asked, shared.at(0).hidden.of(head_kind(0, 1.0))
+    company(planners[1], 20, 1, come=7)
+    assert 0 < oracle.asked <= asked + 1, "it need not find out for itself that these drafts are wrong"
+    company(planners[1], 500, 1, come=3)
+    assert shared.at(0.04).hidden.of(head_kind(0, 1.0)) > believed, "temperatures so near are one"
+
+
 def test_heads_that_may_pay_in_company_are_asked_there() -> None:
     oracle = Oracle()
     planner = Planner(flat(), oracle, quotes=False)  # type: ignore[arg-type]
@@ -436,7 +449,7 @@ def test_a_draft_is_compared_to_what_came_once() -> None:
     planner = Planner(flat(), quotes=False)
     planner.begin([1, 2])
     sampler, outcome = Sampler(Sampling(temperature=0)), Outcome(np.zeros((0, 8), np.float32))
-    chances = planner._calibrated(0)
+    chances = planner._experience.at(0)
     kind = head_kind(0, 1.0)
     before = chances.hidden.of(kind)
     planner._expected = [(3, kind, chances.hidden)]

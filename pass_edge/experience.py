@@ -1,0 +1,58 @@
+"""What the conversations of one engine learn together, so that none has to find it out alone."""
+
+from __future__ import annotations
+
+from .chances import head_chances, ngram_chances
+
+_RAREST = 256
+
+
+class Experience:
+    """How often drafts are right, and which sources pay. Each conversation may be in a thread of its own: of
+    two cases that come at once one may be lost, which is no harm. ``looking``: whether nodes get lookahead
+    tokens."""
+
+    def __init__(self, *, looks: bool = True) -> None:
+        """``looks``: whether lookahead tokens are likely to pay."""
+        self.looking = Gate(rarely=not looks)
+        self._thinking = {1: Gate()}
+        self._worth: dict[float, Worth] = {}
+
+    def at(self, temperature: float) -> Worth:
+        """What drafts are worth at about this temperature."""
+        temperature = round(temperature, 1)
+        if temperature not in self._worth:
+            self._worth[temperature] = Worth()
+        return self._worth[temperature]
+
+    def thinking(self, sharing: int, *, rarely: bool) -> Gate:
+        """Whether heads are asked where ``sharing`` conversations share a pass: what does not pay in company
+        may pay alone, and the other way round. ``rarely``: as the Gate's, in company."""
+        if sharing not in self._thinking:
+            self._thinking[sharing] = Gate(rarely=rarely)
+        return self._thinking[sharing]
+
+
+class Worth:
+    """What drafts from the conversation, from hidden states and from lookahead outputs are worth."""
+
+    def __init__(self) -> None:
+        self.ngrams, self.hidden, self.lookahead = ngram_chances(), head_chances(), head_chances()
+
+
+class Gate:
+    """Whether something that takes time is tried: always while it pays, else ever more rarely."""
+
+    def __init__(self, *, rarely: bool = False) -> None:
+        """``rarely``: it begins as one that did not pay."""
+        self._every, self._waited, self._mean = (_RAREST if rarely else 1), 0, 0.0
+
+    def opens(self) -> bool:
+        self._waited += 1
+        return self._waited >= self._every
+
+    def settle(self, gained: float) -> None:
+        """It was tried, and gained so many seconds (lost, if negative)."""
+        self._waited = 0
+        self._mean = 0.8 * self._mean + 0.2 * gained
+        self._every = 1 if self._mean > 0 else min(2 * self._every, _RAREST)
