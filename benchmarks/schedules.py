@@ -7,18 +7,34 @@ Each question is answered by every contender in turn before the next question, s
 machine does hits all alike; reported are medians of per-question ratios to our own plain schedule, and their
 mean over the categories. All of ours decode the same text, which is checked. Only decoding is timed, not the
 prompt. "plain again" is a second engine like the first: what two plain runs differ by.
+
+Where its memory happens to lie makes an engine faster or slower for as long as it lives, and many answers are
+over in a fifth of a second. With --rounds 3 all is done thrice, with new engines; the ratio of a question is
+the median of its three.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
-from answers import CONTEXT, Answer, Job, cpu_name, llama, ours, questions_by_category, rotated, table
-from rich.progress import track
+from answers import (
+    CONTEXT,
+    Answer,
+    Contender,
+    Job,
+    cpu_name,
+    llama,
+    ours,
+    questions_by_category,
+    rotated,
+    table,
+)
+from rich.progress import Progress
 
 from pass_edge import Engine, Settings
 from pass_edge.convert.training.prompts import as_prompt
@@ -37,15 +53,22 @@ OURS = {
 }
 """What each contender of ours sets."""
 Cell = Callable[[str], str]
+Results = dict[str, list[dict[str, list[Answer]]]]
+"""By category, for each of its questions and for each contender: its answer of every round."""
 
 
-def ratios(answers: dict[str, list[Answer]], name: str) -> list[float]:
-    """Of the speeds of ``name`` and of plain, question by question."""
-    pairs = zip(answers[name], answers[PLAIN], strict=True)
-    return [mine.tokens_per_second / plain.tokens_per_second for mine, plain in pairs]
+def ratios(questions: list[dict[str, list[Answer]]], name: str) -> list[float]:
+    """Of the speeds of ``name`` and of plain: for each question, the median of its rounds."""
+    return [
+        statistics.median(
+            mine.tokens_per_second / plain.tokens_per_second
+            for mine, plain in zip(answers[name], answers[PLAIN], strict=True)
+        )
+        for answers in questions
+    ]
 
 
-def report(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str:
+def report(results: Results, names: list[str]) -> str:
     def row(title: str, cell: Callable[[str], str]) -> list[str]:
         return [title, *map(cell, names)]
 
@@ -53,13 +76,14 @@ def report(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str
         get: Callable[[Answer], float | None], form: str, middle: Callable[[list[float]], float]
     ) -> Cell:
         def cell(name: str) -> str:
-            values = [v for answers in results.values() for a in answers[name] if (v := get(a)) is not None]
+            answers = [a for questions in results.values() for answers in questions for a in answers[name]]
+            values = [value for answer in answers if (value := get(answer)) is not None]
             return form.format(middle(values)) if values else "–"
 
         return cell
 
-    medians = {n: [statistics.median(ratios(answers, n)) for answers in results.values()] for n in names}
-    pooled = {n: [ratio for answers in results.values() for ratio in ratios(answers, n)] for n in names}
+    medians = {n: [statistics.median(ratios(found, n)) for found in results.values()] for n in names}
+    pooled = {n: [ratio for found in results.values() for ratio in ratios(found, n)] for n in names}
     rows = [row(category, lambda n, i=i: f"{medians[n][i]:.2f}") for i, category in enumerate(results)]
     rows += [
         row("**mean over categories**", lambda n: f"{statistics.mean(medians[n]):.2f}"),
@@ -77,12 +101,47 @@ def report(results: dict[str, dict[str, list[Answer]]], names: list[str]) -> str
     return table(["category", *names], rows)
 
 
-def heading(job: Job, questions: int) -> str:
+def heading(job: Job, questions: int, rounds: int) -> str:
+    again = f" of {rounds} rounds with new engines" if rounds > 1 else ""
     return (
         f"### {job.model.name}, temperature {job.temperature:g}\n\n"
         f"{cpu_name()}, {job.threads} threads; {questions} questions, {job.tokens} tokens each; ratios of "
-        "tokens/s to our plain schedule, medians of one interleaved run."
+        f"tokens/s to our plain schedule, medians of one interleaved run{again}."
     )
+
+
+@contextmanager
+def contenders(names: list[str], job: Job) -> Iterator[dict[str, Contender]]:
+    """Those of ``names``, made in this order, which decides where their memory lies."""
+    with ExitStack() as opened:
+
+        def made(name: str) -> Contender:
+            if name == LLAMA:
+                return llama(job)
+            settings = Settings(threads=job.threads, context_size=CONTEXT, **OURS[name])
+            return ours(opened.enter_context(Engine(job.model, settings=settings)), job)
+
+        yield {name: made(name) for name in names}
+
+
+def answer_all(prompts: dict[str, list[list[int]]], names: list[str], job: Job, rounds: int) -> Results:
+    """Raises ClickException where two of ours give different texts."""
+    results: Results = {
+        category: [defaultdict(list) for _ in of_category] for category, of_category in prompts.items()
+    }
+    jobs = [(ids, results[category][i]) for category, found in prompts.items() for i, ids in enumerate(found)]
+    with Progress() as bar:
+        task = bar.add_task("answering", total=rounds * len(jobs))
+        for number in range(rounds):
+            with contenders(rotated(names, number), job) as answering:
+                for turn, (ids, answers) in enumerate(jobs):
+                    for name in rotated(names, turn + number):
+                        answers[name].append(answering[name](ids))
+                    texts = {a.text for name in names if name != LLAMA for a in answers[name]}
+                    if len(texts) > 1:
+                        raise click.ClickException(f"different texts: {sorted(texts)}")
+                    bar.advance(task)
+    return results
 
 
 @click.command(help=__doc__)
@@ -98,6 +157,7 @@ def heading(job: Job, questions: int) -> str:
 )
 @click.option("--temp", default=0.0, show_default=True, help="With 0.8, llama_cpp.Llama's text differs.")
 @click.option("--threads", default=default_threads(), show_default=True)
+@click.option("--rounds", default=1, show_default=True, help="How often all is done, with new engines.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
 def main(
     model: Path | None,
@@ -106,30 +166,18 @@ def main(
     wanted: tuple[str, ...],
     temp: float,
     threads: int,
+    rounds: int,
     markdown: Path | None,
 ) -> None:
-    model = model or default_model()
-    job = Job(model, tokens, threads, temp)
-    engines = {
-        name: Engine(model, settings=Settings(threads=threads, context_size=CONTEXT, **settings))
-        for name, settings in OURS.items()
-        if name == PLAIN or not wanted or name in wanted
-    }
-    contenders = {name: ours(engine, job) for name, engine in engines.items()}
-    if not wanted or LLAMA in wanted:
-        contenders[LLAMA] = llama(job)
-    results: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
-
-    jobs = [
-        (c, as_prompt(engines[PLAIN], q)) for c, qs in questions_by_category(questions).items() for q in qs
-    ]
-    for i, (category, ids) in enumerate(track(jobs, "answering")):
-        for name in rotated(list(contenders), i):
-            results[category][name].append(contenders[name](ids))
-        texts = {results[category][name][-1].text for name in engines}
-        if len(texts) > 1:
-            raise click.ClickException(f"the schedules gave different texts to a question of {category}")
-    told = f"{heading(job, len(jobs))}\n\n{report(results, list(contenders))}\n"
+    job = Job(model or default_model(), tokens, threads, temp)
+    names = [name for name in (*OURS, LLAMA) if name == PLAIN or not wanted or name in wanted]
+    with Engine(job.model, lookahead=None) as engine:
+        prompts = {
+            category: [as_prompt(engine, question) for question in found]
+            for category, found in questions_by_category(questions).items()
+        }
+    results = answer_all(prompts, names, job, rounds)
+    told = f"{heading(job, sum(map(len, prompts.values())), rounds)}\n\n{report(results, names)}\n"
     click.echo(told)
     if markdown:
         with markdown.open("a") as file:
