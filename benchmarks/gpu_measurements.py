@@ -37,7 +37,7 @@ from pass_edge.sampling import Sampler
 from pass_edge.settings import context_settings, with_fitting_layers
 from pass_edge.stats import Stats
 
-FILE_TYPES = ("Q4_K_M", "Q8_0")
+PROJECTED_TYPES = ("Q4_K_M", "Q8_0")
 GREEDY = Sampling(temperature=0)
 DRAFTS = 4
 """Tokens drafted at every step by the schedules that do."""
@@ -370,7 +370,7 @@ def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None
         run.stage(f"speed: {path.name}", 20, lambda path=path: speed(path, run))
     for path in models:
         run.stage(f"passes: {path.name}", 15, lambda path=path: pass_costs(path, run))
-    for file_type in FILE_TYPES:
+    for file_type in PROJECTED_TYPES:
         for name in shapes:
             shape = SHAPES[name]
             gigabytes = shape.n_layer * shape.n_embd * (2.5 * shape.n_embd + 3 * shape.n_ff) / 1e9
