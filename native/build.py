@@ -194,8 +194,6 @@ def _backend_args(backend: str, machine: Machine) -> tuple[str, ...]:
         "-DGGML_CUDA=ON",
         f"-DCMAKE_CUDA_COMPILER={machine.nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={_cuda_architectures(machine.gpus)}",
-        # what is linked is found where it was linked from, though the loader may not look there
-        "-DCMAKE_INSTALL_RPATH_USE_LINK_PATH=ON",
         *(machine.cublas or ()),
         # virtual memory needs the driver itself at link time, where only a toolkit's stub may stand in for it
         *(() if machine.libcuda else ("-DGGML_CUDA_NO_VMM=ON",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import itertools
 import json
 import platform
 import shutil
@@ -112,9 +113,15 @@ def test_a_fault_leaves_the_server_right_and_its_memory_where_it_was(
 
 
 def heaps(process: int) -> int:
-    """How many heaps glibc has for threads: they begin at multiples of 64 MiB."""
-    starts = (line.split("-")[0] for line in Path(f"/proc/{process}/maps").read_text().splitlines())
-    return sum(int(start, 16) % (64 << 20) == 0 for start in starts)
+    """How many heaps glibc has for threads: 64 MiB each, at a multiple of that, the first part in use and the
+    rest only reserved. Other memory may happen to begin at such a place."""
+    maps = [line.split() for line in Path(f"/proc/{process}/maps").read_text().splitlines()]
+    spans = [(*(int(end, 16) for end in span.split("-")), access) for span, access, *_ in maps]
+    size = 64 << 20
+    return sum(
+        start % size == 0 and (access, then) == ("rw-p", "---p") and end == rest and last == start + size
+        for (start, end, access), (rest, last, then) in itertools.pairwise(spans)
+    )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has a heap for each thread")
