@@ -30,13 +30,18 @@ def examine() -> dict[str, Any]:
     """What doctor knows, as plain data."""
     from pass_edge.calibration import library_verdict
     from pass_edge.native import build, devices
-    from pass_edge.native.library import library_path, system_info
+    from pass_edge.native.library import kernels, library_path, system_info
     from pass_edge.native.probe import BROKEN, WORKS
 
     plan, verdict = build.plan(), library_verdict(quiet)
     advice = [] if verdict == WORKS else ["rebuild llama.cpp here: make clean setup"]
     report: dict[str, Any] = {
-        "library": {"path": str(library_path()), "verdict": verdict, "features": system_info()},
+        "library": {
+            "path": str(library_path()),
+            "verdict": verdict,
+            "features": system_info(),
+            "kernels": f"ours for few tokens ({kernels()})" if kernels() else "llama.cpp's",
+        },
         "machine": {
             "devices": [f"{d.name}: {d.description}" for d in devices.devices()],
             "threads": devices.default_threads(),

@@ -36,6 +36,8 @@ LIBRARY_ONLY = (
 )
 """Nothing of llama.cpp is used but its library."""
 
+_KERNELS_NEED = frozenset({"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})
+
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
 AMX_PROBE = r"""
@@ -59,9 +61,7 @@ int main(void) {
 """
 """Exits with 0 only where the operating system grants AMX and the processor really executes it."""
 
-# llama-cpp-python forces llama.cpp's `common` library on, in CMake's cache, where no -D reaches it; a plain
-# variable of the same name comes before the cache. It would be a third of the build, and nothing uses it.
-_WITHOUT_COMMON = "set(LLAMA_BUILD_COMMON OFF)\n"
+_HERE = Path(__file__).resolve().parent
 
 _NO_COMPILER = """no working C and C++ compiler was found. Install one and try again:
   Debian, Ubuntu   sudo apt install build-essential
@@ -131,13 +131,20 @@ def decide(
     flags the compiler knows; each is called only where AMX is advertised."""
     chosen, why_backend = _backend(machine, backend)
     amx, amx_args, why_amx = _amx(machine, probe, accepted)
+    kernels_args, why_kernels = _kernels(machine)
     digest = hashlib.sha256(" ".join(sorted(machine.cpu_flags)).encode()).hexdigest()[:8]
     why_native = f"GGML_NATIVE=ON: compiled for this CPU ({machine.cpu}; features {digest})"
     return BuildPlan(
         backend=chosen,
-        cmake_args=(*LIBRARY_ONLY, "-DGGML_NATIVE=ON", *_backend_args(chosen, machine), *amx_args),
+        cmake_args=(
+            *LIBRARY_ONLY,
+            "-DGGML_NATIVE=ON",
+            *kernels_args,
+            *_backend_args(chosen, machine),
+            *amx_args,
+        ),
         amx=amx,
-        reasons=(why_backend, why_native, why_amx),
+        reasons=(why_backend, why_native, why_amx, why_kernels),
         others=tuple(f"{name}: {_possible(name, machine)}" for name in BACKENDS if name != chosen),
     )
 
@@ -220,6 +227,15 @@ def _amx(
     # A compiler that knows none of the flags cannot emit AMX either.
     args = (f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}") if flags else ()
     return "traps", args, "AMX: advertised, but its instructions do not execute here; left out"
+
+
+def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
+    """Passes over few tokens, by which drafts are verified, have kernels of their own where these can run."""
+    if machine.system != "Linux" or _KERNELS_NEED - machine.cpu_flags:
+        return (), "kernels for few tokens: llama.cpp's; ours are for Linux on CPUs with AVX-512 VNNI"
+    sources = b"".join(path.read_bytes() for path in sorted((_HERE / "kernels").iterdir()))
+    digest = hashlib.sha256(sources).hexdigest()[:8]
+    return ("-DPASS_EDGE_KERNELS=ON",), f"kernels for few tokens: ours, for AVX-512 VNNI (version {digest})"
 
 
 def inspect_machine() -> Machine:
@@ -346,18 +362,15 @@ def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
         return 1
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
     command += ["--no-binary", "llama-cpp-python", "--wheel-dir", str(folder), requirement]
-    with tempfile.TemporaryDirectory() as scratch:
-        without_common = Path(scratch, "without_common.cmake")
-        without_common.write_text(_WITHOUT_COMMON)
-        arguments = shlex.join([*build.cmake_args, f"-DCMAKE_PROJECT_INCLUDE={without_common}"])
-        environment = {
-            "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
-            **os.environ,
-            "CMAKE_ARGS": f"{os.environ.get('CMAKE_ARGS', '')} {arguments}",
-            # A second copy of every library and header, which would land at the top of site-packages.
-            "SKBUILD_WHEEL_EXCLUDE": "lib/**;include/**;bin/**",
-        }
-        return subprocess.run(command, env=environment).returncode
+    arguments = shlex.join([*build.cmake_args, f"-DCMAKE_PROJECT_INCLUDE={_HERE / 'build.cmake'}"])
+    environment = {
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+        **os.environ,
+        "CMAKE_ARGS": f"{os.environ.get('CMAKE_ARGS', '')} {arguments}",
+        # A second copy of every library and header, which would land at the top of site-packages.
+        "SKBUILD_WHEEL_EXCLUDE": "lib/**;include/**;bin/**",
+    }
+    return subprocess.run(command, env=environment).returncode
 
 
 def explain(build: BuildPlan) -> str:

@@ -64,6 +64,15 @@ def system_info() -> str:
     return llama.llama_print_system_info().decode()
 
 
+def kernels() -> str:
+    """For which instructions this build has kernels for passes over few tokens (`native/kernels`), and uses
+    them; empty if it has only llama.cpp's own."""
+    try:
+        return str(ggml("pass_edge_kernels")().decode())
+    except AttributeError:  # built without them
+        return ""
+
+
 class _GgufParams(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
@@ -123,6 +132,7 @@ _GGML_FUNCTIONS = {
     "ggml_backend_graph_compute": ([_P, _P], ctypes.c_int),
     "ggml_backend_buffer_free": ([_P], None),
     "ggml_backend_free": ([_P], None),
+    "pass_edge_kernels": ([], _S),
     "gguf_init_empty": ([], _P),
     "gguf_init_from_file": ([_S, _GgufParams], _P),
     "gguf_free": ([_P], None),
