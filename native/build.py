@@ -36,7 +36,7 @@ LIBRARY_ONLY = (
 )
 """Nothing of llama.cpp is used but its library."""
 
-_KERNELS_NEED = frozenset({"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})
+_KERNELS_NEED = frozenset({"avx2", "fma", "f16c"})
 
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
@@ -232,10 +232,10 @@ def _amx(
 def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
     """Passes over few tokens, by which drafts are verified, have kernels of their own where these can run."""
     if machine.system != "Linux" or _KERNELS_NEED - machine.cpu_flags:
-        return (), "kernels for few tokens: llama.cpp's; ours are for Linux on CPUs with AVX-512 VNNI"
+        return (), "kernels: llama.cpp's; ours for few tokens need Linux and AVX2"
     sources = b"".join(path.read_bytes() for path in sorted((_HERE / "kernels").iterdir()))
     digest = hashlib.sha256(sources).hexdigest()[:8]
-    return ("-DPASS_EDGE_KERNELS=ON",), f"kernels for few tokens: ours, for AVX-512 VNNI (version {digest})"
+    return ("-DPASS_EDGE_KERNELS=ON",), f"kernels: ours for few tokens (version {digest})"
 
 
 def inspect_machine() -> Machine:

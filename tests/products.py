@@ -1,5 +1,5 @@
-"""Matrix products by ggml, for the tests of our kernels: `python -m tests.products OUT.npz` computes them in
-a process of its own, because PASS_EDGE_KERNELS is read once."""
+"""Matrix products and attention by ggml, for the tests of our kernels: `python -m tests.products OUT.npz`
+computes them in a process of its own, because PASS_EDGE_KERNELS is read once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.native.library import GGML_TYPES, arena_params, ggml
+from pass_edge.native.library import GGML_TYPES, arena_params, ggml, llama
 from pass_edge.native.packed import _repacking, new_tensor, write
 from pass_edge.native.stored import encode_rows
 
@@ -85,5 +85,63 @@ def all_products() -> dict[str, Floats]:
     return found
 
 
+HEADS = ((9, 3, 64), (4, 1, 256), (2, 2, 96), (14, 2, 128), (3, 1, 64))
+"""Heads of queries, heads of keys and values, width."""
+CELLS = 768
+
+
+def attention(heads: int, kv_heads: int, width: int, tokens: int, threads: int) -> Floats:
+    """(tokens, heads, width): over 768 cells, of which a random part is visible to each token, the first of
+    all cells to the last token alone, and none to the first token where there are more than two."""
+    rng = np.random.default_rng([heads, width, tokens])
+    queries = 3 * rng.standard_normal((heads, tokens, width), np.float32)
+    keys = rng.standard_normal((kv_heads * CELLS, width), np.float32)
+    values = rng.standard_normal((kv_heads, CELLS, width), np.float32).astype(np.float16)
+    mask = np.where(rng.random((tokens, CELLS)) < rng.random((tokens, 1)), 0, -np.inf).astype(np.float16)
+    mask[:, 256:512] = -np.inf
+    mask[:, 0], mask[-1, 0] = -np.inf, 0
+    if tokens > 2:
+        mask[0] = -np.inf
+    arena = ggml("ggml_init")(arena_params(1 << 20))
+    backend = ggml("ggml_backend_cpu_init")()
+    ggml("ggml_backend_cpu_set_n_threads")(backend, threads)
+
+    def tensor(code: str, *shape: int) -> int:
+        return int(
+            ggml("ggml_new_tensor")(
+                arena, GGML_TYPES[code], len(shape), (ctypes.c_int64 * len(shape))(*shape)
+            )
+        )
+
+    q = tensor("f32", width, tokens, heads)
+    k = tensor("q8_0", width, CELLS, kv_heads)
+    v = tensor("f16", width, CELLS, kv_heads)
+    m = tensor("f16", CELLS, tokens)
+    attend = llama._lib.ggml_flash_attn_ext
+    attend.argtypes, attend.restype = [ctypes.c_void_p] * 5 + [ctypes.c_float] * 3, ctypes.c_void_p
+    out = attend(arena, q, k, v, m, width**-0.5, 0.0, 0.0)
+    graph = ggml("ggml_new_graph")(arena)
+    ggml("ggml_build_forward_expand")(graph, out)
+    buffer = ggml("ggml_backend_alloc_ctx_tensors")(arena, backend)
+    for what, data in ((q, queries), (k, encode_rows(keys, "q8_0")), (v, values), (m, mask)):
+        write(what, data)
+    assert ggml("ggml_backend_graph_compute")(backend, graph) == 0
+    found = np.empty((tokens, heads, width), np.float32)
+    ggml("ggml_backend_tensor_get")(out, ctypes.c_void_p(found.ctypes.data), 0, found.nbytes)
+    ggml("ggml_backend_buffer_free")(buffer)
+    ggml("ggml_backend_free")(backend)
+    ggml("ggml_free")(arena)
+    return found
+
+
+def all_attention() -> dict[str, Floats]:
+    return {
+        f"attention {shape} {tokens} {threads}": attention(*shape, tokens, threads)
+        for shape in HEADS
+        for tokens in (1, 2, 3, 8, 33)
+        for threads in (1, 2)
+    }
+
+
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **all_products())
+    np.savez(sys.argv[1], **all_products(), **all_attention())

@@ -1,5 +1,11 @@
-# Builds few_tokens.cpp into ggml-cpu, where it takes the place of some of llama.cpp's functions.
-target_sources(ggml-cpu PRIVATE ${CMAKE_CURRENT_LIST_DIR}/few_tokens.cpp)
-foreach(function ggml_gemv_q4_0_8x8_q8_0 ggml_gemm_q4_0_8x8_q8_0 llamafile_sgemm ggml_compute_forward_mul_mat_tiled)
+# Builds our kernels into ggml-cpu, where they take the place of some of llama.cpp's functions.
+target_sources(ggml-cpu PRIVATE ${CMAKE_CURRENT_LIST_DIR}/products.cpp ${CMAKE_CURRENT_LIST_DIR}/attention.cpp)
+foreach(
+    function
+    ggml_compute_forward_flash_attn_ext
+    ggml_compute_forward_mul_mat_tiled
+    ggml_cpu_extra_compute_forward
+    llamafile_sgemm
+)
     target_link_options(ggml-cpu PRIVATE -Wl,--wrap=${function})
 endforeach()
