@@ -17,6 +17,7 @@ class Experience:
         self.looking = Gate(rarely=not looks)
         self._thinking = {1: Gate()}
         self._worth: dict[float, Worth] = {}
+        self._foreseen: dict[int, float] = {}
 
     def at(self, temperature: float) -> Worth:
         """What drafts are worth at about this temperature."""
@@ -31,6 +32,14 @@ class Experience:
         if sharing not in self._thinking:
             self._thinking[sharing] = Gate(rarely=rarely)
         return self._thinking[sharing]
+
+    def foresee(self, depth: int, chance: float) -> None:
+        """A draft at ``depth`` was right with this ``chance``, if all before it are."""
+        self._foreseen[depth] = 0.95 * self.foreseen(depth) + 0.05 * chance
+
+    def foreseen(self, depth: int) -> float:
+        """What such chances were lately."""
+        return self._foreseen.get(depth, 0.5)
 
 
 class Worth:

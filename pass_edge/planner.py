@@ -133,7 +133,7 @@ class Planner:
 
     def _think(self, branches: _Branches, plan: _Plan, chances: Chances, passed: Passed) -> float:
         """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""
-        began = time.perf_counter()
+        began = asked = time.perf_counter()
         without = plan.worth(branches.draft())
         node, chance = 0, 1.0
         position = passed.next_position
@@ -144,10 +144,17 @@ class Planner:
         ):
             kind = head_kind(depth, ahead.given)
             self._expected.append((ahead.token, kind, chances))
-            chance *= chances.of(kind)
+            right = chances.of(kind)
+            self._experience.foresee(depth, right)
+            chance *= right
             if chance < plan.least:
                 break
             node = branches.add(node, ahead.token, chance, ahead.proposal)
+            # a further token takes as long as this one to draft, and is worth what such were lately
+            now = time.perf_counter()
+            if chance * self._experience.foreseen(depth + 1) - plan.least < plan.pace * (now - asked):
+                break
+            asked = now
         gained = (plan.worth(branches.draft()) - without) / plan.pace
         return gained - (time.perf_counter() - began)
 
