@@ -56,7 +56,7 @@ _RECIPE_OPTIONS = [
         "--candidates",
         type=click.IntRange(1),
         help="Tokens that heads choose among, the likeliest in the answers: fewer are faster. "
-        "[default: 16384]",
+        "[default: 8192]",
     ),
     click.option(
         "--lookahead",

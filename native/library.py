@@ -65,7 +65,7 @@ def system_info() -> str:
 
 
 def kernels() -> str:
-    """For which instructions this build has kernels of ours (`native/kernels`), and uses them; empty if it has
+    """For which instructions this build has kernels of ours (`native/kernels`) and uses them; empty if it has
     only llama.cpp's own."""
     try:
         return str(ggml("pass_edge_kernels")().decode())

@@ -47,6 +47,8 @@ def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
     for room in ROOMS:
         place = "pass_edge" if room == "pass_edge" else f"pass_edge/{room}"
         expected |= {f"{place}/{path.relative_to(ROOT / room)}" for path in (ROOT / room).rglob("*.py")}
+    expected |= {"pass_edge/native/build.cmake"}
+    expected |= {f"pass_edge/native/kernels/{path.name}" for path in (ROOT / "native/kernels").iterdir()}
     expected |= {f"pass_edge/data/{path.name}" for path in (ROOT / "pass_edge/data").glob("*.gguf")}
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert files == expected

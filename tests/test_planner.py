@@ -274,6 +274,27 @@ def test_heads_that_may_pay_in_company_are_asked_there() -> None:
     assert oracle.asked == 20
 
 
+@pytest.mark.parametrize(("step", "drafted"), [(0.0001, 4), (0.005, 1)])
+def test_a_head_goes_on_only_while_that_is_worth_its_time(
+    step: float, drafted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, asked = [0.0], []
+
+    class Slow:
+        heads = object()
+
+        def ahead(self, *_: object) -> Iterator[Ahead]:
+            asked.append(0)
+            for _ in range(4):
+                clock[0] += step
+                asked[-1] += 1
+                yield Ahead(3, 1.0, None)
+
+    monkeypatch.setattr("pass_edge.planner.time.perf_counter", lambda: clock[0])
+    company(Planner(flat(), Slow(), quotes=False), 5, 1, come=3)  # type: ignore[arg-type]
+    assert asked == [drafted] * 5
+
+
 # -- costs ----------------------------------------------------------------------------------------
 
 

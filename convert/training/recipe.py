@@ -72,7 +72,7 @@ class Recipe:
     prefix: int = 0
     head_width: int = 1024
     hidden_width: int = 1024
-    candidates: int = 16384
+    candidates: int = 8192
     steps: int = 1000
     head_steps: int = 600
     head_lr: float = 1.5e-3
