@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from .chances import head_chances, ngram_chances
 
-_RAREST = 256
+_RAREST, _RAREST_HEADS = 256, 32
+"""Passes between two trials of what does not pay: lookahead tokens cost rows, heads a tenth of a pass."""
+
+_REMEMBERED = 0.9
+"""Of the mean gain, at each trial: most drafts of a head lose a little, and some gain much."""
 
 
 class Experience:
@@ -15,7 +19,7 @@ class Experience:
     def __init__(self, *, looks: bool = True) -> None:
         """``looks``: whether lookahead tokens are likely to pay."""
         self.looking = Gate(rarely=not looks)
-        self._thinking = {1: Gate()}
+        self._thinking = {1: Gate(rarest=_RAREST_HEADS)}
         self._worth: dict[float, Worth] = {}
         self._foreseen: dict[int, float] = {}
 
@@ -30,7 +34,7 @@ class Experience:
         """Whether heads are asked where ``sharing`` conversations share a pass: what does not pay in company
         may pay alone, and the other way round. ``rarely``: as the Gate's, in company."""
         if sharing not in self._thinking:
-            self._thinking[sharing] = Gate(rarely=rarely)
+            self._thinking[sharing] = Gate(rarely=rarely, rarest=_RAREST_HEADS)
         return self._thinking[sharing]
 
     def foresee(self, depth: int, chance: float) -> None:
@@ -52,9 +56,10 @@ class Worth:
 class Gate:
     """Whether something that takes time is tried: always while it pays, else ever more rarely."""
 
-    def __init__(self, *, rarely: bool = False) -> None:
-        """``rarely``: it begins as one that did not pay."""
-        self._every, self._waited, self._mean = (_RAREST if rarely else 1), 0, 0.0
+    def __init__(self, *, rarely: bool = False, rarest: int = _RAREST) -> None:
+        """``rarely``: it begins as one that did not pay; ``rarest``: steps between two trials, at most."""
+        self._every, self._waited, self._mean = (rarest if rarely else 1), 0, 0.0
+        self._rarest = rarest
 
     def opens(self) -> bool:
         self._waited += 1
@@ -63,5 +68,5 @@ class Gate:
     def settle(self, gained: float) -> None:
         """It was tried, and gained so many seconds (lost, if negative)."""
         self._waited = 0
-        self._mean = 0.8 * self._mean + 0.2 * gained
-        self._every = 1 if self._mean > 0 else min(2 * self._every, _RAREST)
+        self._mean = _REMEMBERED * self._mean + (1 - _REMEMBERED) * gained
+        self._every = 1 if self._mean > 0 else min(2 * self._every, self._rarest)

@@ -169,9 +169,10 @@ bool is_ours(const ggml_tensor * op) {
     float bias, cap;
     std::memcpy(&bias, op->op_params + 1, sizeof bias);
     std::memcpy(&cap, op->op_params + 2, sizeof cap);
-    return q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_Q8_0 && v->type == GGML_TYPE_F16 && mask != nullptr &&
-           mask->ne[2] == 1 && mask->ne[3] == 1 && op->src[4] == nullptr && bias == 0 && cap == 0 && q->ne[3] == 1 &&
-           k->ne[2] == v->ne[2] && k->ne[0] <= MOST_WIDE && v->ne[0] <= MOST_WIDE && v->ne[0] % LANES == 0 &&
+    const bool types = q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_Q8_0 && v->type == GGML_TYPE_F16;
+    const bool masked = mask != nullptr && mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[3] == 1;
+    const bool plain = op->src[4] == nullptr && bias == 0 && cap == 0 && q->ne[3] == 1 && k->ne[2] == v->ne[2];
+    return types && masked && plain && k->ne[0] <= MOST_WIDE && v->ne[0] <= MOST_WIDE && v->ne[0] % LANES == 0 &&
            k->ne[1] % ROWS == 0;
 }
 

@@ -228,7 +228,7 @@ struct Q4_K {
     using Block = block_q4_K;
     static constexpr bool MINIMA = true;
     static void unpack(const Block & block, Unpacked & to) {
-        const __m512i scales = _mm512_zextsi256_si512(_mm256_cvtepu8_epi16(scales_of(block)));
+        const __m512i scales = _mm512_castsi256_si512(_mm256_cvtepu8_epi16(scales_of(block)));
         const __m512i low = _mm512_set1_epi8(15);
         for (int i = 0; i < 2; i++) {
             const __m512i raw = _mm512_loadu_si512(block.qs + 64 * i);
@@ -284,7 +284,7 @@ inline void superblocks_pair(int64_t blocks, const typename Type::Block * const 
             Type::unpack(rows[row][b], unpacked);
             for (int t = 0; t < TOKENS; t++) {
                 const block_q8_K & token = tokens[t * token_stride + b];
-                __m512i dot = _mm512_zextsi256_si512(start(rows[row][b], token));
+                __m512i dot = two(start(rows[row][b], token), _mm256_setzero_si256());
                 for (int i = 0; i < 4; i++) {
                     const __m512i values = _mm512_loadu_si512(token.qs + 64 * i);
                     const __m512i pairs = _mm512_maddubs_epi16(unpacked.weights[i], values);

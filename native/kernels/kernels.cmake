@@ -1,4 +1,7 @@
 # Builds our kernels into ggml-cpu, where they take the place of some of llama.cpp's functions.
+if(NOT TARGET ggml-cpu)
+    return() # several are built, of which one is loaded
+endif()
 target_sources(ggml-cpu PRIVATE ${CMAKE_CURRENT_LIST_DIR}/products.cpp ${CMAKE_CURRENT_LIST_DIR}/attention.cpp)
 foreach(
     function
