@@ -33,6 +33,23 @@ def cases() -> Iterator[tuple[str, str, Floats, Floats]]:
             yield f"{type_name} {rows}x{width}", type_name, matrix, activations
 
 
+def computed(
+    arena: int, backend: int, out: int, inputs: dict[int, npt.NDArray[np.generic]], shape: tuple[int, ...]
+) -> Floats:
+    """The numbers of the tensor ``out``, of this shape, once its inputs are given; the arena is freed."""
+    graph = ggml("ggml_new_graph")(arena)
+    ggml("ggml_build_forward_expand")(graph, out)
+    buffer = ggml("ggml_backend_alloc_ctx_tensors")(arena, backend)
+    for tensor, data in inputs.items():
+        write(tensor, data)
+    assert ggml("ggml_backend_graph_compute")(backend, graph) == 0
+    found = np.empty(shape, np.float32)
+    ggml("ggml_backend_tensor_get")(out, ctypes.c_void_p(found.ctypes.data), 0, found.nbytes)
+    ggml("ggml_backend_buffer_free")(buffer)
+    ggml("ggml_free")(arena)
+    return found
+
+
 class Products:
     """Products with one matrix, repacked or as files have it; by two threads."""
 
@@ -51,16 +68,8 @@ class Products:
         arena = ggml("ggml_init")(arena_params(1 << 20))
         given = new_tensor(arena, GGML_TYPES["f32"], *activations.shape)
         product = ggml("ggml_mul_mat")(arena, self._tensor, given)
-        graph = ggml("ggml_new_graph")(arena)
-        ggml("ggml_build_forward_expand")(graph, product)
-        buffer = ggml("ggml_backend_alloc_ctx_tensors")(arena, self._backend)
-        write(given, np.ascontiguousarray(activations))
-        assert ggml("ggml_backend_graph_compute")(self._backend, graph) == 0
-        out = np.empty((len(activations), self._shape[0]), np.float32)
-        ggml("ggml_backend_tensor_get")(product, ctypes.c_void_p(out.ctypes.data), 0, out.nbytes)
-        ggml("ggml_backend_buffer_free")(buffer)
-        ggml("ggml_free")(arena)
-        return out
+        inputs = {given: np.ascontiguousarray(activations)}
+        return computed(arena, self._backend, product, inputs, (len(activations), self._shape[0]))
 
     def close(self) -> None:
         ggml("ggml_backend_free")(self._backend)
@@ -120,17 +129,9 @@ def attention(heads: int, kv_heads: int, width: int, tokens: int, threads: int) 
     attend = llama._lib.ggml_flash_attn_ext
     attend.argtypes, attend.restype = [ctypes.c_void_p] * 5 + [ctypes.c_float] * 3, ctypes.c_void_p
     out = attend(arena, q, k, v, m, width**-0.5, 0.0, 0.0)
-    graph = ggml("ggml_new_graph")(arena)
-    ggml("ggml_build_forward_expand")(graph, out)
-    buffer = ggml("ggml_backend_alloc_ctx_tensors")(arena, backend)
-    for what, data in ((q, queries), (k, encode_rows(keys, "q8_0")), (v, values), (m, mask)):
-        write(what, data)
-    assert ggml("ggml_backend_graph_compute")(backend, graph) == 0
-    found = np.empty((tokens, heads, width), np.float32)
-    ggml("ggml_backend_tensor_get")(out, ctypes.c_void_p(found.ctypes.data), 0, found.nbytes)
-    ggml("ggml_backend_buffer_free")(buffer)
+    inputs = {q: queries, k: encode_rows(keys, "q8_0"), v: values, m: mask}
+    found = computed(arena, backend, out, inputs, (tokens, heads, width))
     ggml("ggml_backend_free")(backend)
-    ggml("ggml_free")(arena)
     return found
 
 

@@ -118,7 +118,7 @@ void add_values(const Unit & unit, const Softmax<COUNT> & softmax, int64_t from,
     }
     for (int head = 0; head < COUNT; head++) {
         for (int i = 0; i < WIDTH; i++) {
-            store(sums + head * stride + from + i * LANES, sum[head][i]);
+            std::memcpy(sums + head * stride + from + i * LANES, &sum[head][i], sizeof(Floats));
         }
     }
 }

@@ -32,10 +32,6 @@ inline Floats fused(Floats a, Floats b, Floats c) {
     return _mm256_fmadd_ps(a, b, c);
 }
 
-inline void store(float * out, Floats floats) {
-    _mm256_storeu_ps(out, floats);
-}
-
 // The sums of four products of unsigned with signed bytes each. Without AVX-VNNI they are summed in int16 first, so
 // the unsigned ones must not exceed 128.
 inline __m256i dot(__m256i unsigned_bytes, __m256i signed_bytes) {
@@ -127,55 +123,33 @@ inline __m256 sums_of_eight(const __m256 rows[ROWS]) {
 
 // ---- Blocks of 32 weights, in rows as a file has them ------------------------------------------------------------
 
-// Each type unpacks a block into unsigned bytes, which are OFFSET more than the weights.
-
 template <typename Block> inline __m256i nibbles(const Block & block) {
     const __m128i bytes = load16(block.qs);
     return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes), _mm256_set1_epi8(15));
 }
 
-struct Q4_0 {
-    using Block = block_q4_0;
-    using Activations = block_q8_0;
-    static constexpr int OFFSET = 8;
-    static __m256i unpack(const Block & block) { return nibbles(block); }
-};
+inline __m256i unpack(const block_q4_0 & block) { return nibbles(block); }
 
-struct Q4_1 {
-    using Block = block_q4_1;
-    using Activations = block_q8_1;
-    static constexpr int OFFSET = 0;
-    static __m256i unpack(const Block & block) { return nibbles(block); }
-};
+inline __m256i unpack(const block_q4_1 & block) { return nibbles(block); }
 
-struct Q5_0 {
-    using Block = block_q5_0;
-    using Activations = block_q8_0;
-    static constexpr int OFFSET = 16;
-    static __m256i unpack(const Block & block) {
-        int32_t fifth;
-        std::memcpy(&fifth, block.qh, sizeof fifth);
-        // each byte's own bit of the four bytes, moved to where it counts 16
-        const __m256i eights = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-        const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(fifth), eights);
-        const __m256i own = _mm256_set1_epi64x(int64_t(0x8040201008040201));
-        const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own);
-        return _mm256_or_si256(nibbles(block), _mm256_and_si256(set, _mm256_set1_epi8(16)));
-    }
-};
+inline __m256i unpack(const block_q5_0 & block) {
+    int32_t fifth;
+    std::memcpy(&fifth, block.qh, sizeof fifth);
+    // each byte's own bit of the four bytes, moved to where it counts 16
+    const __m256i eights = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(fifth), eights);
+    const __m256i own = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own);
+    return _mm256_or_si256(nibbles(block), _mm256_and_si256(set, _mm256_set1_epi8(16)));
+}
 
-struct Q8_0 {
-    using Block = block_q8_0;
-    using Activations = block_q8_0;
-    static constexpr int OFFSET = 128;
-    static __m256i unpack(const Block & block) {
+inline __m256i unpack(const block_q8_0 & block) {
 #if defined(__AVXVNNI__)
-        return _mm256_xor_si256(load(block.qs), _mm256_set1_epi8(char(128)));
+    return _mm256_xor_si256(load(block.qs), _mm256_set1_epi8(char(128)));
 #else
-        return load(block.qs);  // no sum of two such products fits into int16: see `multiplied`
+    return load(block.qs);  // no sum of two such products fits into int16: see `multiplied`
 #endif
-    }
-};
+}
 
 template <typename Type> inline __m256i multiplied(__m256i weights, __m256i values, __m256i correction) {
 #if !defined(__AVXVNNI__)
@@ -189,7 +163,6 @@ template <typename Type> inline __m256i multiplied(__m256i weights, __m256i valu
 template <typename Type, int TOKENS>
 inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[ROWS],
                         const typename Type::Activations * tokens, int64_t token_stride, float * out, int64_t stride) {
-    constexpr bool MINIMA = std::is_same_v<Type, Q4_1>;
     __m256 sums[TOKENS][ROWS];
     float minima[TOKENS][ROWS] = {};
     for (int row = 0; row < ROWS; row++) {
@@ -200,7 +173,7 @@ inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[
         for (int64_t b = 0; b < blocks; b++) {
             const auto & block = rows[row][b];
             fetch(&block, sizeof block);
-            const __m256i weights = Type::unpack(block);
+            const __m256i weights = unpack(block);
             const float scale = to_float(block.d);
             for (int t = 0; t < TOKENS; t++) {
                 const auto & token = tokens[t * token_stride + b];
@@ -209,7 +182,7 @@ inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[
                     Type::OFFSET ? dot(_mm256_set1_epi8(char(Type::OFFSET)), values) : _mm256_setzero_si256();
                 const __m256 product = _mm256_cvtepi32_ps(multiplied<Type>(weights, values, correction));
                 sum[t] = _mm256_fmadd_ps(_mm256_set1_ps(scale * to_float(token.d)), product, sum[t]);
-                if constexpr (MINIMA) {
+                if constexpr (Type::MINIMA) {
                     minima[t][row] = std::fma(to_float(block.m), to_float(token.s), minima[t][row]);
                 }
             }
@@ -220,7 +193,7 @@ inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[
     }
     for (int t = 0; t < TOKENS; t++) {
         const __m256 whole = sums_of_eight(sums[t]);
-        _mm256_storeu_ps(out + t * stride, MINIMA ? _mm256_add_ps(whole, _mm256_loadu_ps(minima[t])) : whole);
+        _mm256_storeu_ps(out + t * stride, Type::MINIMA ? _mm256_add_ps(whole, _mm256_loadu_ps(minima[t])) : whole);
     }
 }
 
@@ -231,49 +204,41 @@ struct Unpacked {
     __m256i scales[8];   // int16, one for two weights
 };
 
-struct Q4_K {
-    using Block = block_q4_K;
-    static constexpr bool MINIMA = true;
-    static void unpack(const Block & block, Unpacked & to) {
-        const __m256i scales = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(scales_of(block)));
-        const __m256i low = _mm256_set1_epi8(15);
-        for (int i = 0; i < 4; i++) {
-            const __m256i raw = load(block.qs + 32 * i);
-            to.weights[2 * i] = _mm256_and_si256(raw, low);
-            to.weights[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16(raw, 4), low);
-        }
-        for (int i = 0; i < 8; i++) {
-            to.scales[i] = _mm256_shuffle_epi8(scales, _mm256_set1_epi16((2 * i + 1) << 8 | 2 * i));
-        }
+inline void unpack(const block_q4_K & block, Unpacked & to) {
+    const __m256i scales = _mm256_broadcastsi128_si256(_mm_cvtepu8_epi16(scales_of(block)));
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int i = 0; i < 4; i++) {
+        const __m256i raw = load(block.qs + 32 * i);
+        to.weights[2 * i] = _mm256_and_si256(raw, low);
+        to.weights[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16(raw, 4), low);
     }
-};
+    for (int i = 0; i < 8; i++) {
+        to.scales[i] = _mm256_shuffle_epi8(scales, _mm256_set1_epi16((2 * i + 1) << 8 | 2 * i));
+    }
+}
 
-struct Q6_K {
-    using Block = block_q6_K;
-    static constexpr bool MINIMA = false;
-    static void unpack(const Block & block, Unpacked & to) {
-        const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(48);
-        for (int i = 0; i < 2; i++) {
-            const __m256i bits = load(block.qh + 32 * i);
-            const __m256i fours[2] = {load(block.ql + 64 * i), load(block.ql + 64 * i + 32)};
-            const __m256i twos[4] = {_mm256_slli_epi16(bits, 4), _mm256_slli_epi16(bits, 2), bits,
-                                     _mm256_srli_epi16(bits, 2)};
-            for (int k = 0; k < 4; k++) {
-                const __m256i four = k < 2 ? fours[k] : _mm256_srli_epi16(fours[k - 2], 4);
-                to.weights[4 * i + k] =
-                    _mm256_or_si256(_mm256_and_si256(four, low), _mm256_and_si256(twos[k], high));
-            }
-        }
-        const __m256i scales = scales_of(block);
-        for (int i = 0; i < 8; i++) {
-            const __m256i half = _mm256_permute2x128_si256(scales, scales, i < 4 ? 0x00 : 0x11);
-            const int first = 4 * (i % 4);
-            const __m256i which = _mm256_set_m128i(_mm_set1_epi16((first + 3) << 8 | (first + 2)),
-                                                   _mm_set1_epi16((first + 1) << 8 | first));
-            to.scales[i] = _mm256_shuffle_epi8(half, which);
+inline void unpack(const block_q6_K & block, Unpacked & to) {
+    const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(48);
+    for (int i = 0; i < 2; i++) {
+        const __m256i bits = load(block.qh + 32 * i);
+        const __m256i fours[2] = {load(block.ql + 64 * i), load(block.ql + 64 * i + 32)};
+        const __m256i twos[4] = {_mm256_slli_epi16(bits, 4), _mm256_slli_epi16(bits, 2), bits,
+                                 _mm256_srli_epi16(bits, 2)};
+        for (int k = 0; k < 4; k++) {
+            const __m256i four = k < 2 ? fours[k] : _mm256_srli_epi16(fours[k - 2], 4);
+            to.weights[4 * i + k] =
+                _mm256_or_si256(_mm256_and_si256(four, low), _mm256_and_si256(twos[k], high));
         }
     }
-};
+    const __m256i scales = scales_of(block);
+    for (int i = 0; i < 8; i++) {
+        const __m256i half = _mm256_permute2x128_si256(scales, scales, i < 4 ? 0x00 : 0x11);
+        const int first = 4 * (i % 4);
+        const __m256i which = _mm256_set_m128i(_mm_set1_epi16((first + 3) << 8 | (first + 2)),
+                                               _mm_set1_epi16((first + 1) << 8 | first));
+        to.scales[i] = _mm256_shuffle_epi8(half, which);
+    }
+}
 
 template <typename Type, int TOKENS>
 inline void superblocks_tile(int64_t blocks, const typename Type::Block * const rows[ROWS], const block_q8_K * tokens,
@@ -289,7 +254,11 @@ inline void superblocks_tile(int64_t blocks, const typename Type::Block * const 
             const auto & block = rows[row][b];
             fetch(&block, sizeof block);
             Unpacked unpacked;
-            Type::unpack(block, unpacked);
+            unpack(block, unpacked);
+            __m128i least = _mm_setzero_si128();
+            if constexpr (Type::MINIMA) {
+                least = _mm_cvtepu8_epi16(_mm_unpackhi_epi64(scales_of(block), least));
+            }
             for (int t = 0; t < TOKENS; t++) {
                 const block_q8_K & token = tokens[t * token_stride + b];
                 __m256i whole = start(block, token);
@@ -301,7 +270,6 @@ inline void superblocks_tile(int64_t blocks, const typename Type::Block * const 
                 sums[t][row] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(whole), sums[t][row]);
                 if constexpr (Type::MINIMA) {
                     const __m128i by_32 = _mm_hadd_epi16(load16(token.bsums), load16(token.bsums + 8));
-                    const __m128i least = _mm_cvtepu8_epi16(_mm_unpackhi_epi64(scales_of(block), _mm_setzero_si128()));
                     const __m128 minimum = _mm_set1_ps(-token.d * to_float(block.dmin));
                     const __m128 product = _mm_cvtepi32_ps(_mm_madd_epi16(least, by_32));
                     minima[t][row] = _mm_fmadd_ps(minimum, product, minima[t][row]);

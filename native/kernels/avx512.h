@@ -28,10 +28,6 @@ inline Floats fused(Floats a, Floats b, Floats c) {
     return _mm512_fmadd_ps(a, b, c);
 }
 
-inline void store(float * out, Floats floats) {
-    _mm512_storeu_ps(out, floats);
-}
-
 inline __m512i two(__m256i low, __m256i high) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
@@ -99,49 +95,27 @@ void q4_0_rows(int blocks, int rows, const block_q4_0x8 * weights, const block_q
 
 // ---- Blocks of 32 weights, in rows as a file has them ------------------------------------------------------------
 
-// Each type unpacks a block of two rows into unsigned bytes, which are OFFSET more than the weights.
-
 template <typename Block> inline __m512i nibbles(const Block & a, const Block & b) {
     const __m256i low = _mm256_set_m128i(load16(b.qs), load16(a.qs));
     const __m512i both = two(low, _mm256_srli_epi16(low, 4));
     return _mm512_and_si512(_mm512_shuffle_i64x2(both, both, 0xD8), _mm512_set1_epi8(15));
 }
 
-struct Q4_0 {
-    using Block = block_q4_0;
-    using Activations = block_q8_0;
-    static constexpr int OFFSET = 8;
-    static __m512i unpack(const Block & a, const Block & b) { return nibbles(a, b); }
-};
+inline __m512i unpack(const block_q4_0 & a, const block_q4_0 & b) { return nibbles(a, b); }
 
-struct Q4_1 {
-    using Block = block_q4_1;
-    using Activations = block_q8_1;
-    static constexpr int OFFSET = 0;
-    static __m512i unpack(const Block & a, const Block & b) { return nibbles(a, b); }
-};
+inline __m512i unpack(const block_q4_1 & a, const block_q4_1 & b) { return nibbles(a, b); }
 
-struct Q5_0 {
-    using Block = block_q5_0;
-    using Activations = block_q8_0;
-    static constexpr int OFFSET = 16;
-    static __m512i unpack(const Block & a, const Block & b) {
-        uint32_t fifth[2];
-        std::memcpy(&fifth[0], a.qh, 4);
-        std::memcpy(&fifth[1], b.qh, 4);
-        const __m512i four = nibbles(a, b);
-        return _mm512_mask_add_epi8(four, uint64_t(fifth[1]) << 32 | fifth[0], four, _mm512_set1_epi8(16));
-    }
-};
+inline __m512i unpack(const block_q5_0 & a, const block_q5_0 & b) {
+    uint32_t fifth[2];
+    std::memcpy(&fifth[0], a.qh, 4);
+    std::memcpy(&fifth[1], b.qh, 4);
+    const __m512i four = nibbles(a, b);
+    return _mm512_mask_add_epi8(four, uint64_t(fifth[1]) << 32 | fifth[0], four, _mm512_set1_epi8(16));
+}
 
-struct Q8_0 {
-    using Block = block_q8_0;
-    using Activations = block_q8_0;
-    static constexpr int OFFSET = 128;
-    static __m512i unpack(const Block & a, const Block & b) {
-        return _mm512_xor_si512(two(load(a.qs), load(b.qs)), _mm512_set1_epi8(char(128)));
-    }
-};
+inline __m512i unpack(const block_q8_0 & a, const block_q8_0 & b) {
+    return _mm512_xor_si512(two(load(a.qs), load(b.qs)), _mm512_set1_epi8(char(128)));
+}
 
 template <typename Block, typename Field>
 inline __m256 of_rows(const Block * const rows[ROWS], int64_t b, Field field) {
@@ -169,7 +143,6 @@ inline __m256 sums(const __m512 pairs[4]) {
 template <typename Type, int TOKENS>
 inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[ROWS],
                         const typename Type::Activations * tokens, int64_t token_stride, float * out, int64_t stride) {
-    constexpr bool MINIMA = std::is_same_v<Type, Q4_1>;
     const __m256i offset = _mm256_set1_epi8(char(Type::OFFSET));
     __m512i spread[4];  // the scales of rows 2i and 2i + 1, eight times each
     for (int i = 0; i < 4; i++) {
@@ -186,11 +159,11 @@ inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[
               ROWS * sizeof(typename Type::Block));
         __m512i weights[4];
         for (int i = 0; i < 4; i++) {
-            weights[i] = Type::unpack(rows[2 * i][b], rows[2 * i + 1][b]);
+            weights[i] = unpack(rows[2 * i][b], rows[2 * i + 1][b]);
         }
         const __m256 scales = of_rows(rows, b, [](const auto & block) { return block.d; });
         __m256 least = _mm256_setzero_ps();
-        if constexpr (MINIMA) {
+        if constexpr (Type::MINIMA) {
             least = of_rows(rows, b, [](const auto & block) { return block.m; });
         }
         for (int t = 0; t < TOKENS; t++) {
@@ -206,13 +179,13 @@ inline void blocks_tile(int64_t blocks, const typename Type::Block * const rows[
                 const __m512 scales_of_two = _mm512_permutexvar_ps(spread[i], scale);
                 sum[t][i] = _mm512_fmadd_ps(scales_of_two, _mm512_cvtepi32_ps(dot), sum[t][i]);
             }
-            if constexpr (MINIMA) {
+            if constexpr (Type::MINIMA) {
                 minima[t] = _mm256_fmadd_ps(least, _mm256_set1_ps(to_float(token.s)), minima[t]);
             }
         }
     }
     for (int t = 0; t < TOKENS; t++) {
-        const __m256 whole = MINIMA ? _mm256_add_ps(sums(sum[t]), minima[t]) : sums(sum[t]);
+        const __m256 whole = Type::MINIMA ? _mm256_add_ps(sums(sum[t]), minima[t]) : sums(sum[t]);
         _mm256_storeu_ps(out + t * stride, whole);
     }
 }
@@ -224,49 +197,41 @@ struct Unpacked {
     __m512i scales[4];   // int16, one for two weights
 };
 
-struct Q4_K {
-    using Block = block_q4_K;
-    static constexpr bool MINIMA = true;
-    static void unpack(const Block & block, Unpacked & to) {
-        const __m512i scales = _mm512_castsi256_si512(_mm256_cvtepu8_epi16(scales_of(block)));
-        const __m512i low = _mm512_set1_epi8(15);
-        for (int i = 0; i < 2; i++) {
-            const __m512i raw = _mm512_loadu_si512(block.qs + 64 * i);
-            const __m512i first = _mm512_and_si512(raw, low);
-            const __m512i second = _mm512_and_si512(_mm512_srli_epi16(raw, 4), low);
-            to.weights[2 * i] = _mm512_shuffle_i64x2(first, second, 0x44);
-            to.weights[2 * i + 1] = _mm512_shuffle_i64x2(first, second, 0xEE);
-        }
-        for (int i = 0; i < 4; i++) {
-            const __m512i which = two(_mm256_set1_epi16(2 * i), _mm256_set1_epi16(2 * i + 1));
-            to.scales[i] = _mm512_permutexvar_epi16(which, scales);
-        }
+inline void unpack(const block_q4_K & block, Unpacked & to) {
+    const __m512i scales = _mm512_castsi256_si512(_mm256_cvtepu8_epi16(scales_of(block)));
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int i = 0; i < 2; i++) {
+        const __m512i raw = _mm512_loadu_si512(block.qs + 64 * i);
+        const __m512i first = _mm512_and_si512(raw, low);
+        const __m512i second = _mm512_and_si512(_mm512_srli_epi16(raw, 4), low);
+        to.weights[2 * i] = _mm512_shuffle_i64x2(first, second, 0x44);
+        to.weights[2 * i + 1] = _mm512_shuffle_i64x2(first, second, 0xEE);
     }
-};
+    for (int i = 0; i < 4; i++) {
+        const __m512i which = two(_mm256_set1_epi16(2 * i), _mm256_set1_epi16(2 * i + 1));
+        to.scales[i] = _mm512_permutexvar_epi16(which, scales);
+    }
+}
 
-struct Q6_K {
-    using Block = block_q6_K;
-    static constexpr bool MINIMA = false;
-    static void unpack(const Block & block, Unpacked & to) {
-        const __m512i scales = _mm512_castsi256_si512(scales_of(block));
-        const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(48);
-        for (int i = 0; i < 2; i++) {
-            const __m512i four = _mm512_loadu_si512(block.ql + 64 * i);
-            const __m256i two_bits = load(block.qh + 32 * i);
-            const __m512i first = two(_mm256_slli_epi16(two_bits, 4), _mm256_slli_epi16(two_bits, 2));
-            const __m512i second = two(two_bits, _mm256_srli_epi16(two_bits, 2));
-            to.weights[2 * i] = _mm512_or_si512(_mm512_and_si512(four, low), _mm512_and_si512(first, high));
-            to.weights[2 * i + 1] =
-                _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(four, 4), low), _mm512_and_si512(second, high));
-        }
-        for (int i = 0; i < 4; i++) {
-            const __m512i which = _mm512_inserti64x2(
-                _mm512_inserti64x2(two(_mm256_set1_epi16(4 * i), _mm256_set1_epi16(4 * i + 2)),
-                                   _mm_set1_epi16(4 * i + 1), 1), _mm_set1_epi16(4 * i + 3), 3);
-            to.scales[i] = _mm512_permutexvar_epi16(which, scales);
-        }
+inline void unpack(const block_q6_K & block, Unpacked & to) {
+    const __m512i scales = _mm512_castsi256_si512(scales_of(block));
+    const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(48);
+    for (int i = 0; i < 2; i++) {
+        const __m512i four = _mm512_loadu_si512(block.ql + 64 * i);
+        const __m256i two_bits = load(block.qh + 32 * i);
+        const __m512i first = two(_mm256_slli_epi16(two_bits, 4), _mm256_slli_epi16(two_bits, 2));
+        const __m512i second = two(two_bits, _mm256_srli_epi16(two_bits, 2));
+        to.weights[2 * i] = _mm512_or_si512(_mm512_and_si512(four, low), _mm512_and_si512(first, high));
+        to.weights[2 * i + 1] =
+            _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(four, 4), low), _mm512_and_si512(second, high));
     }
-};
+    for (int i = 0; i < 4; i++) {
+        const __m512i which = _mm512_inserti64x2(
+            _mm512_inserti64x2(two(_mm256_set1_epi16(4 * i), _mm256_set1_epi16(4 * i + 2)),
+                               _mm_set1_epi16(4 * i + 1), 1), _mm_set1_epi16(4 * i + 3), 3);
+        to.scales[i] = _mm512_permutexvar_epi16(which, scales);
+    }
+}
 
 // Two rows: out[t][0 .. 1], each the sum of eight floats, and with minima of four more.
 template <typename Type, int TOKENS>
@@ -281,7 +246,7 @@ inline void superblocks_pair(int64_t blocks, const typename Type::Block * const 
         for (int row = 0; row < 2; row++) {
             fetch(rows[row] + b, sizeof **rows);
             Unpacked unpacked;
-            Type::unpack(rows[row][b], unpacked);
+            unpack(rows[row][b], unpacked);
             for (int t = 0; t < TOKENS; t++) {
                 const block_q8_K & token = tokens[t * token_stride + b];
                 __m512i dot = two(start(rows[row][b], token), _mm256_setzero_si256());
@@ -294,6 +259,10 @@ inline void superblocks_pair(int64_t blocks, const typename Type::Block * const 
             }
         }
         const float d[2] = {to_float(rows[0][b].d), to_float(rows[1][b].d)};
+        __m256i least = _mm256_setzero_si256();
+        if constexpr (Type::MINIMA) {
+            least = _mm256_cvtepu8_epi16(_mm_unpackhi_epi64(scales_of(rows[0][b]), scales_of(rows[1][b])));
+        }
         for (int t = 0; t < TOKENS; t++) {
             const block_q8_K & token = tokens[t * token_stride + b];
             const __m512i whole = _mm512_add_epi32(_mm512_shuffle_i64x2(dots[0][t], dots[1][t], 0x44),
@@ -305,8 +274,6 @@ inline void superblocks_pair(int64_t blocks, const typename Type::Block * const 
                 const __m256i by_sixteen = load(token.bsums);
                 const __m128i sums =
                     _mm_hadd_epi16(_mm256_castsi256_si128(by_sixteen), _mm256_extracti128_si256(by_sixteen, 1));
-                const __m256i least = _mm256_cvtepu8_epi16(
-                    _mm_unpackhi_epi64(scales_of(rows[0][b]), scales_of(rows[1][b])));
                 const __m256i product = _mm256_madd_epi16(least, _mm256_broadcastsi128_si256(sums));
                 const __m256 minimum = _mm256_insertf128_ps(_mm256_set1_ps(-token.d * to_float(rows[0][b].dmin)),
                                                             _mm_set1_ps(-token.d * to_float(rows[1][b].dmin)), 1);

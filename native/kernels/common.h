@@ -47,6 +47,46 @@ inline void fetch(const void * address, int bytes) {
     }
 }
 
+// What both instruction sets know of a type. Blocks of 32 weights are unpacked into unsigned bytes, which are OFFSET
+// more than the weights.
+struct Q4_0 {
+    using Block = block_q4_0;
+    using Activations = block_q8_0;
+    static constexpr int OFFSET = 8;
+    static constexpr bool MINIMA = false;
+};
+
+struct Q4_1 {
+    using Block = block_q4_1;
+    using Activations = block_q8_1;
+    static constexpr int OFFSET = 0;
+    static constexpr bool MINIMA = true;
+};
+
+struct Q5_0 {
+    using Block = block_q5_0;
+    using Activations = block_q8_0;
+    static constexpr int OFFSET = 16;
+    static constexpr bool MINIMA = false;
+};
+
+struct Q8_0 {
+    using Block = block_q8_0;
+    using Activations = block_q8_0;
+    static constexpr int OFFSET = 128;
+    static constexpr bool MINIMA = false;
+};
+
+struct Q4_K {
+    using Block = block_q4_K;
+    static constexpr bool MINIMA = true;
+};
+
+struct Q6_K {
+    using Block = block_q6_K;
+    static constexpr bool MINIMA = false;
+};
+
 // Of each of `count` blocks.
 inline void eight_times_sums(const block_q8_0 * blocks, int count, int32_t * sums) {
     const __m256i eight = _mm256_set1_epi8(8), one = _mm256_set1_epi16(1);
