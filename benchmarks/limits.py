@@ -5,16 +5,17 @@
 
 The draft source is an oracle that has read the answer, so what is lost is the engine's own: planning,
 verifying, rolling back, and what the cost model gets wrong. With --right it is wrong as often as said, at
-each depth, which shows what drafts of a measured acceptance would earn on this model and machine. Greedy;
-plain and drafting in turn; medians.
+each depth, and with --second something else that it drafts there may be right: this shows what drafts of a
+measured acceptance would earn on this model and machine. Greedy; plain and drafting in turn; medians.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -22,17 +23,18 @@ from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.chances import LENGTHS
-from pass_edge.ngrams import AGREES, LONGEST
+from pass_edge.ngrams import DIFFERS, LONGEST, OTHER
 
 GREEDY = Sampling(temperature=0)
 
 
 class Oracle:
     """In the place of the n-gram index: it knows how ``text`` goes on, and at depth d it says so with the
-    chance ``right[d]`` (the last one for all that is deeper)."""
+    chance ``right[d]`` (the last one for all that is deeper). With the chance ``second`` it is what it says
+    besides, where that is not 0."""
 
-    def __init__(self, text: Sequence[int], right: Sequence[float], n_vocab: int) -> None:
-        self._text, self._right, self._n_vocab = list(text), list(right), n_vocab
+    def __init__(self, text: Sequence[int], right: Sequence[float], second: float, n_vocab: int) -> None:
+        self._text, self._right, self._second, self._n_vocab = list(text), list(right), second, n_vocab
         self._length = 0
 
     def become(self, tokens: Sequence[int]) -> None:
@@ -41,13 +43,24 @@ class Oracle:
     def append(self, token: int) -> None:
         self._length += 1
 
-    def continuation(self, most: int) -> Iterator[tuple[int, int, int]]:
-        rng = np.random.default_rng([7, self._length])
-        for depth, token in enumerate(self._text[self._length : self._length + most]):
-            chance = self._right[min(depth, len(self._right) - 1)]
-            said = token if rng.random() < chance else (token + 1) % self._n_vocab
-            # lengths whose chances are learnt apart: one stands for each depth
-            yield said, LENGTHS[min(depth, len(LENGTHS) - 1)] if chance < 1 else LONGEST, AGREES
+    def ahead(self) -> Iterator[tuple[int, int, int, Iterable[Any]]]:
+        return self._from(0, np.random.default_rng([7, self._length]))
+
+    def _from(
+        self, depth: int, rng: np.random.Generator, *, lost: bool = False
+    ) -> Iterator[tuple[int, int, int, Iterable[Any]]]:
+        """What it says at ``depth``: as a head, it goes on behind its first token alone."""
+        if self._length + depth >= len(self._text):
+            return
+        token, drawn = self._text[self._length + depth], rng.random()
+        chance = self._right[min(depth, len(self._right) - 1)]
+        wrong = lost or drawn >= chance
+        # lengths whose chances are learnt apart: one stands for each depth
+        length = LENGTHS[min(depth, len(LENGTHS) - 1)] if chance < 1 else LONGEST
+        yield (token + wrong) % self._n_vocab, length, DIFFERS, self._from(depth + 1, rng, lost=wrong)
+        if self._second:
+            is_right = not lost and chance <= drawn < chance + self._second
+            yield (token + 2 * (not is_right)) % self._n_vocab, length, OTHER, ()
 
 
 def limit(engine: Engine, depth: int) -> float:
@@ -60,13 +73,16 @@ def limit(engine: Engine, depth: int) -> float:
 @click.command(help=__doc__)
 @click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
 @click.option("--right", default="1", help="Chances that drafts are right, by depth, with commas.")
+@click.option("--second", default=0.0, help="Chance that what is drafted besides is right.")
 @click.option(
     "--depths", default="128,1024", show_default=True, help="Tokens in the cache before the answer."
 )
 @click.option("--tokens", default=256, show_default=True, help="Tokens of each answer.")
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--threads", type=int, help="CPU threads. [default: all cores]")
-def main(model: Path, right: str, depths: str, tokens: int, repeats: int, threads: int | None) -> None:
+def main(
+    model: Path, right: str, second: float, depths: str, tokens: int, repeats: int, threads: int | None
+) -> None:
     chances = [float(chance) for chance in right.split(",")]
     settings = Settings(threads=threads, context_size=max(map(int, depths.split(","))) + tokens + 64)
     with (
@@ -76,17 +92,22 @@ def main(model: Path, right: str, depths: str, tokens: int, repeats: int, thread
         click.echo("| tokens before | plain tokens/s | oracle | ratio | tokens/pass | limit | share of it |")
         click.echo("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for depth in map(int, depths.split(",")):
-            click.echo(row(plain, drafting, depth, chances, tokens, repeats))
+            click.echo(row(plain, drafting, depth, (chances, second), tokens, repeats))
 
 
 def row(
-    plain: Engine, drafting: Engine, depth: int, chances: Sequence[float], tokens: int, repeats: int
+    plain: Engine,
+    drafting: Engine,
+    depth: int,
+    chances: tuple[Sequence[float], float],
+    tokens: int,
+    repeats: int,
 ) -> str:
     """Both engines answer in turn behind ``depth`` random tokens."""
     rng = np.random.default_rng(depth)
     prompt = rng.integers(10, plain.base.n_vocab, depth).tolist()
     truth = [*prompt, *plain.stream(prompt, sampling=GREEDY, max_tokens=tokens).run().ids]
-    drafting.session._schedule._index = Oracle(truth, chances, plain.base.n_vocab)  # type: ignore[attr-defined]
+    drafting.session._schedule._index = Oracle(truth, *chances, plain.base.n_vocab)  # type: ignore[attr-defined]
     most = limit(drafting, depth + tokens // 2)
     paces: dict[str, list[float]] = {"plain": [], "oracle": []}
     for _ in track(range(repeats), f"{depth} tokens before", transient=True):

@@ -9,6 +9,7 @@ over takes some 30 µs.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -21,7 +22,10 @@ T = TypeVar("T")
 def compute(work: Callable[[], T]) -> T:
     """What ``work`` returns, done in that thread; or what it raises. What interrupts the wait (Ctrl-C, or
     what another signal's handler raises) is raised once it is done: what it computes on is not to be freed
-    under it. ``work`` must not ask for ``compute`` itself."""
+    under it. Where ``work`` asks for ``compute`` itself, it is in that thread already; it must not wait for
+    another thread that does."""
+    if getattr(_this_thread, "computes", False):
+        return work()
     future = _thread().submit(work)
     try:
         return future.result()
@@ -32,9 +36,12 @@ def compute(work: Callable[[], T]) -> T:
         raise
 
 
+_this_thread = threading.local()
+
+
 @cache
 def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "ggml")
+    return ThreadPoolExecutor(1, "ggml", initializer=lambda: setattr(_this_thread, "computes", True))
 
 
 if hasattr(os, "register_at_fork"):

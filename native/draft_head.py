@@ -108,7 +108,8 @@ class DraftHead:
         self._tensors = tensors = _Tensors(threads)
         self._inputs = [tensors.new(self._width) for _ in range(weights.inputs)]
         stored = weights.gate, weights.up, weights.down
-        self._matrices = [PackedMatrix(matrix) for matrix in stored]
+        # between two passes all of it comes from memory anew: in half the bytes it drafts as well
+        self._matrices = [PackedMatrix(matrix.in_four_bits()) for matrix in stored]
         self._next = self._forward(*(matrix.tensor for matrix in self._matrices))
         self._logits = tensors.apply("ggml_mul_mat", output.tensor, self._next)
         self._graph = ggml("ggml_new_graph")(tensors.arena)

@@ -26,25 +26,31 @@ class Chances:
     def __init__(self, begin: Sequence[float]) -> None:
         self._right = [chance * _IMAGINED for chance in begin]
         self._all = [_IMAGINED] * len(begin)
+        self._chances = [_cautious(chance) for chance in begin]
 
     def of(self, kind: int) -> float:
         """The chance that a draft of ``kind`` is right if all before it are, 0 to 1."""
-        mean = self._right[kind] / self._all[kind]
-        return max(0.0, mean - _CAUTION * math.sqrt(mean * (1 - mean)))
+        return self._chances[kind]
 
     def observe(self, kind: int, right: bool) -> None:
         """One more case of ``kind``."""
         self._right[kind] = self._right[kind] * _KEPT + right
         self._all[kind] = self._all[kind] * _KEPT + 1
+        self._chances[kind] = _cautious(self._right[kind] / self._all[kind])
+
+
+def _cautious(mean: float) -> float:
+    return max(0.0, mean - _CAUTION * math.sqrt(mean * (1 - mean)))
 
 
 # -- n-grams: the begin is what sampled answers to everyday questions show; greedy ones repeat more, and are
 #    soon known to. Rows: ALONE, AGREES, DIFFERS; columns: matches of so many tokens or more.
-LENGTHS = (2, 3, 4, 5, 7, 10, 16, LONGEST)
+LENGTHS = (1, 2, 3, 4, 5, 7, 10, 16, LONGEST)
 _BEGIN = (
-    (0.46, 0.57, 0.63, 0.71, 0.75, 0.84, 0.88, 0.90),
-    (0.77, 0.77, 0.80, 0.86, 0.87, 0.92, 0.94, 0.99),
-    (0.22, 0.30, 0.36, 0.43, 0.45, 0.54, 0.60, 0.60),
+    (0.26, 0.59, 0.68, 0.72, 0.74, 0.78, 0.83, 0.88, 0.90),
+    (0.56, 0.81, 0.85, 0.88, 0.90, 0.93, 0.94, 0.95, 0.99),
+    (0.18, 0.35, 0.43, 0.52, 0.56, 0.63, 0.70, 0.75, 0.80),
+    (0.09, 0.15, 0.15, 0.15, 0.15, 0.18, 0.20, 0.20, 0.10),
 )
 
 
@@ -58,18 +64,20 @@ def ngram_kind(length: int, before: int) -> int:
     return before * len(LENGTHS) + bisect.bisect_right(LENGTHS, length) - 1
 
 
-# -- heads: by depth and by what they give their best token
+# -- heads: by depth, by whether it is their best token, and by what they give it
 
-_GIVEN = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96)
+_GIVEN = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96)
 _DEPTHS = 4
 
 
 def head_chances() -> Chances:
     """For ``head_kind``: a head thinks too well of itself at first."""
     middles = [(low + high) / 2 for low, high in zip(_GIVEN, (*_GIVEN[1:], 1.0), strict=True)]
-    return Chances([0.8 * middle for _ in range(_DEPTHS) for middle in middles])
+    return Chances([0.8 * middle for _ in range(2 * _DEPTHS) for middle in middles])
 
 
-def head_kind(depth: int, given: float) -> int:
-    """The kind of a draft at ``depth`` (0: right behind the root) whose head gives it ``given``."""
-    return min(depth, _DEPTHS - 1) * len(_GIVEN) + bisect.bisect_right(_GIVEN, given) - 1
+def head_kind(depth: int, given: float, *, other: bool = False) -> int:
+    """The kind of a draft at ``depth`` (0: right behind the root) whose head gives it ``given``; ``other``:
+    and something else more."""
+    row = min(depth, _DEPTHS - 1) + other * _DEPTHS
+    return row * len(_GIVEN) + bisect.bisect_right(_GIVEN, given) - 1

@@ -7,8 +7,9 @@ token, which the hidden head carries forward from token to token.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,18 +17,39 @@ from pass_edge.native.draft_head import DraftHead, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
 
 from .lookahead import Floats, Lookahead
-from .noise import DRAFT
+from .noise import DRAFT, Int64s
 from .sampling import Distribution, Sampler
 from .tree import Draft
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Of one token to come: ``logits`` (n_vocab,), valid until the next guess, and ``given``, the chance
-    that they give their best token."""
+    """Of one token to come: ``logits`` (m,) of ``tokens`` (m,), or of all ``n_vocab`` where that is None; of
+    others it thinks nothing. ``best``: the largest of them; ``given``: the chance that they give its token."""
 
     logits: Floats
+    tokens: Int64s | None
+    n_vocab: int
+    best: float
     given: float
+
+    @classmethod
+    def by(cls, logits: Floats, tokens: Int64s | None, n_vocab: int) -> Guess:
+        best = float(logits.max())
+        return cls(logits, tokens, n_vocab, best, float(1 / np.exp(logits - best).sum()))
+
+    def whole(self) -> Guess:
+        """The same, with logits of all tokens."""
+        if self.tokens is None:
+            return self
+        logits = np.full(self.n_vocab, -np.inf, np.float32)
+        logits[self.tokens] = self.logits
+        return replace(self, logits=logits, tokens=None)
+
+    def at(self, place: int) -> tuple[int, float]:
+        """The token of a place in ``logits``, and the chance that they give it."""
+        token = place if self.tokens is None else int(self.tokens[place])
+        return token, self.given * math.exp(float(self.logits[place]) - self.best)
 
 
 Stepped = tuple[Floats, Guess]  # a head's state, (n_embd,), and what it makes of it
@@ -57,10 +79,8 @@ class Heads:
         """``embeddings``: the model's. ``corrects``: with the head on lookahead outputs, not only the hidden
         head. Raises LibraryError."""
         self._embeddings = embeddings
-        self._candidates = lookahead.candidates
-        # written anew at each step: memory fresh from the system would cost as much as the scores
-        self._logits = np.full(lookahead.base.n_vocab, -np.inf, np.float32)
-        self._output = OutputRows(embeddings.output, self._candidates)
+        self._candidates, self._n_vocab = lookahead.candidates.astype(np.int64), lookahead.base.n_vocab
+        self._output = OutputRows(embeddings.output, lookahead.candidates)
         self._heads = [
             DraftHead(weights, self._output, threads=threads) if weights else None
             for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
@@ -80,8 +100,7 @@ class Heads:
         if not head:
             return None
         behind, scores = head.step(state, self._embedding(token), before)
-        self._logits[self._candidates] = scores
-        return behind, Guess(self._logits, _best_chance(scores))
+        return behind, Guess.by(scores, self._candidates, self._n_vocab)
 
     def _embedding(self, token: int) -> Floats:
         return self._embeddings.rows(np.array([token], np.int32))[0]
@@ -97,20 +116,24 @@ class Heads:
 @dataclass(frozen=True)
 class Ahead:
     """One token drafted. ``given``: the chance that the draft gives its best token, not the drawn one's: what
-    is drafted must not decide whether it is. ``proposal``: what it was drawn from, by the rejection rule."""
+    is drafted must not decide whether it is. ``proposal``: what it was drawn from, by the rejection rule; by
+    the other one there are ``others`` instead, the next best in its place, with the chances given them."""
 
     token: int
     given: float
-    proposal: Distribution | None
+    proposal: Distribution | None = None
+    others: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Drafter:
-    """Drafts chains of up to ``depth`` tokens from what passes gave, with ``heads`` if there are any."""
+    """Drafts chains of up to ``depth`` tokens from what passes gave, with ``heads`` if there are any, and up
+    to ``others`` more in the place of each."""
 
     depth: int
     heads: Heads | None = None
     p_min: float = 0.0
+    others: int = 0
 
     def draft(
         self, outcome: Outcome, root: int, sampler: Sampler, position: int, history: Sequence[int], rule: str
@@ -133,13 +156,18 @@ class Drafter:
         """The chain token by token: what is not asked for is not computed. Arguments as for ``draft``."""
         tokens, history = [root], list(history)
         for guess in self._chain(outcome, tokens):
-            proposal = sampler.distribution(guess.logits, history) if rule == "rejection" else None
-            if proposal:
-                tokens.append(proposal.draw(sampler.seed, position, DRAFT))
+            if rule == "rejection":
+                proposal = sampler.distribution(guess.whole().logits, history)
+                ahead = Ahead(proposal.draw(sampler.seed, position, DRAFT), guess.given, proposal)
             else:
-                tokens.append(sampler.choose(guess.logits, position, history))
-            yield Ahead(tokens[-1], guess.given, proposal)
-            history.append(tokens[-1])
+                if sampler.adjusts:
+                    guess = guess.whole()
+                places = sampler.ranked(guess.logits, position, history, 1 + self.others, among=guess.tokens)
+                (token, _), *others = map(guess.at, places)
+                ahead = Ahead(token, guess.given, others=tuple(others))
+            tokens.append(ahead.token)
+            yield ahead
+            history.append(ahead.token)
             position += 1
 
     def _chain(self, outcome: Outcome, tokens: Sequence[int]) -> Iterator[Guess]:
@@ -158,11 +186,7 @@ class Drafter:
                 carried = len(tokens)
             if guess is None and depth < len(outcome.logits):
                 logits = outcome.logits[depth]
-                guess = Guess(logits, _best_chance(logits))
+                guess = Guess.by(logits, None, len(logits))
             if guess is None:
                 return
             yield guess
-
-
-def _best_chance(logits: Floats) -> float:
-    return float(1 / np.exp(logits - logits.max()).sum())

@@ -40,6 +40,7 @@ from .settings import AUTO, DEFAULT_CONTEXT, Settings, context_settings, on_gpu,
 from .turns import Turns
 
 _LONGEST_CHAIN = 8  # that heads draft, one call each
+_OTHERS = 2  # more in the place of each, of which few pay
 _LONGEST_GROUP = 2  # lookahead tokens at a node: each costs a row at every node
 
 
@@ -278,7 +279,7 @@ class Engine:
             costs = self.costs = step_costs(context, self.settings, widest, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             looks = group > 0 and may_look_ahead(costs)
-            drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks))
+            drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks), others=_OTHERS)
             sizes = FEW_SIZES if on_gpu(self.settings) else ()
             quotes, most = self.settings.ngrams, self._depth
             learnt = Experience(looks=looks)

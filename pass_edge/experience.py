@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from .chances import head_chances, ngram_chances
 
-_RAREST, _RAREST_HEADS = 256, 32
+_RAREST, _RAREST_HEADS = 256, 16
 """Passes between two trials of what does not pay: lookahead tokens cost rows, heads a tenth of a pass."""
-
-_REMEMBERED = 0.9
+_REMEMBERED = 0.95
 """Of the mean gain, at each trial: most drafts of a head lose a little, and some gain much."""
+_PATIENCE = 8
+"""Trials of heads before these may be judged."""
+
+_QUOTED = 4  # kinds of passes by the chance of what is drafted before heads are asked
 
 
 class Experience:
@@ -19,7 +22,7 @@ class Experience:
     def __init__(self, *, looks: bool = True) -> None:
         """``looks``: whether lookahead tokens are likely to pay."""
         self.looking = Gate(rarely=not looks)
-        self._thinking = {1: Gate(rarest=_RAREST_HEADS)}
+        self._thinking: dict[tuple[int, int], Gate] = {}
         self._worth: dict[float, Worth] = {}
         self._foreseen: dict[int, float] = {}
 
@@ -30,12 +33,16 @@ class Experience:
             self._worth[temperature] = Worth()
         return self._worth[temperature]
 
-    def thinking(self, sharing: int, *, rarely: bool) -> Gate:
-        """Whether heads are asked where ``sharing`` conversations share a pass: what does not pay in company
-        may pay alone, and the other way round. ``rarely``: as the Gate's, in company."""
-        if sharing not in self._thinking:
-            self._thinking[sharing] = Gate(rarely=rarely, rarest=_RAREST_HEADS)
-        return self._thinking[sharing]
+    def thinking(self, sharing: int, quoted: float, *, rarely: bool) -> Gate:
+        """Whether heads are asked where ``sharing`` conversations share a pass, and the likeliest draft there
+        is already is right with the chance ``quoted``: what does not pay in company may pay alone, and what
+        does where nothing is known may not where much is. ``rarely``: as the Gate's, in company."""
+        key = sharing, int(_QUOTED * quoted)
+        if key not in self._thinking:
+            self._thinking[key] = Gate(
+                rarely=rarely and sharing > 1, rarest=_RAREST_HEADS, patience=_PATIENCE
+            )
+        return self._thinking[key]
 
     def foresee(self, depth: int, chance: float) -> None:
         """A draft at ``depth`` was right with this ``chance``, if all before it are."""
@@ -56,10 +63,11 @@ class Worth:
 class Gate:
     """Whether something that takes time is tried: always while it pays, else ever more rarely."""
 
-    def __init__(self, *, rarely: bool = False, rarest: int = _RAREST) -> None:
-        """``rarely``: it begins as one that did not pay; ``rarest``: steps between two trials, at most."""
+    def __init__(self, *, rarely: bool = False, rarest: int = _RAREST, patience: int = 0) -> None:
+        """``rarely``: it begins as one that did not pay; ``rarest``: steps between two trials, at most;
+        ``patience``: trials before it may be found not to pay."""
         self._every, self._waited, self._mean = (rarest if rarely else 1), 0, 0.0
-        self._rarest = rarest
+        self._rarest, self._patience = rarest, 0 if rarely else patience
 
     def opens(self) -> bool:
         self._waited += 1
@@ -68,5 +76,7 @@ class Gate:
     def settle(self, gained: float) -> None:
         """It was tried, and gained so many seconds (lost, if negative)."""
         self._waited = 0
+        self._patience -= 1
         self._mean = _REMEMBERED * self._mean + (1 - _REMEMBERED) * gained
-        self._every = 1 if self._mean > 0 else min(2 * self._every, self._rarest)
+        pays = self._mean > 0 or self._patience > 0
+        self._every = 1 if pays else min(2 * self._every, self._rarest)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-_RUNS = (9, 6, 4, 3, 2)
-"""Lengths of the runs that are looked up, the longest first: one token alone says too little."""
+_RUNS = (4, 2, 1)
+"""Lengths of the runs that are looked up, the longest first."""
+_KEPT = 2
+"""Places that are followed at a time, and known of a run."""
 LONGEST = 32
 """Matches are told apart up to this length."""
-ALONE, AGREES, DIFFERS = range(3)
-"""What the time before the last one says: there was none, it went on alike, or it went on otherwise."""
+ALONE, AGREES, DIFFERS, OTHER = range(4)
+"""What the other places say where a token is drafted: there are none; they all go on alike; they do not, and
+this is the first one's; or it is another's."""
 
 
 class NgramIndex:
@@ -23,8 +26,7 @@ class NgramIndex:
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self._places: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._first: _Match | None = None
-        self._second: _Match | None = None
+        self._matches: list[_Match] = []
 
     def become(self, tokens: Sequence[int]) -> None:
         """Hold ``tokens``: only what is new is added if they begin with what is held already."""
@@ -35,64 +37,70 @@ class NgramIndex:
 
     def append(self, token: int) -> None:
         """One token more."""
+        self._matches = [match for match in self._matches if match.goes_on(self.tokens, token)]
         self.tokens.append(token)
-        followed = [match for match in (self._first, self._second) if self._goes_on(match)]
-        self._first, self._second = (*followed, None, None)[:2]
-        if not self._second:
+        if len(self._matches) < _KEPT:
             self._look_up()
         end = len(self.tokens)
         for run in _RUNS:
             if run <= end:
                 key = tuple(self.tokens[-run:])
-                self._places[key] = (*self._places.get(key, ())[-1:], end)
-
-    def _goes_on(self, match: _Match | None) -> bool:
-        """Whether the text went on as ``match`` said, which is one token further then."""
-        if not match or self.tokens[match.place] != self.tokens[-1]:
-            return False
-        match.place, match.length = match.place + 1, match.length + 1
-        return True
+                self._places[key] = (*self._places.get(key, ())[1 - _KEPT :], end)
 
     def _look_up(self) -> None:
-        end = len(self.tokens)
+        end, known = len(self.tokens), {match.place for match in self._matches}
         for run in _RUNS:
             for place in reversed(self._places.get(tuple(self.tokens[-run:]), ()) if run <= end else ()):
-                if not self._first:
-                    self._first = self._match(place)
-                elif place != self._first.place:
-                    self._second = self._match(place)
-                    if self._second.length > self._first.length:
-                        self._first, self._second = self._second, self._first
-                    return
+                if place not in known:
+                    known.add(place)
+                    self._matches.append(_Match(place, self._length(place)))
+            if len(self._matches) >= _KEPT:
+                break
+        self._matches = sorted(self._matches, key=lambda match: -match.length)[:_KEPT]
 
-    def _match(self, place: int) -> _Match:
+    def _length(self, place: int) -> int:
         """How far back the text before ``place`` is that before the end."""
         tokens, end, length = self.tokens, len(self.tokens), 0
         while length < min(LONGEST, place) and tokens[place - length - 1] == tokens[end - length - 1]:
             length += 1
-        return _Match(place, length)
+        return length
 
-    def continuation(self, most: int) -> Iterator[tuple[int, int, int]]:
-        """Up to ``most`` tokens that may follow, each with the length of the match it is drawn from (the
-        draft so far counts as said), and what the time before says (ALONE, AGREES, DIFFERS)."""
-        if not self._first:
-            return
-        before = ALONE if not self._second else AGREES
-        drafted: list[int] = []
-        for ahead in range(most):
-            token = self._at(self._first.place + ahead, drafted)
-            if self._second and before == AGREES:
-                alike = token == self._at(self._second.place + ahead, drafted)
-                before = AGREES if alike else DIFFERS
-            yield token, min(self._first.length + ahead, LONGEST), before
-            if before == DIFFERS:
-                before = ALONE
-            drafted.append(token)
+    def ahead(self) -> Quoting:
+        """What may follow."""
+        return Quoting(self.tokens, self._matches, [])
 
-    def _at(self, place: int, drafted: Sequence[int]) -> int:
-        """The token at ``place``. The draft counts as text: loops may be shorter than drafts are long."""
-        end = len(self.tokens)
-        return self.tokens[place] if place < end else drafted[place - end]
+
+class Quoting:
+    """What may follow the text ``tokens`` and a draft behind it, which counts as said."""
+
+    __slots__ = ("_ahead", "_drafted", "_matches", "_tokens")
+
+    def __init__(self, tokens: Sequence[int], matches: Sequence[_Match], drafted: list[int]) -> None:
+        """``matches``: where the text stood like this, and went on as ``drafted``."""
+        self._tokens, self._matches, self._drafted = tokens, matches, drafted
+        self._ahead = len(drafted)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, Quoting]]:
+        """Tokens, the likeliest first, each with the length of the match that it is drawn from, what the other
+        matches say (ALONE, AGREES, DIFFERS, OTHER), and what may follow it. Go through it once."""
+        said: dict[int, list[_Match]] = {}
+        for match in self._matches:
+            said.setdefault(self._at(match.place + self._ahead), []).append(match)
+        agree = len(said) == 1
+        for rank, (token, alike) in enumerate(said.items()):
+            length = min(alike[0].length + self._ahead, LONGEST)
+            if agree:
+                others = AGREES if len(alike) > 1 else ALONE
+                self._drafted.append(token)  # nobody else goes on from here
+                yield token, length, others, Quoting(self._tokens, alike, self._drafted)
+            else:
+                behind = [*self._drafted, token]
+                yield token, length, OTHER if rank else DIFFERS, Quoting(self._tokens, alike, behind)
+
+    def _at(self, place: int) -> int:
+        """The token at ``place``: loops may be shorter than drafts are long."""
+        end = len(self._tokens)
+        return self._tokens[place] if place < end else self._drafted[place - end]
 
 
 class _Match:
@@ -102,3 +110,10 @@ class _Match:
 
     def __init__(self, place: int, length: int) -> None:
         self.place, self.length = place, length
+
+    def goes_on(self, tokens: Sequence[int], token: int) -> bool:
+        """Whether the text, which was ``tokens``, goes on with ``token`` there too; one token further then."""
+        if tokens[self.place] != token:
+            return False
+        self.place, self.length = self.place + 1, self.length + 1
+        return True

@@ -20,6 +20,7 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _NP_GOLDEN, _NP_MIX_1, _NP_MIX_2 = np.uint64(_GOLDEN), np.uint64(_MIX_1), np.uint64(_MIX_2)
+_FEW = 8
 _S30, _S27, _S31, _S11 = (np.uint64(shift) for shift in (30, 27, 31, 11))
 
 
@@ -30,9 +31,16 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
+def _key(seed: int, position: int, stream: int) -> int:
+    return _mix(_mix(_mix((seed + _GOLDEN) & _MASK) ^ ((position + 1) & _MASK)) + stream * _GOLDEN & _MASK)
+
+
 def uniform(seed: int, position: int, stream: int, tokens: Int64s) -> Doubles:
     """Uniform numbers in (0, 1) for each token id, (n,) float64."""
-    key = _mix(_mix(_mix((seed + _GOLDEN) & _MASK) ^ ((position + 1) & _MASK)) + stream * _GOLDEN & _MASK)
+    key = _key(seed, position, stream)
+    if len(tokens) <= _FEW:  # so few take Python less time than numpy's many calls
+        words = [_mix(_mix(((token + 1) * _GOLDEN & _MASK) ^ key)) for token in tokens.tolist()]
+        return np.array([(word >> 11) * 2.0**-53 + 2.0**-54 for word in words])
     word = (tokens.astype(np.uint64) + np.uint64(1)) * _NP_GOLDEN
     word ^= np.uint64(key)
     for _ in range(2):  # one round leaves neighbouring token ids faintly correlated

@@ -95,6 +95,11 @@ class Passes:
         self._expected: set[Cells] = set()
         self._ended = 0.0
 
+    @property
+    def are_shared(self) -> bool:
+        """Whether there may be several conversations."""
+        return len(self.cells) > 1
+
     # -- what a conversation asks -----------------------------------------------------------------
 
     def step(self, cells: Cells, tree: DraftTree, *, hidden: bool = False) -> Part:
@@ -224,7 +229,7 @@ class Passes:
         ends = np.cumsum([len(layout.rows) for layout in layouts]).tolist()
         logits = self.context.logits(ends[-1])
         states = self.context.hidden(ends[-1]) if hidden else None
-        if len(self.cells) > 1:  # somebody else's pass may come before this one is looked at
+        if self.are_shared:  # somebody else's pass may come before this one is looked at
             logits, states = logits.copy(), None if states is None else states.copy()
         seconds = time.perf_counter() - began
         for wanted, layout, start, end in zip(together, layouts, [0, *ends], ends, strict=False):

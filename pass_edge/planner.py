@@ -11,24 +11,24 @@ Nothing is drafted where nothing is worth its rows, so a pass is never planned t
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from .cells import MAX_ROWS
 from .chances import Chances, head_kind, ngram_kind
 from .costs import StepCosts
-from .drafter import Drafter
+from .drafter import Ahead, Drafter
 from .experience import Experience, Worth
 from .ngrams import NgramIndex
+from .plan import Branches, Pace, Plan
 from .sampling import Distribution
 from .schedules import Passed
-from .tree import NO_DRAFT, Draft, DraftTree
+from .tree import NO_DRAFT, DraftTree
 
-_REMEMBERED = 0.97
-"""Of the pace, at each pass: it follows the text within some thirty."""
 _UNLIKELY = 0.5
 """Where drafts must be right more often than that to pay, heads begin as a source that did not."""
 FEW_SIZES = (1, 2, 4, 8, 16, 32)
@@ -64,10 +64,10 @@ class Planner:
         self._experience = experience or Experience(looks=may_look_ahead(costs))
         self._group, self._looks = group, 0
         self._pace = Pace()
-        self._plan = _Plan(costs.at(0)[: most + 1], self._pace, sizes=sizes)
+        self._plan = Plan(costs.at(0)[: most + 1], self._pace, sizes=sizes)
         self._passes = 0
         self._draft = NO_DRAFT
-        self._expected: list[tuple[int, int, Chances]] = []
+        self._expected: list[tuple[Chances, dict[int, int]]] = []
 
     def begin(self, tokens: Sequence[int]) -> None:
         if self._quotes:
@@ -88,10 +88,10 @@ class Planner:
             seconds = self._costs.at(passed.depth + len(passed.new))
             others = min(passed.others, len(seconds) - 1)
             seconds = seconds[others : others + self._most + 1]
-            self._plan = _Plan(seconds, self._pace, passed.sharing, self._sizes)
+            self._plan = Plan(seconds, self._pace, passed.sharing, self._sizes)
         self._passes += 1
         plan = self._plan
-        branches = _Branches()
+        branches = Branches()
         self._quote(branches, plan, chances, passed.rule)
         # by the rejection rule a node's children come from one distribution, so from one source
         may_think = not (passed.rule == "rejection" and branches)
@@ -100,8 +100,10 @@ class Planner:
             paid = seconds[passed.rows - 1] - seconds[passed.rows - 1 - sum(passed.tree.lookahead)]
             gained = self._think(branches, plan, chances.lookahead, passed) if may_think else 0.0
             self._experience.looking.settle(gained - paid)
-        elif may_think and self.needs_hidden and plan.least < 1:
-            asked = self._experience.thinking(plan.sharing, rarely=plan.least > _UNLIKELY)
+        elif may_think and self.needs_hidden and plan.least[0] < 1:
+            asked = self._experience.thinking(
+                plan.sharing, branches.likeliest, rarely=plan.least[0] > _UNLIKELY
+            )
             if asked.opens():
                 asked.settle(self._think(branches, plan, chances.hidden, passed))
         self._looks = self._group if self._group and self._experience.looking.opens() else 0
@@ -111,27 +113,36 @@ class Planner:
 
     def _see(self, new: Sequence[int], chances: Worth) -> None:
         """Compare what was expected to what came."""
-        for (token, kind, source), came in zip(self._expected, new, strict=False):
-            source.observe(kind, token == came)
-            if token != came:
+        for (source, kinds), came in zip(self._expected, new, strict=False):
+            for token, kind in kinds.items():
+                source.observe(kind, token == came)
+            if came != next(iter(kinds)):  # what was expected further on was so behind another token
                 break
         self._expected = []
         for came in new if self._quotes else ():
-            for token, length, before in self._index.continuation(1):
-                chances.ngrams.observe(ngram_kind(length, before), token == came)
+            for token, length, others, _ in self._index.ahead():
+                chances.ngrams.observe(ngram_kind(length, others), token == came)
             self._index.append(came)
 
-    def _quote(self, branches: _Branches, plan: _Plan, chances: Worth, rule: str) -> None:
-        """What the conversation says comes next."""
-        node, chance = 0, 1.0
-        for token, length, before in self._index.continuation(plan.most):
-            chance *= chances.ngrams.of(ngram_kind(length, before))
-            if chance < plan.least:
+    def _quote(self, branches: Branches, plan: Plan, chances: Worth, rule: str) -> None:
+        """What the conversation says comes next, the likeliest first, as long as one more may pay."""
+        by_rejection = rule == "rejection"
+        order = itertools.count()
+        waiting = [(-1.0, next(order), 0, None, self._index.ahead())]
+        for drafted in range(plan.most + 1):
+            if not waiting or -waiting[0][0] < plan.least[max(0, drafted - 1)]:
                 return
-            proposal = Distribution(np.array([token]), np.ones(1)) if rule == "rejection" else None
-            node = branches.add(node, token, chance, proposal)
+            chance, _, node, token, quoting = heapq.heappop(waiting)
+            if token is not None:
+                proposal = Distribution(np.array([token]), np.ones(1)) if by_rejection else None
+                node = branches.add(node, token, -chance, proposal)
+            for token, length, others, behind in quoting:
+                likely = chance * chances.ngrams.of(ngram_kind(length, others))
+                heapq.heappush(waiting, (likely, next(order), node, token, behind))
+                if by_rejection:  # a proposal of one token has no others
+                    break
 
-    def _think(self, branches: _Branches, plan: _Plan, chances: Chances, passed: Passed) -> float:
+    def _think(self, branches: Branches, plan: Plan, chances: Chances, passed: Passed) -> float:
         """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""
         began = asked = time.perf_counter()
         without = plan.worth(branches.draft())
@@ -142,105 +153,30 @@ class Planner:
                 passed.outcome, passed.new[-1], passed.sampler, position, passed.history, passed.rule
             )
         ):
-            kind = head_kind(depth, ahead.given)
-            self._expected.append((ahead.token, kind, chances))
-            right = chances.of(kind)
-            self._experience.foresee(depth, right)
-            chance *= right
-            if chance < plan.least:
+            hopes = {token: chance * right for token, right in self._foretell(depth, ahead, chances).items()}
+            nodes = {
+                token: branches.add(node, token, hope, ahead.proposal)
+                for token, hope in hopes.items()
+                if hope >= plan.least[0]
+            }
+            if ahead.token not in nodes:
                 break
-            node = branches.add(node, ahead.token, chance, ahead.proposal)
+            node, chance = nodes[ahead.token], hopes[ahead.token]
             # a further token takes as long as this one to draft, and is worth what such were lately
             now = time.perf_counter()
-            if chance * self._experience.foreseen(depth + 1) - plan.least < plan.pace * (now - asked):
+            if chance * self._experience.foreseen(depth + 1) - plan.least[0] < plan.pace * (now - asked):
                 break
             asked = now
         gained = (plan.worth(branches.draft()) - without) / plan.pace
         return gained - (time.perf_counter() - began)
 
-
-class _Branches:
-    """A draft that grows: what two sources say alike is one node."""
-
-    def __init__(self) -> None:
-        self._tokens: list[int] = []
-        self._parents: list[int] = []
-        self._chances: list[float] = []
-        self._numbers: dict[tuple[int, int], int] = {}
-        self._proposals: dict[int, Distribution] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._tokens)
-
-    def add(self, parent: int, token: int, chance: float, proposal: Distribution | None) -> int:
-        """The node of ``token`` below ``parent``, drawn from ``proposal``."""
-        number = self._numbers.get((parent, token))
-        if number is not None:
-            self._chances[number - 1] = max(self._chances[number - 1], chance)
-            return number
-        self._tokens.append(token)
-        self._parents.append(parent)
-        self._chances.append(chance)
-        self._numbers[parent, token] = len(self._tokens)
-        if proposal:
-            self._proposals[parent] = proposal
-        return len(self._tokens)
-
-    def draft(self) -> Draft:
-        return Draft(tuple(self._tokens), tuple(self._parents), tuple(self._chances), self._proposals)
-
-
-class _Plan:
-    """What drafts are worth in the next pass, which ``sharing`` conversations share."""
-
-    def __init__(self, seconds: np.ndarray, pace: Pace, sharing: int = 1, sizes: Sequence[int] = ()) -> None:
-        """``seconds`` (n,): of passes with 1, 2, … n rows of this conversation, and what others take besides:
-        a row's price is what it adds to theirs. ``sizes``: as the Planner's."""
-        self.sharing = sharing
-        self.pace = max(pace.tokens_per_second, sharing / seconds[0])
-        self._prices: list[float] = (self.pace * (seconds - seconds[0])).tolist()
-        self.most = len(seconds) - 1
-        self._counts: Collection[int] = (
-            {*(size - 1 for size in sizes), self.most} if sizes else range(1, len(seconds))
-        )
-        """How many nodes may be drafted, if any are."""
-        self.least = min((self._prices[n] / n for n in self._counts if 0 < n <= self.most), default=1.0)
-        """A draft pays in no company if its chance is less."""
-
-    def _best(self, draft: Draft, looks: int = 0) -> tuple[float, int]:
-        """What the likeliest nodes are worth, and how many of them are worth most, with ``looks`` lookahead
-        tokens at each and at the root."""
-        prices = self._prices[looks :: looks + 1]
-        best, count, hoped = -prices[0], 0, 0.0
-        for n, chance in enumerate(sorted(draft.chances, reverse=True)[: len(prices) - 1], 1):
-            hoped += chance
-            if hoped - prices[n] > best and n in self._counts:
-                best, count = hoped - prices[n], n
-        return best, count
-
-    def worth(self, draft: Draft) -> float:
-        """Tokens that the best part of ``draft`` gains over none."""
-        return self._best(draft)[0]
-
-    def best(self, draft: Draft, looks: int) -> Draft:
-        """The part of ``draft`` that is worth most."""
-        return draft.best(self._best(draft, looks)[1]) if draft.tokens else NO_DRAFT
-
-
-@dataclass
-class Pace:
-    """Tokens a second lately, of all conversations that share passes, as if the others drafted nothing."""
-
-    tokens: float = 0.0
-    seconds: float = 0.0
-
-    def count(self, tokens: int, seconds: float) -> None:
-        self.tokens = self.tokens * _REMEMBERED + tokens
-        self.seconds = self.seconds * _REMEMBERED + seconds
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
+    def _foretell(self, depth: int, ahead: Ahead, chances: Chances) -> dict[int, float]:
+        """The chances of what may stand at ``depth`` if all before is right; what comes is compared to it."""
+        kinds = {ahead.token: head_kind(depth, ahead.given)}
+        kinds |= {token: head_kind(depth, given, other=True) for token, given in ahead.others}
+        self._expected.append((chances, kinds))
+        self._experience.foresee(depth, chances.of(kinds[ahead.token]))
+        return {token: chances.of(kind) for token, kind in kinds.items()}
 
 
 def may_look_ahead(costs: StepCosts) -> bool:

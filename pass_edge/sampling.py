@@ -120,6 +120,11 @@ class Sampler:
         )
 
     @property
+    def adjusts(self) -> bool:
+        """Whether a token's logit depends on which one it is."""
+        return bool(self._penalises or len(self._bias_tokens))
+
+    @property
     def history_length(self) -> int:
         """How many of the last tokens a choice depends on; -1 means all, 0 none."""
         return self.sampling.repeat_last_n if self._penalises else 0
@@ -132,6 +137,25 @@ class Sampler:
         tokens, scores = self._filtered(logits)
         return int(tokens[(scores + gumbel(self.seed, position, TARGET, tokens)).argmax()])
 
+    def ranked(
+        self,
+        logits: Logits,
+        position: int,
+        history: Sequence[int],
+        count: int,
+        *,
+        among: Int64s | None = None,
+    ) -> list[int]:
+        """The places in ``logits`` of what ``choose`` would choose, and of the next best that the filters leave:
+        up to ``count``. ``among``: the tokens that they are of, if not all; not where it ``adjusts``."""
+        logits = self._adjusted(logits, history)
+        if self.sampling.temperature == 0:
+            return _largest(logits, count)
+        places, scores = self._filtered(logits)
+        tokens = places if among is None else among[places]
+        order = np.argsort(-(scores + gumbel(self.seed, position, TARGET, tokens)), kind="stable")
+        return places[order[:count]].tolist()
+
     def distribution(self, logits: Logits, history: Sequence[int]) -> Distribution:
         """The distribution that ``choose`` draws from."""
         logits = self._adjusted(logits, history)
@@ -143,7 +167,7 @@ class Sampler:
         return Distribution(tokens[order], weights[order] / weights.sum())
 
     def _adjusted(self, logits: Logits, history: Sequence[int]) -> Logits:
-        if not (self._penalises and history) and not len(self._bias_tokens):
+        if not self.adjusts:
             return logits
         logits = logits.copy()
         logits[self._bias_tokens] += self._biases
@@ -163,9 +187,12 @@ class Sampler:
     def _filtered(self, logits: Logits) -> tuple[Int64s, Doubles]:
         # the tokens that are left, and their logits divided by the temperature
         sampling = self.sampling
-        tokens = best(logits, sampling.top_k) if sampling.top_k else np.arange(len(logits))
-        if sampling.top_p < 1:
-            tokens = _nucleus(logits, tokens, sampling.top_p)
+        if sampling.top_k:
+            tokens = best(logits, sampling.top_k)
+            if sampling.top_p < 1:
+                tokens = tokens[: _enough(logits[tokens], sampling.top_p)]
+        else:
+            tokens = _nucleus(logits, sampling.top_p) if sampling.top_p < 1 else np.arange(len(logits))
         scores = logits[tokens].astype(np.float64)
         if sampling.min_p > 0:
             kept = scores >= scores.max() + math.log(sampling.min_p)
@@ -173,14 +200,26 @@ class Sampler:
         return tokens, scores / sampling.temperature
 
 
+def _largest(logits: Logits, count: int) -> list[int]:
+    """The places of the ``count`` largest, ties by place; for few of them."""
+    found: list[int] = []
+    left = logits if count == 1 else logits.copy()
+    for _ in range(min(count, len(logits))):
+        found.append(int(left.argmax()))
+        if len(found) < count:
+            left[found[-1]] = -np.inf
+    return found
+
+
 def best(logits: Logits, count: int) -> Int64s:
     """The ``count`` tokens of highest logit, best first, ties by token id."""
-    if count < len(logits) // (4 * _BLOCK):
+    groups_of = min(_BLOCK, len(logits) // (4 * count))
+    if groups_of > 1:
         # The count-th best of the maxima of disjoint groups bounds the count-th best logit from below:
         # one cheap pass leaves a few dozen tokens to sort. Groups of every n-th token reduce faster
         # than groups of neighbours.
-        whole = len(logits) // _BLOCK * _BLOCK
-        maxima = logits[:whole].reshape(_BLOCK, -1).max(axis=0)
+        whole = len(logits) // groups_of * groups_of
+        maxima = logits[:whole].reshape(groups_of, -1).max(axis=0)
         floor = np.partition(maxima, -count)[-count]
         tokens = np.flatnonzero(logits >= floor)
     else:
@@ -188,15 +227,20 @@ def best(logits: Logits, count: int) -> Int64s:
     return tokens[np.argsort(-logits[tokens], kind="stable")[:count]]
 
 
-def _nucleus(logits: Logits, tokens: Int64s, top_p: float) -> Int64s:
-    """The smallest set of best ``tokens`` that holds ``top_p`` of their probability, best first."""
-    left = logits[tokens]
-    weights = np.exp(left.astype(np.float64) - float(left.max()))
-    goal = top_p * weights.sum()
+def _enough(logits: Logits, top_p: float, whole: float = 0.0) -> int:
+    """How many of ``logits``, the best first, hold ``top_p`` of the probability of all of them, or of ``whole``
+    where these are not all: the sum of exp(logit - best logit)."""
+    reached = np.exp(logits.astype(np.float64) - float(logits[0])).cumsum()
+    return int(np.searchsorted(reached, top_p * (whole or reached[-1]))) + 1
+
+
+def _nucleus(logits: Logits, top_p: float) -> Int64s:
+    """The smallest set of best tokens that holds ``top_p`` of the probability, best first."""
+    whole = float(np.exp(logits.astype(np.float64) - float(logits.max())).sum())
     count = 256  # a full sort costs milliseconds at 100k tokens, and few tokens usually do
     while True:
-        order = best(left, count)
-        reached = weights[order].cumsum()
-        if reached[-1] >= goal or count >= len(left):
-            return tokens[order[: int(np.searchsorted(reached, goal)) + 1]]
+        order = best(logits, count)
+        enough = _enough(logits[order], top_p, whole)
+        if enough <= len(order) or count >= len(logits):
+            return order[:enough]
         count *= 8

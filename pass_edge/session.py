@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pass_edge.native.compute import compute
 from pass_edge.native.context import Floats
 from pass_edge.native.errors import ContextError
 
@@ -40,7 +41,8 @@ class Session:
     """A conversation that can be extended, stepped and rolled back. Not thread-safe, but others over the same
     passes may be used from other threads meanwhile.
 
-    A failure or an interrupt in the middle of a step leaves an empty session, never a wrong one.
+    A failure in the middle of a step leaves an empty session, never a wrong one; so does an interrupt, or it
+    is raised behind the step.
     """
 
     def __init__(
@@ -140,8 +142,14 @@ class Session:
     def step(self, sampler: Sampler) -> Step:
         """Decode one tree, keep what the model would have said itself, and draft what may follow.
         ``prefill`` must have set the root."""
-        assert self.root is not None, "prefill first"
-        return self.decode_tree(self._schedule.tree(self.root, len(self.tokens)), sampler)
+        root = self.root
+        assert root is not None, "prefill first"
+
+        def step() -> Step:
+            return self.decode_tree(self._schedule.tree(root, len(self.tokens)), sampler)
+
+        # a pass and the heads that draft from it, handed over once; others could not lead meanwhile
+        return step() if self._passes.are_shared else compute(step)
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""

@@ -55,18 +55,18 @@ def test_the_head_computes_its_formula(inputs: int, candidates: list[int], tiny_
     weights, rng = random_head(0, inputs=inputs), np.random.default_rng(1)
     state, embedding, before = told = [rng.standard_normal(WIDTH).astype(np.float32) for _ in range(3)]
     x = np.concatenate([rms(part) for part in told[:inputs]])
-    gate = weights.gate.numbers() @ x
-    opened = gate / (1 + np.exp(-gate)) * (weights.up.numbers() @ x)
-    behind = state + weights.down.numbers() @ opened
+    gate, up, down = (matrix.in_four_bits().numbers() for matrix in (weights.gate, weights.up, weights.down))
+    opened = (gate @ x) / (1 + np.exp(-(gate @ x))) * (up @ x)
+    behind = state + down @ opened
     output_matrix, chosen = TokenEmbeddings(tiny_path).output, np.array(candidates, np.int32)
     rows = output_matrix.rows(chosen).in_four_bits()
     with OutputRows(output_matrix, chosen) as output, DraftHead(weights, output, threads=1) as head:
         for _ in range(2):  # nothing is left of the step before
             found, logits = head.step(state, embedding, before)
             # ggml rounds what it multiplies to eight bits
-            np.testing.assert_allclose(found, behind, atol=0.01 * inputs)
+            np.testing.assert_allclose(found, behind, atol=0.015 * inputs)
             expected = rows.numbers() @ behind
-            np.testing.assert_allclose(logits, expected, atol=0.02 * inputs)
+            np.testing.assert_allclose(logits, expected, atol=0.03 * inputs)
 
 
 def test_four_bits_are_taken_where_they_are_fewer() -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.chances import Chances, head_kind, ngram_kind
+from pass_edge.chances import Chances, head_chances, head_kind, ngram_kind
 from pass_edge.costs import StepCosts, step_costs
 from pass_edge.drafter import Ahead, Outcome
-from pass_edge.experience import Experience, Gate
+from pass_edge.experience import Experience, Gate, Worth
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
-from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, NgramIndex
-from pass_edge.planner import Pace, Planner, _Branches, _Plan, may_look_ahead
+from pass_edge.ngrams import AGREES, ALONE, DIFFERS, LONGEST, OTHER, NgramIndex, Quoting
+from pass_edge.plan import Branches, Pace, Plan
+from pass_edge.planner import Planner, may_look_ahead
 from pass_edge.sampling import Sampler
 from pass_edge.schedules import Passed
 from pass_edge.tree import Draft
@@ -65,38 +67,67 @@ def index_of(tokens: Sequence[int]) -> NgramIndex:
     return index
 
 
+def ways(quoting: Quoting, depth: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """All that may follow, ``depth`` tokens deep: the draft, and of its last token what is told of it."""
+    for token, length, others, behind in quoting if depth else ():
+        yield (token,), length, others
+        yield from (((token, *draft), *told) for draft, *told in ways(behind, depth - 1))  # type: ignore[misc]
+
+
+def likeliest(index: NgramIndex, depth: int) -> list[int]:
+    drafted, quoting = [], index.ahead()
+    for _ in range(depth):
+        token, _, _, quoting = next(iter(quoting))
+        drafted.append(token)
+    return drafted
+
+
 @given(words)
 def test_a_match_is_a_true_one_and_its_draft_what_followed(tokens: list[int]) -> None:
-    index = index_of(tokens)
-    drafted = [token for token, _, _ in index.continuation(5)]
-    if longest_match(tokens) < 2:
-        assert not drafted
-        return
-    length = next(index.continuation(1))[1]
-    whole, end = [*tokens, *drafted], len(tokens)
-    assert any(
-        whole[place : place + 5] == drafted and whole[place - length : place] == tokens[end - length :]
-        for place in range(length, end)
-    )
+    found = list(ways(index_of(tokens).ahead(), 5))
+    assert bool(found) == (longest_match(tokens) > 0)
+    for draft, length, _ in found:
+        said = [*tokens, *draft[:-1]]
+        assert any(
+            said[place] == draft[-1] and said[place - length : place] == said[len(said) - length :]
+            for place in range(length, len(said))
+        )
 
 
 @given(words)
 def test_what_a_rewound_index_says_is_what_a_new_one_says(tokens: list[int]) -> None:
     index = index_of([*tokens, 9, 9, 9])
     index.become(tokens)
-    assert list(index.continuation(6)) == list(index_of(tokens).continuation(6))
+    assert list(ways(index.ahead(), 6)) == list(ways(index_of(tokens).ahead(), 6))
+
+
+@given(words)
+def test_the_longest_match_comes_first(tokens: list[int]) -> None:
+    lengths = [length for draft, length, _ in ways(index_of(tokens).ahead(), 1)]
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_loops_shorter_than_the_draft_go_on() -> None:
-    drafted = [token for token, _, _ in index_of([7, 1, 2, 3, 1, 2, 3]).continuation(7)]
-    assert drafted == [1, 2, 3, 1, 2, 3, 1]
+    assert likeliest(index_of([7, 1, 2, 3, 1, 2, 3]), 7) == [1, 2, 3, 1, 2, 3, 1]
 
 
-def test_what_the_time_before_says_is_told() -> None:
-    told = [before for _, _, before in index_of([1, 2, 3, 0, 1, 2, 4, 0, 1, 2]).continuation(2)]
-    assert told == [DIFFERS, ALONE]
-    told = [before for _, _, before in index_of([1, 2, 3, 0, 1, 2, 3, 9, 1, 2]).continuation(2)]
-    assert told == [AGREES, DIFFERS]
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        ([1, 2, 3, 1], {(2,): (1, ALONE), (2, 3): (2, ALONE)}),
+        ([1, 2, 3, 0, 1, 2, 4, 0, 1, 2], {(4,): (3, DIFFERS), (3,): (2, OTHER), (3, 0): (3, ALONE)}),
+        (
+            [1, 2, 3, 0, 1, 2, 3, 9, 1, 2],
+            {(3,): (2, AGREES), (3, 9): (3, DIFFERS), (3, 0): (3, OTHER), (3, 0, 1): (4, ALONE)},
+        ),
+    ],
+)
+def test_what_other_places_say_is_told(
+    tokens: list[int], told: dict[tuple[int, ...], tuple[int, int]]
+) -> None:
+    found = {draft: (length, others) for draft, length, others in ways(index_of(tokens).ahead(), 3)}
+    assert {draft: found[draft] for draft in told} == told
+    assert {draft for draft in found if len(draft) == 1} == {draft for draft in told if len(draft) == 1}
 
 
 def test_nothing_is_scanned_as_the_text_grows() -> None:
@@ -118,7 +149,7 @@ def test_nothing_is_scanned_as_the_text_grows() -> None:
         Counting.reads = 0
         for token in tokens[-100:]:
             index.append(token)
-            list(index.continuation(8))
+            list(ways(index.ahead(), 8))
         assert Counting.reads < 100 * 100
 
 
@@ -134,9 +165,13 @@ def test_chances_come_to_what_happens() -> None:
 
 
 def test_every_match_and_every_head_has_a_kind() -> None:
-    kinds = {ngram_kind(length, before) for length in range(2, LONGEST + 1) for before in range(3)}
-    assert kinds == set(range(24))
+    kinds = {ngram_kind(length, others) for length in range(1, LONGEST + 1) for others in range(4)}
+    assert kinds == set(range(36))
     assert head_kind(0, 0.0) == 0
+    heads = {
+        head_kind(depth, k / 100, other=other) for depth in range(4) for k in range(100) for other in (0, 1)
+    }
+    assert heads == set(range(len(head_chances()._all)))
     assert head_kind(0, 1.0) == head_kind(0, 0.97) != head_kind(1, 1.0)
     assert head_kind(9, 1.0) == head_kind(3, 1.0)
 
@@ -146,7 +181,7 @@ def test_every_match_and_every_head_has_a_kind() -> None:
 
 @st.composite
 def drafts(draw: st.DrawFn) -> Draft:
-    branches, nodes = _Branches(), [(0, 1.0)]
+    branches, nodes = Branches(), [(0, 1.0)]
     for _ in range(draw(st.integers(0, 7))):
         parent, chance = draw(st.sampled_from(nodes))
         chance *= draw(st.floats(0.05, 1.0))
@@ -168,7 +203,7 @@ def brute_force(draft: Draft, seconds: np.ndarray, pace: float) -> float:
 @given(drafts(), st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9), st.floats(0.0, 3.0))
 def test_no_tree_is_worth_more_than_the_planned_one(draft: Draft, steps: list[float], pace: float) -> None:
     seconds = 1.0 + np.cumsum([0.0, *steps])
-    plan = _Plan(seconds, Pace(pace, 1.0))
+    plan = Plan(seconds, Pace(pace, 1.0))
     assert plan.worth(draft) == pytest.approx(brute_force(draft, seconds, plan.pace))
     best = plan.best(draft, 0)
     assert plan.worth(draft) == pytest.approx(
@@ -181,12 +216,59 @@ def test_no_tree_is_worth_more_than_the_planned_one(draft: Draft, steps: list[fl
 @given(drafts(), st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9), st.floats(0.0, 3.0))
 def test_of_few_sizes_the_best_is_planned(draft: Draft, steps: list[float], pace: float) -> None:
     seconds = 1.0 + np.cumsum([0.0, *steps])
-    plan = _Plan(seconds, Pace(pace, 1.0), sizes=(1, 2, 4, 8))
+    plan = Plan(seconds, Pace(pace, 1.0), sizes=(1, 2, 4, 8))
     price = plan.pace * (seconds - seconds[0])
     worth = [sum(draft.best(n).chances) - price[n] for n in (0, 1, 3, 7) if n <= len(draft.tokens)]
     assert plan.worth(draft) == pytest.approx(max(worth))
     assert len(plan.best(draft, 0).tokens) in (0, 1, 3, 7)
-    assert plan.least == pytest.approx(min(price[n] / n for n in (1, 3, 7, 9)))
+    for n, least in enumerate(plan.least):
+        more = [(price[m] - price[n]) / (m - n) for m in (1, 3, 7, 9) if m > n]
+        assert least == pytest.approx(min([1.0, *more]))
+
+
+class Told:
+    """In the place of the n-gram index, and of what may follow: a tree of kinds of drafts."""
+
+    def __init__(self, tree: tuple[tuple[int, Any], ...]) -> None:
+        self._tree = tree
+
+    def ahead(self) -> Told:
+        return self
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, Told]]:
+        for token, (kind, below) in enumerate(self._tree):
+            yield token, kind % LONGEST + 1, kind // LONGEST, Told(below)
+
+
+trees = st.recursive(
+    st.just(()),
+    lambda below: st.lists(st.tuples(st.integers(0, 4 * LONGEST - 1), below), max_size=3).map(tuple),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None)
+@given(
+    trees,
+    st.lists(st.floats(0.01, 1.0), min_size=36, max_size=36),
+    st.lists(st.floats(0.0, 0.5), min_size=7, max_size=7),
+)
+def test_nothing_that_pays_is_left_unsaid(
+    tree: tuple[tuple[int, Any], ...], begin: list[float], steps: list[float]
+) -> None:
+    """The search stops where nothing pays any more, and finds what an exhaustive one does."""
+    planner = Planner(flat())
+    planner._index = Told(tree)  # type: ignore[assignment]
+    plan = Plan(1.0 + np.cumsum([0.0, *steps]), Pace(1.0, 1.0))
+    worth, found, every = Worth(), Branches(), Branches()
+    worth.ngrams = Chances(begin)
+    planner._quote(found, plan, worth, "sampling")
+    waiting = [(0, 1.0, Told(tree))]
+    for above, chance, told in waiting:
+        for token, length, others, behind in told:
+            likely = chance * worth.ngrams.of(ngram_kind(length, others))
+            waiting.append((every.add(above, token, likely, None), likely, behind))
+    assert plan.worth(found.draft()) == pytest.approx(plan.worth(every.draft()))
 
 
 @given(drafts())
@@ -253,6 +335,22 @@ def test_heads_that_cannot_pay_in_company_are_not_asked_there_and_are_alone() ->
     assert oracle.asked == 20
     company(planner, 20, 1, come=3)
     assert oracle.asked == 40
+
+
+def test_a_second_thought_is_drafted_and_learnt() -> None:
+    class Doubting(Oracle):
+        def ahead(self, *_: object) -> Iterator[Ahead]:
+            yield Ahead(3, 0.5, None, ((5, 0.3), (6, 0.01)))
+
+    planner = Planner(flat(), Doubting(), quotes=False)  # type: ignore[arg-type]
+    hidden = planner._experience.at(0).hidden
+    first, second = head_kind(0, 0.5), head_kind(0, 0.3, other=True)
+    before = hidden.of(first), hidden.of(second)
+    company(planner, 8, 1, come=5)
+    assert planner.tree(5, 8).children(0) == [1, 2]
+    assert planner.tree(5, 8).tokens == (5, 3, 5), "a third is hardly ever right"
+    assert hidden.of(first) < before[0]
+    assert hidden.of(second) > before[1]
 
 
 def test_what_one_conversation_learnt_another_knows() -> None:
@@ -465,6 +563,16 @@ def test_a_new_conversation_forgets_the_draft() -> None:
         assert planner.tree(3, depth + 1).tokens[:3] == ((3, 1, 2) if len(conversation) > 2 else (3,))
 
 
+@pytest.mark.parametrize(("rule", "children"), [("sampling", (4, 3)), ("rejection", (4,))])
+def test_other_ways_to_go_on_are_drafted_where_rows_are_cheap(rule: str, children: tuple[int, ...]) -> None:
+    planner, conversation = Planner(flat()), [1, 2, 3, 0, 1, 2, 4, 0, 1]
+    planner.begin(conversation)
+    outcome, sampler = Outcome(np.zeros((0, 8), np.float32)), Sampler(Sampling(temperature=0))
+    planner.learn(Passed(planner.tree(1, 8), (2,), outcome, sampler, [], rule, 8, 1, 0.01))
+    tree = planner.tree(2, 9)
+    assert tuple(tree.tokens[node] for node in tree.children(0)) == children
+
+
 def test_a_draft_is_compared_to_what_came_once() -> None:
     """Where no head drafts behind it, it must not be held against what comes later."""
     planner = Planner(flat(), quotes=False)
@@ -473,7 +581,7 @@ def test_a_draft_is_compared_to_what_came_once() -> None:
     chances = planner._experience.at(0)
     kind = head_kind(0, 1.0)
     before = chances.hidden.of(kind)
-    planner._expected = [(3, kind, chances.hidden)]
+    planner._expected = [(chances.hidden, {3: kind})]
     for depth, came in ((1, 3), (2, 4), (3, 5)):
         tree = planner.tree(2, depth)
         planner.learn(Passed(tree, (came,), outcome, sampler, [], "sampling", depth, 1, 0.01))

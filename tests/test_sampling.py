@@ -74,6 +74,33 @@ def test_noise_is_uniform_along_every_coordinate(vary: str) -> None:
     assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 0.03
 
 
+@given(
+    logits=logits_of,
+    sampling=st.sampled_from(
+        [Sampling(temperature=0), Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=2)]
+    ),
+)
+def test_the_next_choice_is_what_were_chosen_without_the_first(
+    logits: np.ndarray, sampling: Sampling
+) -> None:
+    sampler, left = Sampler(sampling), logits.copy()
+    for place in sampler.ranked(logits, 7, [], 3):
+        assert place == sampler.choose(left, 7, [])
+        left[place] = -np.inf
+
+
+@given(logits=logits_of, temperature=st.sampled_from([0, 1]))
+def test_of_some_tokens_as_of_all_where_the_others_are_ruled_out(
+    logits: np.ndarray, temperature: float
+) -> None:
+    sampler = Sampler(Sampling(temperature=temperature, seed=3))
+    among = np.arange(len(logits), dtype=np.int64) * 3 + 1
+    every = np.full(3 * len(logits), -np.inf, np.float32)
+    every[among] = logits
+    ranked = sampler.ranked(logits, 7, [], 3, among=among)
+    assert among[ranked].tolist() == sampler.ranked(every, 7, [], len(ranked))
+
+
 def test_penalties_follow_llama_cpp() -> None:
     logits = np.array([2.0, -2.0, 1.0, 0.0], np.float32)
     sampling = Sampling(
