@@ -44,7 +44,7 @@ def _model(file: GgufFile, base: Base) -> Report:
         "bytes": file.path.stat().st_size,
         "parameters": sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         "context_length": file.get(f"{base.architecture}.context_length"),
-        "token_embeddings": TokenEmbeddings(file.path).type_name,
+        "token_embeddings": TokenEmbeddings(file).type_name,
         "chat_template": file.get("tokenizer.chat_template") is not None,
         "base": asdict(base),
         "lookahead": str(found) if found else None,

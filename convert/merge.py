@@ -147,7 +147,7 @@ def _embedding_matrix(
     file: GgufFile, lookahead: Lookahead, added: int, row: int, type_name: str
 ) -> NewTensor:
     matrix, base = file.tensors[TOKEN_EMBEDDINGS], lookahead.base
-    own = TokenEmbeddings(file.path)
+    own = TokenEmbeddings(file)
     rows = np.repeat(own.rows(np.array([row], np.int32)), added, axis=0)
     rows[: len(lookahead)] = lookahead.embeddings
     try:

@@ -82,7 +82,7 @@ class OutputRows(PackedMatrix):
 
     def __init__(self, output: StoredMatrix, candidates: npt.NDArray[np.int32]) -> None:
         """``output``: (n_vocab, n_embd); ``candidates``: (m,) token ids. Raises LibraryError."""
-        super().__init__(output.rows(candidates).in_four_bits())
+        super().__init__(output.in_four_bits(candidates))
         output.let_go()
 
     def __enter__(self) -> OutputRows:

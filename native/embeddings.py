@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ModelError
-from .gguf_file import GgufFile, type_traits
+from .gguf_file import GgufFile, opened, type_traits
 from .stored import StoredMatrix
 
 # llama.cpp multiplies by sqrt(n_embd) for token ids but not for raw embeddings in these graphs
@@ -33,21 +33,23 @@ class TokenEmbeddings:
     Attributes: ``type_name``; ``width``, n_embd; ``scale`` of the rows; ``output``, the output matrix
     (n_vocab, n_embd), mapped too: a tied model's is this same one."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Raises ModelError if the file holds no token embeddings (a later part of a split model)."""
-        with GgufFile(path) as file:
-            architecture, tensor = file.get("general.architecture"), file.tensors.get(TOKEN_EMBEDDINGS)
+    def __init__(self, model: str | Path | GgufFile) -> None:
+        """``model``: its path, or its file where that is open. Raises ModelError if it holds no token
+        embeddings (a later part of a split model)."""
+        with opened(model) as file:
+            path, architecture = file.path, file.get("general.architecture")
+            tensor = file.tensors.get(TOKEN_EMBEDDINGS)
             output = file.tensors.get(OUTPUT_HEAD, tensor)
         if tensor is None or output is None:
             raise ModelError(f"{path} holds no {TOKEN_EMBEDDINGS}; is it part of a split model?")
-        stored = StoredMatrix.mapped(Path(path), tensor)
+        stored = StoredMatrix.mapped(path, tensor)
         self.type_name, self.width = stored.type_name, stored.width
         self._is_f32 = self.type_name == "f32"
         self._to_float = type_traits(tensor.code).to_float
         self._rows = stored.data
         self._bytes_a_row = self._rows.shape[1]
         self._first_row = self._rows.ctypes.data
-        self.output = StoredMatrix.mapped(Path(path), output)
+        self.output = StoredMatrix.mapped(path, output)
         scaled = architecture in _SCALED_FOR_TOKEN_IDS_ONLY
         self.scale = np.float32(math.sqrt(self.width)) if scaled else np.float32(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .library import GGML_TYPES, ggml
 
 Floats = npt.NDArray[np.float32]
 _EIGHT_BITS, _FOUR_BITS = "q8_0", "q4_0"
-_CHUNK = 1024  # rows; all at once would be four bytes a number
+_CHUNK = 64  # rows; all at once would be four bytes a number, and the heap keeps what was needed once
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,27 @@ class StoredMatrix:
         """The rows ``which`` (m,), in memory."""
         return StoredMatrix(np.asarray(self.data[which]), self.type_name, self.width)
 
-    def in_four_bits(self) -> StoredMatrix:
-        """It rounded to ``q4_0``, in memory, or as it is where that is not less, or blocks do not divide its
-        width."""
+    def in_four_bits(self, which: npt.NDArray[np.int32] | None = None) -> StoredMatrix:
+        """Its rows ``which`` (m,), or all, rounded to ``q4_0``, in memory; or as they are where that is not
+        less, or blocks do not divide its width."""
         block = type_traits(GGML_TYPES[_FOUR_BITS])
-        rows, width = self.shape
-        if width % block.block_size or self.data.shape[1] <= bytes_a_row(_FOUR_BITS, width):
-            return self
-        chunks = (self.data[start : start + _CHUNK] for start in range(0, rows, _CHUNK))
-        encoded = [encode_rows(decode_rows(chunk, self.type_name, width), _FOUR_BITS) for chunk in chunks]
-        return StoredMatrix(np.concatenate(encoded), _FOUR_BITS, width)
+        if self.width % block.block_size or self.data.shape[1] <= bytes_a_row(_FOUR_BITS, self.width):
+            return self if which is None else self.rows(which)
+        rows = len(self.data if which is None else which)
+        # pages of its own, which are the system's again once it is copied to where it is multiplied by
+        pages = mmap.mmap(-1, rows * bytes_a_row(_FOUR_BITS, self.width))
+        rounded = np.frombuffer(pages, np.uint8).reshape(rows, -1)
+        for start, numbers in self.chunks(which):
+            rounded[start : start + len(numbers)] = encode_rows(numbers, _FOUR_BITS)
+        return StoredMatrix(rounded, _FOUR_BITS, self.width)
+
+    def chunks(self, which: npt.NDArray[np.int32] | None = None) -> Iterator[tuple[int, Floats]]:
+        """``numbers`` of the rows ``which``, or of all, some after the other, each with the place of the
+        first."""
+        for start in range(0, len(self.data if which is None else which), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            rows = self.data[some if which is None else which[some]]
+            yield start, decode_rows(rows, self.type_name, self.width)
 
     def numbers(self) -> Floats:
         """All of it, (rows, width) float32."""

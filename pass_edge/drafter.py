@@ -25,7 +25,7 @@ from .tree import Draft
 @dataclass(frozen=True)
 class Guess:
     """Of one token to come: ``logits`` (m,) of ``tokens`` (m,), or of all ``n_vocab`` where that is None; of
-    others it thinks nothing. ``best``: the largest of them; ``given``: the chance that they give its token."""
+    others nothing is thought. ``best``: the largest; ``given``: the chance that they give its token."""
 
     logits: Floats
     tokens: Int64s | None

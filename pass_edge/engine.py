@@ -18,6 +18,7 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextFullError, SettingsError
+from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
@@ -73,9 +74,10 @@ class Engine:
         path = check_is_gguf(Path(model))
         self.settings = with_fitting_layers(settings or Settings(), path)
         # the table of contents of a model is large, so what it tells is read before the model takes memory
-        self.base = read_base(path)
-        self.lookahead = found = self._find_lookahead(path, lookahead)
-        embeddings = None if found is None else TokenEmbeddings(path)
+        with GgufFile(path) as file:
+            self.base = read_base(file)
+            self.lookahead = found = self._find_lookahead(file, lookahead)
+            embeddings = None if found is None else TokenEmbeddings(file)
         self.calibration = calibrate(path, self.settings, note)
         with ExitStack() as opened:
             self.model = opened.enter_context(
@@ -204,7 +206,7 @@ class Engine:
             return 1
         return wanted
 
-    def _find_lookahead(self, model: Path, wanted: str | Path | Lookahead | None) -> Lookahead | None:
+    def _find_lookahead(self, model: GgufFile, wanted: str | Path | Lookahead | None) -> Lookahead | None:
         if wanted is None or self.settings.schedule == "plain":
             return None
         if wanted == AUTO:
@@ -278,7 +280,8 @@ class Engine:
             widest = self._depth + 1 if self.parallel == 1 else self.calibration.widest_step
             costs = self.costs = step_costs(context, self.settings, widest, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
-            looks = group > 0 and may_look_ahead(costs)
+            hidden_head = self.lookahead.hidden_head if self.lookahead else None
+            looks = group > 0 and may_look_ahead(costs, has_head=bool(hidden_head))
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks), others=_OTHERS)
             sizes = FEW_SIZES if on_gpu(self.settings) else ()
             quotes, most = self.settings.ngrams, self._depth

@@ -121,7 +121,8 @@ def _check_head(head: HeadWeights, base: Base, most_inputs: int) -> None:
     if not 0 < width <= MAX_WIDTH or not fits:
         raise LookaheadError(f"a draft head of shapes {shapes} does not fit states of {n_embd}")
     for matrix in (head.gate, head.up, head.down):
-        _check_finite("draft head", matrix.numbers())
+        for _, numbers in matrix.chunks():
+            _check_finite("draft head", numbers)
         matrix.let_go()
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
-from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, write_gguf
+from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, opened, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.output import written_whole
 from pass_edge.native.stored import StoredMatrix, bytes_a_row, encode_rows
@@ -200,10 +200,10 @@ def _stored(
 # -- models -------------------------------------------------------------------------------------------
 
 
-def read_base(path: str | Path) -> Base:
-    """The model in ``path``; of a merged file, the model that the lookahead was merged into.
+def read_base(model: str | Path | GgufFile) -> Base:
+    """The model in a file; of a merged file, the model that the lookahead was merged into.
     Raises ModelError, LookaheadError."""
-    with GgufFile(path) as file:
+    with opened(model) as file:
         if _is_merged(file):
             return _base(file)
         architecture = _required(file, Keys.ARCHITECTURE, str)
@@ -214,11 +214,10 @@ def read_base(path: str | Path) -> Base:
             digest = hashlib.sha256(b"%d tokens without text" % size)
         else:
             size, digest = len(tokens), hashlib.sha256(b"\n".join(tokens))
-        name = file.get(Keys.NAME)
-    embeddings = TokenEmbeddings(path)
+        name, embeddings = file.get(Keys.NAME), TokenEmbeddings(file)
     return Base(
         architecture=architecture,
-        name=name if isinstance(name, str) else Path(path).stem,
+        name=name if isinstance(name, str) else file.path.stem,
         n_embd=embeddings.width,
         n_vocab=size,
         tokenizer_sha256=digest.hexdigest(),
@@ -226,9 +225,9 @@ def read_base(path: str | Path) -> Base:
     )
 
 
-def is_merged(path: str | Path) -> bool:
-    """Whether ``path`` is a model with its lookahead inside. Raises ModelError."""
-    with GgufFile(path) as file:
+def is_merged(model: str | Path | GgufFile) -> bool:
+    """Whether a file is a model with its lookahead inside. Raises ModelError."""
+    with opened(model) as file:
         return _is_merged(file)
 
 
@@ -259,12 +258,13 @@ def _required(file: GgufFile, key: str, kind: type[T]) -> T:
 # -- which file to use --------------------------------------------------------------------------------
 
 
-def find_lookahead(model_path: Path, base: Base) -> Path | None:
+def find_lookahead(model: Path | GgufFile, base: Base) -> Path | None:
     """The file to use when none is named: the model itself if one is merged into it, else
     ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
-    if is_merged(model_path):
-        return model_path
-    beside = model_path.with_suffix(".pass.gguf")
+    with opened(model) as file:
+        if _is_merged(file):
+            return file.path
+    beside = file.path.with_suffix(".pass.gguf")
     if beside.exists():
         return beside
     return next((path for path in shipped_sidecars() if _fits(path, base)), None)

@@ -81,8 +81,8 @@ class Quoting:
         self._ahead = len(drafted)
 
     def __iter__(self) -> Iterator[tuple[int, int, int, Quoting]]:
-        """Tokens, the likeliest first, each with the length of the match that it is drawn from, what the other
-        matches say (ALONE, AGREES, DIFFERS, OTHER), and what may follow it. Go through it once."""
+        """Tokens, the likeliest first, each with the length of the match that it is drawn from, what the
+        other matches say (ALONE, AGREES, DIFFERS, OTHER), and what may follow it. Go through it once."""
         said: dict[int, list[_Match]] = {}
         for match in self._matches:
             said.setdefault(self._at(match.place + self._ahead), []).append(match)
@@ -112,7 +112,7 @@ class _Match:
         self.place, self.length = place, length
 
     def goes_on(self, tokens: Sequence[int], token: int) -> bool:
-        """Whether the text, which was ``tokens``, goes on with ``token`` there too; one token further then."""
+        """Whether the text, which was ``tokens``, goes on with ``token`` there too: it is further then."""
         if tokens[self.place] != token:
             return False
         self.place, self.length = self.place + 1, self.length + 1

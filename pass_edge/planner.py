@@ -31,6 +31,8 @@ from .tree import NO_DRAFT, DraftTree
 
 _UNLIKELY = 0.5
 """Where drafts must be right more often than that to pay, heads begin as a source that did not."""
+_HEAD = 0.1
+"""About what part of a pass a head takes."""
 FEW_SIZES = (1, 2, 4, 8, 16, 32)
 """Nodes of trees where a pass like the last one is cheaper: llama.cpp keeps that one's graph, and CUDA
 records it when it comes again."""
@@ -179,8 +181,11 @@ class Planner:
         return {token: chances.of(kind) for token, kind in kinds.items()}
 
 
-def may_look_ahead(costs: StepCosts) -> bool:
+def may_look_ahead(costs: StepCosts, *, has_head: bool = False) -> bool:
     """Whether lookahead tokens could pay here at all: a pass that verifies one draft and has a lookahead
-    token at both nodes must cost less than two plain ones."""
+    token at both nodes must cost less than two plain ones; where a head on hidden states drafts too
+    (``has_head``), little more than without these, because the head takes no row."""
     seconds = costs.at(0)
-    return len(seconds) > 3 and bool(seconds[3] < 2 * seconds[0])
+    if len(seconds) < 4:
+        return False
+    return bool(seconds[3] < (seconds[1] + _HEAD * seconds[0] if has_head else 2 * seconds[0]))

@@ -146,8 +146,8 @@ class Sampler:
         *,
         among: Int64s | None = None,
     ) -> list[int]:
-        """The places in ``logits`` of what ``choose`` would choose, and of the next best that the filters leave:
-        up to ``count``. ``among``: the tokens that they are of, if not all; not where it ``adjusts``."""
+        """The places in ``logits`` of what ``choose`` would choose, and of the next best that the filters
+        leave: up to ``count``. ``among``: the tokens they are of, if not all; not where it ``adjusts``."""
         logits = self._adjusted(logits, history)
         if self.sampling.temperature == 0:
             return _largest(logits, count)
@@ -228,8 +228,8 @@ def best(logits: Logits, count: int) -> Int64s:
 
 
 def _enough(logits: Logits, top_p: float, whole: float = 0.0) -> int:
-    """How many of ``logits``, the best first, hold ``top_p`` of the probability of all of them, or of ``whole``
-    where these are not all: the sum of exp(logit - best logit)."""
+    """How many of ``logits``, the best first, hold ``top_p`` of the probability of all of them, or of
+    ``whole`` where these are not all: the sum of exp(logit - best logit)."""
     reached = np.exp(logits.astype(np.float64) - float(logits[0])).cumsum()
     return int(np.searchsorted(reached, top_p * (whole or reached[-1]))) + 1
 

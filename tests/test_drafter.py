@@ -209,7 +209,7 @@ def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path
     tokens, drafted = [4], []
     for guess in Drafter(4, heads)._chain(Outcome(logits, hidden, states), tokens):
         drafted.append(guess.logits.copy())
-        tokens.append(int(guess.logits.argmax()))
+        tokens.append(guess.at(int(guess.logits.argmax()))[0])
     before, expected = hidden, []
     for state, token in zip(states, tokens, strict=False):
         corrected = heads.corrected(state, token, before)

@@ -59,7 +59,7 @@ def share_right(engine: Engine, lookahead: Lookahead, text: Answered) -> list[bo
     for i in range(len(text.likely) - 4):
         onward = heads.onward(text.hidden[i].astype(np.float32), int(text.ids[text.prompt + i]))
         assert onward
-        right.append(int(onward[1].logits.argmax()) == text.likely[i + 1, 0])
+        right.append(onward[1].at(onward[1].logits.argmax())[0] == text.likely[i + 1, 0])
     heads.close()
     return right
 

@@ -496,6 +496,10 @@ def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
 def test_lookahead_tokens_are_not_even_tried_where_they_cannot_pay() -> None:
     assert may_look_ahead(flat())
     assert not may_look_ahead(steep())
+    some = StepCosts(np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.1, 1.4]), np.zeros(3))
+    assert may_look_ahead(some)
+    assert not may_look_ahead(some, has_head=True), "a head drafts as much in less time"
+    assert may_look_ahead(flat(), has_head=True)
 
 
 # -- the schedule in the engine -------------------------------------------------------------------
