@@ -86,7 +86,7 @@ def merge(model: Path, lookahead: Path, output: Path, embedding_type: str | None
 def quantize(source: Path, output: Path, file_type: str, threads: int | None, force: bool) -> None:
     """Write a model in another TYPE: Q4_0, Q8_0, Q4_K_M … (llama.cpp's quantizer).
 
-    Drafting gains most in types with a kernel for several tokens, such as Q4_0, and little in Q4_1.
+    Drafting gains most in types with a fast kernel for several tokens, such as Q4_0.
 
     \b
     pass-edge quantize model.Q4_1.gguf model.Q4_0.gguf Q4_0

@@ -19,6 +19,7 @@ from pass_edge.native.devices import default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.gguf_file import GgufFile
+from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
 
 from .calibration import calibrate
@@ -248,9 +249,9 @@ class Engine:
             self.notes.append(
                 "batch sizes change the logits here, so the text may leave plain decoding's at a near tie"
             )
-        if "Q4_1" in self.model.description:
+        if "Q4_1" in self.model.description and not kernels():
             self.notes.append(
-                "Q4_1 has no kernel for several tokens, so drafting gains more in Q4_0: "
+                "llama.cpp has no kernel for several tokens in Q4_1, so drafting gains more in Q4_0: "
                 "pass-edge quantize MODEL.gguf OUTPUT.gguf Q4_0"
             )
         return wanted, depth
