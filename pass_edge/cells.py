@@ -31,6 +31,8 @@ MAX_PARALLEL = 16
 """Most conversations: each needs a few sequences."""
 _PATHS = 31
 """Most paths of a tree, each with a sequence of its own."""
+_ALIKE = 4
+"""Paths that trees have, or are given: each costs a little when it is committed."""
 _FEW_GAPS = 512
 """Gaps that are never worth a compaction while there is room: attention skips them, one by one."""
 
@@ -235,7 +237,10 @@ class Cells:
             self._cache.space(sequence, position, position + 1)
 
     def _laid_out(self, tree: DraftTree) -> Layout:
-        return tree.layout(self.length, self._base, self._cache.paths if len(self._prefix) else None)
+        cache = self._cache
+        # shared passes are of ever other widths anyway
+        alike = _ALIKE if len(cache.conversations) == 1 else 0
+        return tree.layout(self.length, self._base, cache.paths if len(self._prefix) else None, alike=alike)
 
     def _has_sequences(self, layout: Layout) -> bool:
         shape, cache = layout.shape, self._cache

@@ -20,7 +20,7 @@ from pass_edge.native.devices import default_threads
 from .memory import recall, remember, run_key
 from .settings import Settings, on_gpu
 
-_VERSION = 3
+_VERSION = 4
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 _SHALLOW, _DEEP = 32, 1024
 _REPEATS = 4
@@ -41,12 +41,19 @@ class StepCosts:
     """Seconds that steps of 1 … ``widest`` rows take, outside llama.cpp included."""
 
     def __init__(
-        self, widths: Doubles, seconds: Doubles, slopes: Doubles, threads: tuple[int, int] | None = None
+        self,
+        widths: Doubles,
+        seconds: Doubles,
+        slopes: Doubles,
+        switching: float = 0.0,
+        threads: tuple[int, int] | None = None,
     ) -> None:
-        """At ``widths`` (k,) rows, ascending from 1: ``seconds`` (k,) behind an empty cache, and ``slopes``
-        (k,) seconds more for each token of depth. ``threads``: what they were measured with, one row and
-        more; None where somebody else sees to that."""
-        self.threads = threads
+        """At ``widths`` (k,) rows, ascending from 1: ``seconds`` (k,) behind an empty cache and a step of as
+        many rows, and ``slopes`` (k,) seconds more for each token of depth. ``switching``: seconds more
+        behind a step of another width. ``threads``: what they were measured with, one row and more; None where
+        somebody else sees to that."""
+        self.threads, self._switching = threads, switching
+        self._last = 1
         self.widest = int(widths[-1])
         rows = np.arange(1, self.widest + 1)
         self._seconds = np.interp(rows, widths, seconds)
@@ -60,6 +67,11 @@ class StepCosts:
         """(widest,) seconds of a step of 1, 2, … rows behind ``depth`` tokens."""
         return (self._seconds + self._slopes * depth) * (self._common * np.array(self._own))
 
+    @property
+    def switching(self) -> float:
+        """Seconds that a step takes more whose width is not the last one's: its graph is made anew."""
+        return self._switching * self._common
+
     def observe(self, rows: int, depth: int, seconds: float, weight: float = 1.0) -> None:
         """A step ran; ``weight`` is less than 1 where several tell of it. What it says of its own width, it
         says half as loud of all others: a busy machine slows all down, and those that do not run must not
@@ -68,7 +80,9 @@ class StepCosts:
             return
         i = rows - 1
         measured = float(self._seconds[i]) + float(self._slopes[i]) * depth
-        error = seconds / (measured * self._common * self._own[i])
+        expected = measured * self._own[i] + self._switching * (rows != self._last)
+        self._last = rows
+        error = seconds / (expected * self._common)
         error = min(max(error, 0.25), 4.0)  # one hiccup is no trend
         step = error ** (0.5 * _FOLLOWS * weight)
         self._common *= step
@@ -85,8 +99,8 @@ def step_costs(
     if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
-        in_a_row = IN_A_ROW if on_gpu(settings) else 1
-        measured = [*_measured(context, widest, in_a_row), threads]
+        in_a_row = IN_A_ROW if on_gpu(settings) else 2
+        measured = [*_measured(context, widest, in_a_row), _switching(context, widest, in_a_row), threads]
         remember("costs", key, measured)
         costs = _sound(measured)
         assert costs, "what was measured makes sense"
@@ -98,14 +112,15 @@ def step_costs(
 def _sound(known: Any) -> StepCosts | None:
     """What was measured, or is remembered; None where that is nothing, or makes no sense."""
     try:
-        *lists, threads = known
+        *lists, switching, threads = known
         arrays = [np.array(values, np.float64) for values in lists]
         widths, seconds, slopes = arrays
         if threads is not None:
             threads = (int(threads[0]), int(threads[1]))
         sound = len(widths) == len(seconds) == len(slopes) and widths[0] == 1 and (np.diff(widths) > 0).all()
+        sound = sound and np.isfinite([*lists[0], switching]).all() and switching >= 0
         sound = sound and np.isfinite(arrays).all() and (seconds + slopes > 0).all() and (slopes >= 0).all()
-        return StepCosts(widths, seconds, slopes, threads) if sound else None
+        return StepCosts(widths, seconds, slopes, float(switching), threads) if sound else None
     except (TypeError, ValueError, IndexError):
         return None
 
@@ -166,6 +181,19 @@ def _measured(context: Context, widest: int, in_a_row: int) -> tuple[list[float]
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like
     return list(map(float, widths)), seconds.tolist(), slopes.tolist()
+
+
+def _switching(context: Context, widest: int, in_a_row: int) -> float:
+    """Seconds that a pass takes more behind one of another width."""
+    widths = [1, min(2, widest)]
+    context.clear()
+    try:
+        read_text(context, 0, _SHALLOW)
+        switched = pass_times(context, _SHALLOW, widths, repeats=2 * _REPEATS)
+        steady = pass_times(context, _SHALLOW, widths, in_a_row=max(2, in_a_row))
+        return max(0.0, float((switched - steady).mean()))
+    finally:
+        context.clear()
 
 
 def read_text(context: Context, start: int, end: int) -> None:

@@ -54,11 +54,20 @@ class Branches:
 class Plan:
     """What drafts are worth in the next pass, which ``sharing`` conversations share."""
 
-    def __init__(self, seconds: np.ndarray, pace: Pace, sharing: int = 1, sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        seconds: np.ndarray,
+        pace: Pace,
+        sharing: int = 1,
+        sizes: Sequence[int] = (),
+        switching: float = 0.0,
+    ) -> None:
         """``seconds`` (n,): of passes with 1, 2, … n rows of this conversation, and what others take besides:
-        a row's price is what it adds to theirs. ``sizes``: as the Planner's."""
-        self.sharing = sharing
+        a row's price is what it adds to theirs. ``sizes``: as the Planner's. ``switching``: seconds more of a
+        pass that drafts another number of nodes than ``drafted`` ones, which is to be set."""
+        self.sharing, self.drafted = sharing, 0
         self.pace = max(pace.tokens_per_second, sharing / seconds[0])
+        self._switching = self.pace * switching
         self._prices: list[float] = (self.pace * (seconds - seconds[0])).tolist()
         self.most = len(seconds) - 1
         self._counts: Collection[int] = (
@@ -74,22 +83,26 @@ class Plan:
 
     def _best(self, draft: Draft, looks: int = 0) -> tuple[float, int]:
         """What the likeliest nodes are worth, and how many of them are worth most, with ``looks`` lookahead
-        tokens at each and at the root."""
+        tokens at each and at the root; more than there are where that is as many as last time."""
         prices = self._prices[looks :: looks + 1]
-        best, count, hoped = -prices[0], 0, 0.0
+        best, count, hoped = -prices[0] - self._switching * (self.drafted != 0), 0, 0.0
         for n, chance in enumerate(sorted(draft.chances, reverse=True)[: len(prices) - 1], 1):
             hoped += chance
-            if hoped - prices[n] > best and n in self._counts:
-                best, count = hoped - prices[n], n
+            worth = hoped - prices[n] - self._switching * (self.drafted != n)
+            if worth > best and n in self._counts:
+                best, count = worth, n
+        if len(draft.tokens) < self.drafted < len(prices) and hoped - prices[self.drafted] > best:
+            best, count = hoped - prices[self.drafted], self.drafted
         return best, count
 
     def worth(self, draft: Draft) -> float:
         """Tokens that the best part of ``draft`` gains over none."""
         return self._best(draft)[0]
 
-    def best(self, draft: Draft, looks: int) -> Draft:
-        """The part of ``draft`` that is worth most."""
-        return draft.best(self._best(draft, looks)[1]) if draft.tokens else NO_DRAFT
+    def best(self, draft: Draft, looks: int, root: int) -> Draft:
+        """The part of ``draft`` behind ``root`` that is worth most, or all of it and what fills it up."""
+        count = self._best(draft, looks)[1]
+        return draft.best(count).filled(root, count) if count else NO_DRAFT
 
 
 @lru_cache

@@ -90,9 +90,11 @@ class Planner:
             seconds = self._costs.at(passed.depth + len(passed.new))
             others = min(passed.others, len(seconds) - 1)
             seconds = seconds[others : others + self._most + 1]
-            self._plan = Plan(seconds, self._pace, passed.sharing, self._sizes)
+            switching = self._costs.switching if passed.sharing == 1 else 0.0
+            self._plan = Plan(seconds, self._pace, passed.sharing, self._sizes, switching)
         self._passes += 1
         plan = self._plan
+        plan.drafted = passed.rows - passed.others - 1
         branches = Branches()
         self._quote(branches, plan, chances, passed.rule)
         # by the rejection rule a node's children come from one distribution, so from one source
@@ -109,7 +111,7 @@ class Planner:
             if asked.opens():
                 asked.settle(self._think(branches, plan, chances.hidden, passed))
         self._looks = self._group if self._group and self._experience.looking.opens() else 0
-        self._draft = plan.best(branches.draft(), self._looks)
+        self._draft = plan.best(branches.draft(), self._looks, passed.new[-1])
         elapsed = passed.seconds + time.perf_counter() - began
         self._pace.count(len(passed.new) + passed.sharing - 1, elapsed)
 

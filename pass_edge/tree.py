@@ -42,11 +42,12 @@ class DraftTree:
         """The same nodes."""
         return replace(self, lookahead=(0,) * len(self.tokens))
 
-    def layout(self, start: int, base: int = 0, first_group: int | None = None) -> Layout:
+    def layout(self, start: int, base: int = 0, first_group: int | None = None, *, alike: int = 0) -> Layout:
         """The batch for this tree with its root at position ``start``, in sequences from ``base`` on.
         ``first_group``: the first, counted from there, of the sequences that lookahead groups get for
-        themselves, because they see more than the path to their node; else they share its sequence."""
-        shape = _shape(self.parents, self.lookahead, first_group)
+        themselves, because they see more than the path to their node; else they share its sequence.
+        ``alike``: paths that trees have, or are given, whatever their form, if they are wide enough."""
+        shape = _shape(self.parents, self.lookahead, first_group, 0 if any(self.lookahead) else alike)
         return Layout(
             tree=self,
             rows=Rows(
@@ -99,7 +100,21 @@ class Draft:
             {renumbered[node]: q for node, q in self.proposals.items() if node in renumbered},
         )
 
+    def filled(self, root: int, count: int) -> Draft:
+        """``count`` nodes: where there are fewer, the last token is said again and again."""
+        missing, n = max(0, count - len(self.tokens)), len(self.tokens)
+        if not missing:
+            return self
+        again = self.tokens[-1] if self.tokens else root
+        return Draft(
+            self.tokens + (again,) * missing,
+            (*self.parents, *range(n, count)),
+            self.chances + (_HARDLY,) * missing,
+            self.proposals,
+        )
 
+
+_HARDLY = 1e-3  # the chance of what is drafted for want of anything better
 NO_DRAFT = Draft()
 
 
@@ -140,7 +155,9 @@ class Layout:
 
 
 @lru_cache(maxsize=1024)
-def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: int | None) -> Shape:
+def _shape(
+    parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: int | None, alike: int
+) -> Shape:
     # Drawn once, for a root R with drafts a and c below it and b below a, one lookahead token (*) at
     # every node. A row's sequences decide who sees it; a group's own sequence holds its path too.
     #
@@ -165,6 +182,9 @@ def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: in
         while ancestor >= 0:
             members[ancestor].append(number)
             ancestor = parents[ancestor]
+    # llama.cpp goes on with the last pass's graph where rows and sequences are as many
+    n_paths = max(len(own), min(n - 1, alike))
+    members[0] += range(len(own), n_paths)
     depths = [0] * n
     for node in range(1, n):
         depths[node] = depths[parents[node]] + 1
@@ -183,6 +203,6 @@ def _shape(parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: in
         lookahead_inputs=np.array(inputs, np.int32),
         group_starts=tuple(group_starts),
         a_sequence=tuple(members[node][-1] for node in range(n)),
-        n_paths=len(own),
+        n_paths=n_paths,
         n_groups=len(hung),
     )

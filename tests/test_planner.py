@@ -205,7 +205,7 @@ def test_no_tree_is_worth_more_than_the_planned_one(draft: Draft, steps: list[fl
     seconds = 1.0 + np.cumsum([0.0, *steps])
     plan = Plan(seconds, Pace(pace, 1.0))
     assert plan.worth(draft) == pytest.approx(brute_force(draft, seconds, plan.pace))
-    best = plan.best(draft, 0)
+    best = plan.best(draft, 0, 9)
     assert plan.worth(draft) == pytest.approx(
         sum(best.chances) - plan.pace * (seconds[len(best.tokens)] - seconds[0])
     )
@@ -220,7 +220,7 @@ def test_of_few_sizes_the_best_is_planned(draft: Draft, steps: list[float], pace
     price = plan.pace * (seconds - seconds[0])
     worth = [sum(draft.best(n).chances) - price[n] for n in (0, 1, 3, 7) if n <= len(draft.tokens)]
     assert plan.worth(draft) == pytest.approx(max(worth))
-    assert len(plan.best(draft, 0).tokens) in (0, 1, 3, 7)
+    assert len(plan.best(draft, 0, 9).tokens) in (0, 1, 3, 7)
     for n, least in enumerate(plan.least):
         more = [(price[m] - price[n]) / (m - n) for m in (1, 3, 7, 9) if m > n]
         assert least == pytest.approx(min([1.0, *more]))
@@ -269,6 +269,33 @@ def test_nothing_that_pays_is_left_unsaid(
             likely = chance * worth.ngrams.of(ngram_kind(length, others))
             waiting.append((every.add(above, token, likely, None), likely, behind))
     assert plan.worth(found.draft()) == pytest.approx(plan.worth(every.draft()))
+
+
+@settings(deadline=None)
+@given(
+    drafts(),
+    st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9),
+    st.floats(0.0, 2.0),
+    st.integers(0, 9),
+)
+def test_as_many_as_last_time_are_drafted_where_another_number_costs_more(
+    draft: Draft, steps: list[float], switching: float, last: int
+) -> None:
+    prices = np.cumsum([0.0, *steps])
+    plan = Plan(1.0 + prices, Pace(1.0, 1.0), switching=switching)
+    plan.drafted = last
+    worth = [
+        sum(draft.best(n).chances) - prices[n] - switching * (n != last)
+        for n in range(10)
+        if n <= len(draft.tokens) or n == last
+    ]
+    best = plan.best(draft, 0, 9)
+    assert plan.worth(draft) == pytest.approx(max(worth))
+    assert len(best.tokens) == last or len(best.tokens) <= len(draft.tokens)
+    assert best.tokens[len(draft.tokens) :] == (draft.tokens or (9,))[-1:] * (
+        len(best.tokens) - len(draft.tokens)
+    )
+    assert best.below(9).layout(5).rows.positions.max() <= 5 + len(best.tokens)
 
 
 @given(drafts())
@@ -406,6 +433,14 @@ def test_costs_follow_the_machine() -> None:
     costs.observe(99, 0, 1.0)  # wider than known: nothing to learn
 
 
+def test_a_change_of_width_is_not_held_against_it() -> None:
+    costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2), switching=0.5)
+    for rows, seconds in ((2, 2.0), (2, 1.5), (1, 1.5), (1, 1.0)):
+        costs.observe(rows, 0, seconds)
+    assert costs.at(0).tolist() == [1.0, 1.5]
+    assert costs.switching == 0.5
+
+
 def test_measured_costs_are_remembered_and_damage_is_measured_again(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,9 +458,10 @@ def test_measured_costs_are_remembered_and_damage_is_measured_again(
     assert sum("steps cost" in note for note in notes) == measured
     for nonsense in (
         "no json",
-        json.dumps([[1], [-1], [0], None]),
+        json.dumps([[1], [-1], [0], 0, None]),
+        json.dumps([[1], [1], [0], -1, None]),
         json.dumps({"a": 1}),
-        "[[1], [1], [0], [2]]",
+        "[[1], [1], [0], 0, [2]]",
     ):
         for file in tmp_path.glob("costs-*.json"):
             file.write_text(nonsense)

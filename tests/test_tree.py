@@ -26,11 +26,16 @@ def path_to(tree: DraftTree, node: int) -> list[int]:
     return path[::-1]
 
 
-@given(tree=trees(), start=st.integers(0, 1000), first_group=st.sampled_from([None, 20]))
+@given(
+    tree=trees(),
+    start=st.integers(0, 1000),
+    first_group=st.sampled_from([None, 20]),
+    alike=st.sampled_from([0, 4]),
+)
 def test_every_row_sees_its_own_path_and_nothing_else(
-    tree: DraftTree, start: int, first_group: int | None
+    tree: DraftTree, start: int, first_group: int | None, alike: int
 ) -> None:
-    layout = tree.layout(start, first_group=first_group)
+    layout = tree.layout(start, first_group=first_group, alike=alike)
     rows, n = layout.rows, len(tree.tokens)
     members = [
         set(rows.sequence_ids[rows.sequence_offsets[i] : rows.sequence_offsets[i + 1]].tolist())
@@ -50,6 +55,16 @@ def test_every_row_sees_its_own_path_and_nothing_else(
                 if sequence in members[other] and rows.positions[other] <= rows.positions[row]
             }
             assert seen == expected
+
+
+@given(tree=trees())
+def test_trees_of_as_many_nodes_name_as_many_sequences(tree: DraftTree) -> None:
+    """Up to so many as they are given: then llama.cpp goes on with its graph."""
+    bare = tree.without_lookahead()
+    layout, n = bare.layout(3, alike=4), len(tree.tokens)
+    paths = bare.layout(3).shape.n_paths
+    assert layout.shape.n_paths == max(paths, min(4, n - 1))
+    assert set(layout.rows.sequence_ids.tolist()) == set(range(layout.shape.n_paths))
 
 
 @given(tree=trees())
