@@ -50,7 +50,7 @@ class StepCosts:
     ) -> None:
         """At ``widths`` (k,) rows, ascending from 1: ``seconds`` (k,) behind an empty cache and a step of as
         many rows, and ``slopes`` (k,) seconds more for each token of depth. ``switching``: seconds more
-        behind a step of another width. ``threads``: what they were measured with, one row and more; None where
+        behind a step of other width. ``threads``: what they were measured with, one row and more; None where
         somebody else sees to that."""
         self.threads, self._switching = threads, switching
         self._last = 1
