@@ -94,7 +94,7 @@ class Planner:
             self._plan = Plan(seconds, self._pace, passed.sharing, self._sizes, switching)
         self._passes += 1
         plan = self._plan
-        plan.drafted = passed.rows - passed.others - 1
+        plan.drafted = len(passed.tree.tokens) - 1
         branches = Branches()
         self._quote(branches, plan, chances, passed.rule)
         # by the rejection rule a node's children come from one distribution, so from one source
