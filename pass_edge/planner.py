@@ -23,7 +23,7 @@ from .chances import Chances, head_kind, ngram_kind
 from .costs import StepCosts
 from .drafter import Ahead, Drafter
 from .experience import Experience, Worth
-from .ngrams import NgramIndex
+from .ngrams import NgramIndex, Quoting
 from .plan import Branches, Pace, Plan
 from .sampling import Distribution
 from .schedules import Passed
@@ -38,6 +38,11 @@ FEW_SIZES = (1, 2, 4, 8, 16, 32)
 records it when it comes again."""
 _REPLANNED = 8
 """Passes for which prices hold: depth, costs and pace move slowly, and numpy between passes is not free."""
+
+
+_Waiting = tuple[float, int, int, int | None, Quoting]
+"""A node that may be drafted: less its chance, what orders those of one chance, the node above, its token
+(None: the root) and what may follow it."""
 
 
 class Planner:
@@ -132,7 +137,8 @@ class Planner:
         """What the conversation says comes next, the likeliest first, as long as one more may pay."""
         by_rejection = rule == "rejection"
         order = itertools.count()
-        waiting = [(-1.0, next(order), 0, None, self._index.ahead())]
+        begin: _Waiting = (-1.0, next(order), 0, None, self._index.ahead())
+        waiting = [begin]
         for drafted in range(plan.most + 1):
             if not waiting or -waiting[0][0] < plan.least[max(0, drafted - 1)]:
                 return

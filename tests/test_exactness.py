@@ -156,8 +156,8 @@ def test_a_wrong_sampling_position_is_noticed(model_path: Path, monkeypatch: pyt
 def test_a_wrong_batch_position_is_refused(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = DraftTree.layout
 
-    def one_too_far(self, *arguments):  # type: ignore[no-untyped-def]
-        right = layout(self, *arguments)
+    def one_too_far(self, *arguments, **options):  # type: ignore[no-untyped-def]
+        right = layout(self, *arguments, **options)
         rows = dataclasses.replace(right.rows, positions=right.rows.positions + 1)
         return dataclasses.replace(right, rows=rows)
 
