@@ -100,7 +100,7 @@ def step_costs(
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
         in_a_row = IN_A_ROW if on_gpu(settings) else 2
-        measured = [*_measured(context, widest, in_a_row), _switching(context, widest, in_a_row), threads]
+        measured = [*_measured(context, widest, in_a_row), threads]
         remember("costs", key, measured)
         costs = _sound(measured)
         assert costs, "what was measured makes sense"
@@ -118,8 +118,13 @@ def _sound(known: Any) -> StepCosts | None:
         if threads is not None:
             threads = (int(threads[0]), int(threads[1]))
         sound = len(widths) == len(seconds) == len(slopes) and widths[0] == 1 and (np.diff(widths) > 0).all()
-        sound = sound and np.isfinite([*lists[0], switching]).all() and switching >= 0
-        sound = sound and np.isfinite(arrays).all() and (seconds + slopes > 0).all() and (slopes >= 0).all()
+        sound = (
+            sound
+            and 0 <= switching < np.inf
+            and np.isfinite(arrays).all()
+            and (seconds + slopes > 0).all()
+            and (slopes >= 0).all()
+        )
         return StepCosts(widths, seconds, slopes, float(switching), threads) if sound else None
     except (TypeError, ValueError, IndexError):
         return None
@@ -162,8 +167,10 @@ def _was_busy(context: Context, costs: StepCosts) -> bool:
         context.clear()
 
 
-def _measured(context: Context, widest: int, in_a_row: int) -> tuple[list[float], list[float], list[float]]:
-    """Widths, seconds and slopes, as StepCosts takes them."""
+def _measured(
+    context: Context, widest: int, in_a_row: int
+) -> tuple[list[float], list[float], list[float], float]:
+    """Widths, seconds, slopes and what switching takes, as StepCosts takes them."""
     widths = [width for width in _WIDTHS if width <= widest]
     context.clear()
     try:
@@ -171,6 +178,8 @@ def _measured(context: Context, widest: int, in_a_row: int) -> tuple[list[float]
         read_text(context, 0, _SHALLOW)
         pace = (time.perf_counter() - began) / _SHALLOW
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
+        switched = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
+        switching = max(0.0, float((switched - shallow[:2]).mean()))
         deep = min(_DEEP, context.settings.cells - widest, int(_SECONDS / pace))
         slopes = np.zeros(len(widths))
         if deep >= 4 * _SHALLOW:
@@ -180,20 +189,7 @@ def _measured(context: Context, widest: int, in_a_row: int) -> tuple[list[float]
     finally:
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like
-    return list(map(float, widths)), seconds.tolist(), slopes.tolist()
-
-
-def _switching(context: Context, widest: int, in_a_row: int) -> float:
-    """Seconds that a pass takes more behind one of another width."""
-    widths = [1, min(2, widest)]
-    context.clear()
-    try:
-        read_text(context, 0, _SHALLOW)
-        switched = pass_times(context, _SHALLOW, widths, repeats=2 * _REPEATS)
-        steady = pass_times(context, _SHALLOW, widths, in_a_row=max(2, in_a_row))
-        return max(0.0, float((switched - steady).mean()))
-    finally:
-        context.clear()
+    return list(map(float, widths)), seconds.tolist(), slopes.tolist(), switching
 
 
 def read_text(context: Context, start: int, end: int) -> None:

@@ -31,13 +31,9 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _key(seed: int, position: int, stream: int) -> int:
-    return _mix(_mix(_mix((seed + _GOLDEN) & _MASK) ^ ((position + 1) & _MASK)) + stream * _GOLDEN & _MASK)
-
-
 def uniform(seed: int, position: int, stream: int, tokens: Int64s) -> Doubles:
     """Uniform numbers in (0, 1) for each token id, (n,) float64."""
-    key = _key(seed, position, stream)
+    key = _mix(_mix(_mix((seed + _GOLDEN) & _MASK) ^ ((position + 1) & _MASK)) + stream * _GOLDEN & _MASK)
     if len(tokens) <= _FEW:  # so few take Python less time than numpy's many calls
         words = [_mix(_mix(((token + 1) * _GOLDEN & _MASK) ^ key)) for token in tokens.tolist()]
         return np.array([(word >> 11) * 2.0**-53 + 2.0**-54 for word in words])

@@ -75,7 +75,7 @@ class Plan:
         )
         """How many nodes may be drafted, if any are."""
         prices = np.array(self._prices)
-        ways = _ways(len(seconds), tuple(sizes))
+        ways = _ways(len(seconds), tuple(self._counts))
         self.least: list[float] = (
             ((prices - prices[:, None]) * ways).min(axis=1, initial=1.0, where=ways > 0).tolist()
         )
@@ -106,12 +106,11 @@ class Plan:
 
 
 @lru_cache
-def _ways(widest: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """(widest, widest): from n drafts to m more, 1 / (m - n) where there may be m, else 0."""
+def _ways(widest: int, counts: tuple[int, ...]) -> np.ndarray:
+    """(widest, widest): from n drafts to m of ``counts``, 1 / (m - n) where these are more, else 0."""
     n = np.arange(widest)
     more = n - n[:, None]
-    may_be = (more > 0) & (np.isin(n + 1, sizes) | (n == widest - 1) if sizes else True)
-    return may_be / np.maximum(more, 1)
+    return ((more > 0) & np.isin(n, counts)) / np.maximum(more, 1)
 
 
 @dataclass
