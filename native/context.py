@@ -57,6 +57,7 @@ class Context:
         self._memory = llama.llama_get_memory(self._handle)
         self._batch = Batch(settings.batch_size, model.n_embd, settings.sequences)
         self._keeps_hidden = False
+        self._views: dict[tuple[int, ...], Floats] = {}
 
     # -- decoding ---------------------------------------------------------------------------------
 
@@ -89,12 +90,20 @@ class Context:
     def logits(self, count: int) -> Floats:
         """Logits of the last decode's first ``count`` outputs, in row order: a (count, n_vocab)
         float32 view of llama.cpp's buffer, valid until the next decode."""
-        return _view(llama.llama_get_logits(self._handle), (count, self.model.n_vocab))
+        return self._view(llama.llama_get_logits(self._handle), count, self.model.n_vocab)
 
     def hidden(self, count: int) -> Floats:
         """Hidden states of the last decode's first ``count`` rows, behind the model's last norm: a
         (count, n_embd) float32 view, valid until the next decode; ``keep_hidden`` comes first."""
-        return _view(llama.llama_get_embeddings(self._handle), (count, self.model.n_embd))
+        return self._view(llama.llama_get_embeddings(self._handle), count, self.model.n_embd)
+
+    def _view(self, pointer: ctypes._Pointer, *shape: int) -> Floats:  # type: ignore[type-arg]
+        if not pointer:
+            raise ContextError("llama.cpp has no outputs for the last decode")
+        key = (ctypes.addressof(pointer.contents), *shape)
+        if key not in self._views:  # the buffer seldom moves, and between passes a view takes 50 µs to make
+            self._views[key] = np.ctypeslib.as_array(pointer, shape)
+        return self._views[key]
 
     # -- KV sequences -----------------------------------------------------------------------------
 
@@ -207,11 +216,3 @@ def _check_memory(model: Model, settings: ContextSettings) -> None:
             f"a context of {settings.cells} tokens needs about {needed / 2**30:.1f} GiB for its KV cache and "
             f"{free / 2**30:.1f} GiB of memory are free; try a smaller --ctx-size"
         )
-
-
-def _view(pointer: ctypes._Pointer, shape: tuple[int, int]) -> Floats:  # type: ignore[type-arg]
-    address = ctypes.cast(pointer, ctypes.c_void_p).value
-    if not address:
-        raise ContextError("llama.cpp has no outputs for the last decode")
-    buffer = (ctypes.c_float * (shape[0] * shape[1])).from_address(address)
-    return np.frombuffer(memoryview(buffer), np.float32).reshape(shape)

@@ -202,8 +202,11 @@ class Cells:
         sequences is left out."""
         if self.length < len(self._prefix):  # sequences that share a row must end at the same position
             tree = tree.without_lookahead()
-        smaller = (tree, tree.without_lookahead(), NO_DRAFT.below(tree.tokens[0]))
-        layout = next(layout for layout in map(self._laid_out, smaller) if self._has_sequences(layout))
+        layout = self._laid_out(tree)
+        if not self._has_sequences(layout):
+            layout = self._laid_out(tree.without_lookahead())
+        if not self._has_sequences(layout):
+            layout = self._laid_out(NO_DRAFT.below(tree.tokens[0]))
         self._enliven(layout)
         self._place(layout.rows)
         return layout

@@ -58,7 +58,7 @@ class Generation:
         each token's logprob comes with, None for no logprobs."""
         self._turns = turns
         self._vocabulary = vocabulary
-        self._prompt = list(prompt)
+        self._said = list(prompt)  # and what came of it
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._at_limit = at_limit
@@ -115,15 +115,14 @@ class Generation:
         self._cancelled = True
 
     def _take_turn(self) -> None:
-        read = [*self._prompt, *self.ids]
-        session, is_new = self._turns.take(self, read)
+        session, is_new = self._turns.take(self, self._said)
         if is_new:
-            self._read(session, read)
+            self._read(session)
         self._advance(session)
 
-    def _read(self, session: Session, tokens: Sequence[int]) -> None:
+    def _read(self, session: Session) -> None:
         began = time.perf_counter()
-        reused = session.prefill(tokens, lambda: not self._cancelled)
+        reused = session.prefill(self._said, lambda: not self._cancelled)
         if not self.ids:
             self.stats.reused_tokens = reused
         self.stats.prompt_seconds += time.perf_counter() - began
@@ -153,6 +152,7 @@ class Generation:
             self.finish_reason = "stop"
             return ""
         self.ids.append(token)
+        self._said.append(token)
         if self._alternatives is not None:
             self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
         piece = self._output.feed(token) if self._vocabulary.has_text else ""

@@ -7,6 +7,7 @@ pass, in the order of asking, and gives each its slice. A prompt's batch is a pa
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -226,7 +227,7 @@ class Passes:
         layouts = [wanted.cells.layout(wanted.tree) for wanted in together if wanted.tree]
         hidden = any(wanted.hidden for wanted in together)
         self._decode_layouts(layouts, hidden)
-        ends = np.cumsum([len(layout.rows) for layout in layouts]).tolist()
+        ends = list(itertools.accumulate(len(layout.rows) for layout in layouts))
         logits = self.context.logits(ends[-1])
         states = self.context.hidden(ends[-1]) if hidden else None
         if self.are_shared:  # somebody else's pass may come before this one is looked at
@@ -252,7 +253,7 @@ class Passes:
         rows = joined([layout.rows for layout in layouts])
         inputs = np.concatenate([layout.inputs for layout in layouts])
         self.context.keep_hidden(hidden)
-        if (inputs >= 0).all():
+        if not any(any(layout.tree.lookahead) for layout in layouts):
             self.context.decode_tokens(rows, inputs)
         else:
             assert self._inputs is not None, "lookahead tokens without lookahead embeddings"

@@ -184,9 +184,8 @@ class Session:
         with self._passes.alone():  # heads and costs are for all conversations
             self._schedule.learn(passed)
         drafting_seconds = time.perf_counter() - committed
-        drafted = int(part.layout.shape.depths[: len(tree.tokens)].max())
         chosen_from = tuple(logits[node] for node in verdict.path)
-        return Step(new, drafted, part.seconds, drafting_seconds, chosen_from)
+        return Step(new, part.layout.shape.height, part.seconds, drafting_seconds, chosen_from)
 
     def _history(self, sampler: Sampler, root: int) -> list[int]:
         length = sampler.history_length

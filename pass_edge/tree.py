@@ -126,8 +126,8 @@ class Shape:
     ``depths``: (m,) int32, 0 at the root. ``sequence_offsets``, ``sequence_ids``: as in Rows.
     ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: first row
     of each node's lookahead group. ``a_sequence``: for each node, one sequence that holds the path to
-    it and nothing else. ``n_paths``: how many sequences the layout uses; ``n_groups``: how
-    many more for lookahead groups alone, numbered from ``first_group``.
+    it and nothing else. ``height``: depth of the deepest node. ``n_paths``: how many sequences the layout
+    uses; ``n_groups``: how many more for lookahead groups alone, numbered from ``first_group``.
     """
 
     depths: Int32s
@@ -137,6 +137,7 @@ class Shape:
     lookahead_inputs: Int32s
     group_starts: tuple[int, ...]
     a_sequence: tuple[int, ...]
+    height: int
     n_paths: int
     n_groups: int
 
@@ -203,6 +204,7 @@ def _shape(
         lookahead_inputs=np.array(inputs, np.int32),
         group_starts=tuple(group_starts),
         a_sequence=tuple(members[node][-1] for node in range(n)),
+        height=max(depths[:n]),
         n_paths=n_paths,
         n_groups=len(hung),
     )
