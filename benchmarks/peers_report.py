@@ -95,7 +95,8 @@ def ratio_table(run: Run) -> str:
         rows.append([category, *map(spread, values), best, verdict])
     means = [f"**{statistics.mean(column):.2f}**" for column in zip(*medians, strict=True)]
     best, lead = best_rival(run.rounds, run.rivals)
-    rows.append(["**mean over categories**", *means, best, f"**{ahead} of {len(rows)}**, {lead:.2f} times"])
+    verdict = f"**{ahead} of {len(rows)}**, {lead:.2f} times at the median question"
+    rows.append(["**mean over categories**", *means, best, verdict])
     return table(["category", *run.names, "best rival", f"{DEFAULT} ahead of it"], rows)
 
 

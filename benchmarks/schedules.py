@@ -129,17 +129,21 @@ def answer_all(prompts: dict[str, list[list[int]]], names: list[str], job: Job, 
     results: Results = {
         category: [defaultdict(list) for _ in of_category] for category, of_category in prompts.items()
     }
-    jobs = [(ids, results[category][i]) for category, found in prompts.items() for i, ids in enumerate(found)]
+    jobs = [
+        (category, ids, results[category][i])
+        for category, found in prompts.items()
+        for i, ids in enumerate(found)
+    ]
     with Progress() as bar:
         task = bar.add_task("answering", total=rounds * len(jobs))
         for number in range(rounds):
             with contenders(rotated(names, number), job) as answering:
-                for turn, (ids, answers) in enumerate(jobs):
+                for turn, (category, ids, answers) in enumerate(jobs):
                     for name in rotated(names, turn + number):
                         answers[name].append(answering[name](ids))
                     texts = {a.text for name in names if name != LLAMA for a in answers[name]}
                     if len(texts) > 1:
-                        raise click.ClickException(f"different texts: {sorted(texts)}")
+                        raise click.ClickException(f"different texts in {category}: {sorted(texts)}")
                     bar.advance(task)
     return results
 

@@ -44,6 +44,8 @@ def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, *
             click.echo(json.dumps(_report(generation.run(), engine)))
         else:
             show(generation, PlainText())
+            if generation.finish_reason == "context":
+                quiet(f"the context of {engine.context_size} tokens is full; --ctx-size makes it larger")
             quiet(summary(generation.stats))
 
 

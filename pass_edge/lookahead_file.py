@@ -206,6 +206,8 @@ def read_base(model: str | Path | GgufFile) -> Base:
     with opened(model) as file:
         if _is_merged(file):
             return _base(file)
+        if isinstance(made_for := file.get(Keys.BASE_NAME), str):
+            raise ModelError(f"{file.path} is a lookahead file, not a model; it was made for {made_for!r}")
         architecture = _required(file, Keys.ARCHITECTURE, str)
         tokens = file.get(Keys.TOKENS)
         if not isinstance(tokens, list):  # a model without text: only how many there are

@@ -45,6 +45,7 @@ def test_a_model_that_is_none(tmp_path: Path, model_path: Path) -> None:
     ):
         assert_refused(run("generate", "Hi", "--model", tmp_path / f"{name}.gguf"), name, word)
     assert_refused(run("generate", "Hi", "--model", tmp_path), "is a folder")
+    assert_refused(run("generate", "Hi", "--model", next(iter(shipped_sidecars()))), "is a lookahead file")
 
 
 @pytest.fixture
@@ -127,6 +128,13 @@ def test_a_damaged_lookahead(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_context_says_both_lengths() -> None:
     result = run("generate", "word " * 400, "--ctx-size", "256")
     assert_refused(result, "256", "tokens and the context holds")
+
+
+def test_an_answer_that_fills_the_context_says_so() -> None:
+    result = run("generate", "Tell me a long story.", "--ctx-size", "80", "--temp", "0")
+    assert result.exit_code == 0
+    assert "context of 80 tokens is full" in result.stderr
+    assert "--ctx-size" in result.stderr
 
 
 def test_a_chat_whose_context_fills_up_says_so_and_goes_on(tmp_path: Path) -> None:
