@@ -32,6 +32,8 @@ def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, *
 
     sampling = sampling_from(options)
     prompt = read_stdin() if prompt is None else prompt
+    if not (raw or prompt.strip()):
+        raise click.UsageError("there is nothing to answer: give a PROMPT, or text on standard input")
     limits = {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": options["stop"]}
     with open_engine(options) as engine:
         if raw:

@@ -130,6 +130,11 @@ def test_a_prompt_longer_than_the_context_says_both_lengths() -> None:
     assert_refused(result, "256", "tokens and the context holds")
 
 
+def test_an_empty_prompt() -> None:
+    for arguments in (("generate",), ("generate", " ")):
+        assert_refused(run(*arguments, stdin=b"\n"), "nothing to answer")
+
+
 def test_an_answer_that_fills_the_context_says_so() -> None:
     result = run("generate", "Tell me a long story.", "--ctx-size", "80", "--temp", "0")
     assert result.exit_code == 0
