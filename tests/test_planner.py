@@ -380,14 +380,17 @@ def test_a_second_thought_is_drafted_and_learnt() -> None:
     assert hidden.of(second) > before[1]
 
 
-def test_what_one_conversation_learnt_another_knows() -> None:
+def test_what_one_conversation_learnt_another_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("pass_edge.planner.time.perf_counter", lambda: next(clock) / 100)
     costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2))
     oracle, shared = Oracle(), Experience()
     planners = [Planner(costs, oracle, experience=shared, quotes=False) for _ in range(2)]  # type: ignore[arg-type]
     company(planners[0], 200, 1, come=7)  # the oracle drafts threes
     asked, believed = oracle.asked, shared.at(0).hidden.of(head_kind(0, 1.0))
     company(planners[1], 20, 1, come=7)
-    assert 0 < oracle.asked <= asked + 1, "it need not find out for itself that these drafts are wrong"
+    tries = oracle.asked - asked
+    assert 0 < tries <= 2, "it need not find out for itself that these drafts are wrong"
     company(planners[1], 500, 1, come=3)
     assert shared.at(0.04).hidden.of(head_kind(0, 1.0)) > believed, "temperatures so near are one"
 
