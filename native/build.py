@@ -61,6 +61,9 @@ int main(void) {
 """
 """Exits with 0 only where the operating system grants AMX and the processor really executes it."""
 
+_SHARES = ("share", "lib", "lib64")
+"""Folders of a system in which packages tell CMake of themselves."""
+
 _HERE = Path(__file__).resolve().parent
 
 _NO_COMPILER = """no working C and C++ compiler was found. Install one and try again:
@@ -76,9 +79,9 @@ class Machine:
 
     `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "";
     `cublas` are the CMake arguments that lead to cuBLAS (none where nvcc finds it; None: there is none), and
-    `libcuda` says whether the driver can be linked; `machine` is the processor's kind ("arm64"). `vulkan` are
-    the parts of a Vulkan build and whether each is here, by the words in which a user is told (see
-    `_vulkan_parts`).
+    `libcuda` says whether the driver can be linked; `machine` is the processor's kind ("arm64"). Of a Vulkan
+    build, `vulkan_lacks` are the parts that are missing, by the words in which a user is told (see
+    `_vulkan_lacks`), and `vulkan_device` says whether something is here that it could run on.
     """
 
     system: str
@@ -89,7 +92,8 @@ class Machine:
     cublas: tuple[str, ...] | None = ()
     libcuda: bool = True
     machine: str = ""
-    vulkan: tuple[tuple[str, bool], ...] = ()
+    vulkan_lacks: tuple[str, ...] = ()
+    vulkan_device: bool = False
 
     @property
     def no_cuda(self) -> str:
@@ -99,9 +103,9 @@ class Machine:
 
     @property
     def no_vulkan(self) -> str:
-        """What a Vulkan build lacks here; empty if nothing."""
-        parts = self.vulkan or (("a Vulkan device", False),)
-        return ", ".join(name for name, here in parts if not here)
+        """What a Vulkan build lacks here to be of use; empty if nothing."""
+        device = () if self.vulkan_device else ("a Vulkan device that vulkaninfo lists",)
+        return ", ".join((*self.vulkan_lacks, *device))
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def _backend(machine: Machine, wanted: str | None) -> tuple[str, str]:
     if not machine.no_cuda:
         return "cuda", f"backend cuda: an NVIDIA GPU and {machine.nvcc} are here"
     if machine.system != "Darwin" and not machine.no_vulkan:
-        return "vulkan", "backend vulkan: a device, glslc and Vulkan's headers are here"
+        return "vulkan", "backend vulkan: a device is here, and all that the build needs"
     if machine.gpus:
         lacking = f"an NVIDIA GPU is here, but no {machine.no_cuda}"
         return "cpu", f"backend cpu: {lacking}; install the CUDA toolkit to use it"
@@ -187,8 +191,11 @@ def _checked(wanted: str, machine: Machine) -> str:
             f"the cuda backend needs cuBLAS, which {machine.nvcc} does not find; install the whole CUDA "
             "toolkit, or cuBLAS alone: python3 -m pip install nvidia-cublas"
         )
-    if wanted == "vulkan" and not shutil.which("glslc"):
-        raise ValueError("the vulkan backend needs glslc, which was not found; install the Vulkan SDK")
+    if wanted == "vulkan" and machine.vulkan_lacks:
+        raise ValueError(
+            f"the vulkan backend lacks {', '.join(machine.vulkan_lacks)}; install the Vulkan SDK, or on "
+            "Debian and Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers vulkan-tools"
+        )
     return wanted
 
 
@@ -252,7 +259,8 @@ def inspect_machine() -> Machine:
         cublas=_cublas(nvcc) if nvcc else (),
         libcuda=not nvcc or _nvcc_links(nvcc, "cuda"),
         machine=platform.machine(),
-        vulkan=_vulkan_parts(),
+        vulkan_lacks=_vulkan_lacks(),
+        vulkan_device=_vulkan_device(),
     )
 
 
@@ -299,17 +307,23 @@ def _nvcc_links(nvcc: str, library: str, header: str = "") -> bool:
         return _exit_status([nvcc, str(source), f"-l{library}", "-o", str(source.with_suffix(""))]) == 0
 
 
-def _vulkan_parts() -> tuple[tuple[str, bool], ...]:
+def _vulkan_lacks() -> tuple[str, ...]:
+    """Of what CMake asks for to build ggml's Vulkan backend, that which is not here."""
     sdk = os.environ.get("VULKAN_SDK", "/usr")
-    headers = any(Path(root, "include/vulkan/vulkan.h").exists() for root in (sdk, "/usr", "/usr/local"))
+    roots = [Path(root) for root in (sdk, "/usr", "/usr/local")]
+    configuration = "cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake"
+    here = {
+        "glslc": shutil.which("glslc"),
+        "Vulkan's headers": any((root / "include/vulkan/vulkan.h").exists() for root in roots),
+        "SPIRV-Headers": any((root / share / configuration).exists() for root in roots for share in _SHARES),
+    }
+    return tuple(name for name, found in here.items() if not found)
+
+
+def _vulkan_device() -> bool:
     # software renderers (llvmpipe, lavapipe) call themselves CPUs, and are slower than ggml's own kernels
     kinds = re.findall(r"deviceType\s*=\s*PHYSICAL_DEVICE_TYPE_(\w+)", _output(["vulkaninfo", "--summary"]))
-    device = any(kind.endswith("_GPU") for kind in kinds)
-    return (
-        ("glslc", shutil.which("glslc") is not None),
-        ("Vulkan's headers", headers),
-        ("a Vulkan device that vulkaninfo lists", device),
-    )
+    return any(kind.endswith("_GPU") for kind in kinds)
 
 
 def _output(command: Sequence[str]) -> str:

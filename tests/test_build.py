@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -19,7 +20,6 @@ LINUX = Machine(system="Linux", cpu="Some CPU", cpu_flags=frozenset({"avx2"}))
 WITH_AMX = Machine(system="Linux", cpu="Big CPU", cpu_flags=frozenset({"avx2", "amx_tile", "amx_int8"}))
 WITH_GPU = Machine(system="Linux", cpu="Some CPU", gpus=("9.0",), nvcc="/usr/local/cuda/bin/nvcc")
 MAC = Machine(system="Darwin", cpu="Apple M9", machine="arm64")
-VULKAN = (("glslc", True), ("Vulkan's headers", True), ("a Vulkan device", True))
 
 
 def decide(machine: Machine, backend: str | None = None, amx_executes: bool | None = None) -> BuildPlan:
@@ -100,18 +100,21 @@ def test_an_intel_mac_gets_the_cpu() -> None:
 
 
 def test_vulkan_is_chosen_only_where_all_of_it_is_here() -> None:
-    plan = decide(Machine("Linux", "Some CPU", vulkan=VULKAN))
+    plan = decide(Machine("Linux", "Some CPU", vulkan_device=True))
     assert plan.backend == "vulkan"
     assert "-DGGML_VULKAN=ON" in plan.cmake_args
-    for missing in range(len(VULKAN)):
-        parts = tuple((name, i != missing) for i, (name, _) in enumerate(VULKAN))
-        plan = decide(Machine("Linux", "Some CPU", vulkan=parts))
-        assert plan.backend == "cpu"
-        assert f"vulkan: needs {VULKAN[missing][0]}" in plan.others
+    without_device = decide(Machine("Linux", "Some CPU"))
+    assert without_device.backend == "cpu"
+    assert "vulkan: needs a Vulkan device that vulkaninfo lists" in without_device.others
+    without_headers = decide(
+        Machine("Linux", "Some CPU", vulkan_lacks=("SPIRV-Headers",), vulkan_device=True)
+    )
+    assert without_headers.backend == "cpu"
+    assert "vulkan: needs SPIRV-Headers" in without_headers.others
 
 
 def test_cuda_comes_before_vulkan() -> None:
-    both = Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="nvcc", vulkan=VULKAN)
+    both = Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="nvcc", vulkan_device=True)
     assert decide(both).backend == "cuda"
     assert "vulkan: possible too: make setup BACKEND=vulkan" in decide(both).others
 
@@ -137,8 +140,9 @@ def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     put_tool(tmp_path, "nvidia-smi", SMI)
     put_tool(tmp_path, "glslc", "exit 0")
     put_tool(tmp_path, "vulkaninfo", SUMMARY.format("DISCRETE_GPU"))
-    (tmp_path / "sdk/include/vulkan").mkdir(parents=True)
-    (tmp_path / "sdk/include/vulkan/vulkan.h").touch()
+    for file in ("include/vulkan/vulkan.h", "share/cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake"):
+        (tmp_path / "sdk" / file).parent.mkdir(parents=True)
+        (tmp_path / "sdk" / file).touch()
     found = build.inspect_machine()
     assert (found.gpus, found.nvcc) == (("8.9",), str(tmp_path / "nvcc"))
     assert not found.no_vulkan
@@ -190,11 +194,14 @@ def test_a_software_renderer_is_no_vulkan_device(tmp_path: Path, monkeypatch: py
     assert "a Vulkan device" in build.inspect_machine().no_vulkan
 
 
-def test_a_vulkan_build_asks_for_glslc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vulkan_build_asks_for_what_it_lacks_but_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="glslc"):
-        decide(LINUX, "vulkan")
-    put_tool(tmp_path, "glslc", "exit 0")
+    assert "glslc" in build.inspect_machine().vulkan_lacks
+    lacking = dataclasses.replace(LINUX, vulkan_lacks=("glslc", "SPIRV-Headers"))
+    with pytest.raises(ValueError, match="lacks glslc, SPIRV-Headers; install"):
+        decide(lacking, "vulkan")
     assert "-DGGML_VULKAN=ON" in decide(LINUX, "vulkan").cmake_args
 
 
