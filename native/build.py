@@ -314,10 +314,16 @@ def _vulkan_lacks() -> tuple[str, ...]:
     configuration = "cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake"
     here = {
         "glslc": shutil.which("glslc"),
-        "Vulkan's headers": any((root / "include/vulkan/vulkan.h").exists() for root in roots),
+        "Vulkan headers that know VK_EXT_layer_settings": any(map(_new_headers, roots)),
         "SPIRV-Headers": any((root / share / configuration).exists() for root in roots for share in _SHARES),
     }
     return tuple(name for name, found in here.items() if not found)
+
+
+def _new_headers(root: Path) -> bool:
+    # those of Debian 12 and Ubuntu 22.04 are too old for ggml-vulkan.cpp, whose compilation fails then
+    header = root / "include/vulkan/vulkan_core.h"
+    return header.exists() and "VK_EXT_layer_settings" in header.read_text()
 
 
 def _vulkan_device() -> bool:
@@ -384,7 +390,13 @@ def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
         # A second copy of every library and header, which would land at the top of site-packages.
         "SKBUILD_WHEEL_EXCLUDE": "lib/**;include/**;bin/**",
     }
-    return subprocess.run(command, env=environment).returncode
+    status = subprocess.run(command, env=environment).returncode
+    if status and build.backend != "cpu":
+        print(
+            f"The {build.backend} backend cannot be built. Without it: make setup BACKEND=cpu",
+            file=sys.stderr,
+        )
+    return status
 
 
 def explain(build: BuildPlan) -> str:

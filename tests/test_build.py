@@ -140,9 +140,11 @@ def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     put_tool(tmp_path, "nvidia-smi", SMI)
     put_tool(tmp_path, "glslc", "exit 0")
     put_tool(tmp_path, "vulkaninfo", SUMMARY.format("DISCRETE_GPU"))
-    for file in ("include/vulkan/vulkan.h", "share/cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake"):
+    for file in ("include/vulkan/vulkan_core.h", "share/cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake"):
         (tmp_path / "sdk" / file).parent.mkdir(parents=True)
         (tmp_path / "sdk" / file).touch()
+    assert "Vulkan headers" in build.inspect_machine().no_vulkan, "older ones"
+    (tmp_path / "sdk/include/vulkan/vulkan_core.h").write_text("#define VK_EXT_layer_settings 1")
     found = build.inspect_machine()
     assert (found.gpus, found.nvcc) == (("8.9",), str(tmp_path / "nvcc"))
     assert not found.no_vulkan
@@ -250,6 +252,20 @@ def test_without_a_compiler_the_build_says_what_to_install(
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert build.build_wheel("llama-cpp-python", tmp_path, decide(LINUX)) == 1
     assert "build-essential" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("machine", "told"), [(LINUX, False), (WITH_GPU, True)])
+def test_where_a_gpu_build_fails_the_way_around_is_told(
+    machine: Machine,
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(build, "compiler", lambda _: "cc")
+    monkeypatch.setattr(sys, "executable", "false")
+    assert build.build_wheel("llama-cpp-python", tmp_path, decide(machine)) == 1
+    assert ("make setup BACKEND=cpu" in capsys.readouterr().err) == told
 
 
 def test_the_script_runs_on_its_own_and_prints_the_plan(tmp_path: Path) -> None:
