@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import candidates
 import click
 import numpy as np
 from answers import cpu_name, questions_by_category, rotated, table
@@ -277,6 +278,12 @@ def pass_costs(path: Path, run: Run) -> Growing:
                     yield costs
 
 
+def choosing(path: Path, _: Run) -> Growing:
+    """Milliseconds of passes where the host chooses tokens from all logits, and where the device does."""
+    for rounds in (1, 10):  # the first makes sure of something
+        yield candidates.measured(path, rounds)
+
+
 def random_costs(name: str, file_type: str, run: Run) -> Growing:
     """``pass_costs`` of a random model, and the projection from them."""
     path = run.scratch / f"random-{name}-{file_type}.gguf"
@@ -331,6 +338,10 @@ def _sections(run: Run) -> Iterator[str]:
             rows = [[who, *map(_in_words, known.values())] for who, known in result.items()]
             names = (key.replace("_", " ") for key in next(iter(result.values())))
             yield table(["schedule", *names], rows)
+        elif name.startswith("candidates"):
+            yield "Milliseconds of a pass and of choosing a token from each of its rows\n"
+            rows = [[way, *(f"{value:.2f}" for value in values)] for way, values in result.items()]
+            yield table(["chosen by the", *(f"{width} rows" for width in candidates.WIDTHS)], rows)
         else:
             yield "Milliseconds of a pass over n rows\n"
             rows = [
@@ -370,6 +381,8 @@ def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None
         run.stage(f"speed: {path.name}", 20, lambda path=path: speed(path, run))
     for path in models:
         run.stage(f"passes: {path.name}", 15, lambda path=path: pass_costs(path, run))
+    for path in models:
+        run.stage(f"candidates: {path.name}", 5, lambda path=path: choosing(path, run))
     for file_type in PROJECTED_TYPES:
         for name in shapes:
             shape = SHAPES[name]

@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import candidates
 import gpu
 import gpu_measurements
 import numpy as np
 import pytest
+from click import ClickException
 from gpu_measurements import Run, calls_of_steps, counted, projections, shares, speed_up
 from random_llama import FILE_TYPES, SHAPES, write_random_llama
 
@@ -143,6 +145,21 @@ def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.Monk
         rows[gpu_is_used] = set(calls.rows)
     assert {1} < rows[True] <= set(FEW_SIZES)
     assert not rows[False] <= set(FEW_SIZES)
+
+
+def test_candidates_are_the_same_whoever_picks_them(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "CANDIDATES", 5)  # of 12 tokens
+    found = candidates.measured(tiny_path, rounds=1)
+    assert set(found) == {"host", "device"}
+    assert all(0 < value < 1e5 for values in found.values() for value in values)
+    honest = candidates.ChoosingContext.candidates
+    monkeypatch.setattr(
+        candidates.ChoosingContext,
+        "candidates",
+        lambda self, count: [(tokens[::-1], logits) for tokens, logits in honest(self, count)],
+    )
+    with pytest.raises(ClickException, match="other candidates"):
+        candidates.measured(tiny_path, rounds=1)
 
 
 # -- the time -------------------------------------------------------------------------------------

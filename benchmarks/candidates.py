@@ -1,0 +1,132 @@
+"""Whether llama.cpp's backend samplers should choose the candidates of a row, on the device.
+
+    python benchmarks/candidates.py --model MODEL.gguf
+
+Milliseconds of passes over 1, 2, 4 and 8 rows with what a greedy step does behind them: either all logits
+come to the host, and numpy takes the largest; or the device picks the 64 best of each row, and these alone
+come. The candidates are the same to the bit, or the measurement ends with an error. In turn, the least of all
+rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import click
+import numpy as np
+import numpy.typing as npt
+from answers import table
+
+from pass_edge import Settings
+from pass_edge.costs import IN_A_ROW, read_text
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context
+from pass_edge.native.library import llama
+from pass_edge.native.model import Model
+from pass_edge.settings import context_settings, with_fitting_layers
+
+WIDTHS = (1, 2, 4, 8)
+DEPTH = 256
+CANDIDATES = 64
+"""More than the 40 that sampling leaves by default."""
+
+Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+"""Token ids and their logits."""
+
+
+class ChoosingContext(Context):
+    """A context whose device picks the candidates of each row of sequence 0."""
+
+    def __init__(self, model: Model, settings: object) -> None:
+        parameters = llama.llama_context_default_params()
+        parameters.n_outputs_max_per_seq = 0  # as many as there are; the default is one
+        with patch.object(llama, "llama_context_default_params", lambda: parameters):
+            super().__init__(model, settings)  # type: ignore[arg-type]
+        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        llama.llama_sampler_chain_add(
+            self._chain, llama.llama_sampler_init_top_k(min(CANDIDATES, model.n_vocab))
+        )
+        if not llama.llama_set_sampler(self._handle, 0, self._chain):
+            raise click.ClickException("this device has no top-k")
+
+    def best(self, count: int) -> list[int]:
+        """The likeliest token of each of the last decode's first ``count`` outputs."""
+        return [int(tokens[logits.argmax()]) for tokens, logits in self.candidates(count)]
+
+    def candidates(self, count: int) -> list[Row]:
+        """Of each of the last decode's first ``count`` outputs."""
+        return [self._row(i) for i in range(count)]
+
+    def _row(self, i: int) -> Row:
+        count = llama.llama_get_sampled_candidates_count_ith(self._handle, i)
+        tokens = llama.llama_get_sampled_candidates_ith(self._handle, i)
+        logits = llama.llama_get_sampled_logits_ith(self._handle, i)
+        return np.ctypeslib.as_array(tokens, (count,)), np.ctypeslib.as_array(logits, (count,))
+
+    def close(self) -> None:
+        super().close()
+        if self._chain:
+            llama.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def measured(path: Path, rounds: int, widths: Sequence[int] = WIDTHS) -> dict[str, list[float]]:
+    """Milliseconds by who chooses, at each of ``widths``."""
+    settings = with_fitting_layers(Settings(context_size=2 * DEPTH), path)
+    with ExitStack() as opened:
+        model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
+        made = context_settings(model, settings, settings.context_size)
+        host = opened.enter_context(Context(model, made))
+        device = opened.enter_context(ChoosingContext(model, made))
+        ways: dict[str, Callable[[int], float]] = {
+            "host": lambda width: _pass(host, width, lambda: host.logits(width).argmax(axis=1)),
+            "device": lambda width: _pass(
+                device,
+                width,
+                lambda: [tokens[logits.argmax()] for tokens, logits in device.candidates(width)],
+            ),
+        }
+        read_text(host, 0, DEPTH)
+        device.restore_sequence(0, host.save_sequence(0))
+        least = {way: [float("inf")] * len(widths) for way in ways}
+        for _ in range(rounds):
+            for i, width in enumerate(widths):
+                for way, seconds_of in ways.items():
+                    seconds = min(seconds_of(width) for _ in range(IN_A_ROW))
+                    least[way][i] = min(least[way][i], 1000 * seconds)
+                _check(host, device, width)
+        return least
+
+
+def _pass(context: Context, width: int, choose: Callable[[], object]) -> float:
+    """Seconds of a pass over ``width`` rows, and of choosing a token from each."""
+    context.remove(0, DEPTH)
+    rows, tokens = rows_of_sequence(DEPTH, width, outputs=width), np.arange(width, dtype=np.int32)
+    began = time.perf_counter()
+    context.decode_tokens(rows, tokens)
+    choose()
+    return time.perf_counter() - began
+
+
+def _check(host: Context, device: ChoosingContext, width: int) -> None:
+    """Both have decoded the same rows."""
+    for (tokens, logits), all_logits in zip(device.candidates(width), host.logits(width), strict=True):
+        best = np.sort(all_logits)[: -CANDIDATES - 1 : -1]
+        if (all_logits[tokens] != logits).any() or (np.sort(logits)[::-1] != best).any():
+            raise click.ClickException("the device picks other candidates than the host")
+
+
+@click.command(help=__doc__)
+@click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
+@click.option("--rounds", default=10, show_default=True)
+def main(model: Path, rounds: int) -> None:
+    rows = [[way, *(f"{value:.2f}" for value in values)] for way, values in measured(model, rounds).items()]
+    click.echo(table(["chosen by the", *(f"{width} rows" for width in WIDTHS)], rows))
+
+
+if __name__ == "__main__":
+    main()
