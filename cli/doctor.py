@@ -43,7 +43,7 @@ def examine() -> dict[str, Any]:
             "kernels": f"ours for few tokens ({kernels()})" if kernels() else "llama.cpp's",
         },
         "machine": {
-            "devices": [f"{d.name}: {d.description}" for d in devices.devices()],
+            "devices": devices.device_names(),
             "threads": devices.default_threads(),
             "best_backend": plan.reasons[0].removeprefix("backend "),
             "other_backends": list(plan.others),

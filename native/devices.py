@@ -28,6 +28,14 @@ def devices() -> list[Device]:
     return [_device(ggml("ggml_backend_dev_get")(i)) for i in range(ggml("ggml_backend_dev_count")())]
 
 
+def device_names() -> list[str]:
+    """Name and description of each of ``devices``, without asking for its memory, which makes some drivers
+    take a part of it."""
+    handles = map(ggml("ggml_backend_dev_get"), range(ggml("ggml_backend_dev_count")()))
+    told = ("ggml_backend_dev_name", "ggml_backend_dev_description")
+    return [": ".join(ggml(name)(handle).decode() for name in told) for handle in handles]
+
+
 def _device(handle: int) -> Device:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     ggml("ggml_backend_dev_memory")(handle, ctypes.byref(free), ctypes.byref(total))

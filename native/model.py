@@ -14,6 +14,7 @@ from .library import llama, take_errors
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # `llama.h`: a list that ends with a null pointer, and so an empty one
 _LONGEST_LOAD = 120  # seconds; without weights it takes a fraction of one
 
 
@@ -33,12 +34,14 @@ class Model:
         repack: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Load ``path``; ``gpu_layers`` None is all. ``repack`` lets the CPU backend lay quantized weights
-        out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with 0…1. Raises
-        ModelError."""
+        """Load ``path``; ``gpu_layers`` None is all, and 0 leaves GPUs alone. ``repack`` lets the CPU backend
+        lay quantized weights out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with
+        0…1. Raises ModelError."""
         self.path = check_is_gguf(Path(path))
         params = llama.llama_model_default_params()
         params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
+        if gpu_layers == 0:  # else wide batches still go there, and come back with other bits
+            params.devices = ctypes.addressof(_NO_DEVICES)
         params.use_extra_bufts = repack
         callback = llama.llama_progress_callback(lambda part, _: progress(part) or True) if progress else None
         if callback:
@@ -166,6 +169,7 @@ def _last_line(text: str) -> str:
 def _refusal(path: str) -> str:
     params = llama.llama_model_default_params()
     params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0  # maps nothing either
+    params.devices = ctypes.addressof(_NO_DEVICES)
     handle = llama.llama_model_load_from_file(path.encode(), params)
     if not handle:
         return take_errors() or "it gave no reason"

@@ -17,16 +17,21 @@ from .errors import LibraryError
 
 WORKS, WORKS_WITHOUT_REPACKING, BROKEN = "works", "works without repacking", "broken"
 _PROBED_TYPES = ("Q4_0", "Q8_0", "Q4_K_M")
-_LONGEST_PROBE = 120
+_LONGEST_PROBE = 300  # seconds; some drivers compile what runs on a GPU for long, the first time
+_CHILD = [sys.executable, "-c", f"import sys, {__name__} as probe; probe._child(sys.argv[1])"]
 
 
-def probe(run: list[str] | None = None) -> str:
-    """WORKS, WORKS_WITHOUT_REPACKING or BROKEN, found by decoding a tiny model in a child process.
-    ``run`` replaces the child's command line; it gets "repack" or "plain" as its last argument."""
-    command = run or [sys.executable, "-c", f"import sys, {__name__} as probe; probe._child(sys.argv[1])"]
-    if _survives([*command, "repack"]):
+def probe(child: list[str] = _CHILD) -> str:
+    """WORKS, WORKS_WITHOUT_REPACKING or BROKEN, found by decoding a tiny model on the CPU in a child process.
+    ``child`` is its command line; it gets "repack" or "plain" as its last argument."""
+    if _survives([*child, "repack"]):
         return WORKS
-    return WORKS_WITHOUT_REPACKING if _survives([*command, "plain"]) else BROKEN
+    return WORKS_WITHOUT_REPACKING if _survives([*child, "plain"]) else BROKEN
+
+
+def gpu_works(child: list[str] = _CHILD) -> bool:
+    """Whether the tiny model can be decoded on the GPU; the child gets "gpu" as its last argument."""
+    return _survives([*child, "gpu"])
 
 
 def _survives(command: list[str]) -> bool:
@@ -49,6 +54,7 @@ def check_verdict(verdict: str) -> bool:
 
 
 def _child(how: str) -> None:
+    from .model import ALL_LAYERS
     from .quantize import quantize
     from .tiny_model import write_tiny_model
 
@@ -57,15 +63,18 @@ def _child(how: str) -> None:
         for file_type in _PROBED_TYPES:
             target = Path(folder) / f"{file_type}.gguf"
             quantize(source, target, file_type)
-            _decode_a_little(target, repack=how == "repack")
+            _decode_a_little(target, repack=how == "repack", gpu_layers=ALL_LAYERS if how == "gpu" else 0)
 
 
-def _decode_a_little(path: Path, *, repack: bool) -> None:
+def _decode_a_little(path: Path, *, repack: bool, gpu_layers: int) -> None:
     from .batch import rows_of_sequence
     from .context import Context, ContextSettings
     from .model import Model
 
-    with Model(path, repack=repack) as model, Context(model, ContextSettings(cells=256)) as context:
+    with (
+        Model(path, repack=repack, gpu_layers=gpu_layers) as model,
+        Context(model, ContextSettings(cells=256, flash_attention=None if gpu_layers else True)) as context,
+    ):
         position = 0
         for count in (1, 2, 4, 8, 32, 1):
             rows = rows_of_sequence(position, count, outputs=1)

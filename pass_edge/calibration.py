@@ -18,7 +18,7 @@ from pass_edge.native.context import Context
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ModelError
 from pass_edge.native.model import Model, check_loads
-from pass_edge.native.probe import check_verdict, probe
+from pass_edge.native.probe import check_verdict, gpu_works, probe
 
 from .memory import library_key, recall, remember, run_key
 from .settings import Settings, context_settings
@@ -79,6 +79,16 @@ def library_verdict(note: Callable[[str], None]) -> str:
         verdict = probe()
         remember("library", library_key(), verdict)
     return str(verdict)
+
+
+def gpu_verdict(note: Callable[[str], None]) -> bool:
+    """Whether llama.cpp decodes on the GPU here, tried once for each build and GPU."""
+    verdict = recall("gpu", library_key())
+    if verdict is None:
+        note("testing llama.cpp on the GPU (once)")
+        verdict = gpu_works()
+        remember("gpu", library_key(), verdict)
+    return bool(verdict)
 
 
 def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:

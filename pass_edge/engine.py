@@ -22,7 +22,7 @@ from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
 
-from .calibration import calibrate
+from .calibration import calibrate, gpu_verdict
 from .cells import SPARE_CELLS, sequences_needed
 from .constrained import sampler_for
 from .costs import StepCosts, step_costs
@@ -73,7 +73,7 @@ class Engine:
         self.notes: list[str] = []
         self.costs: StepCosts | None = None
         path = check_is_gguf(Path(model))
-        self.settings = with_fitting_layers(settings or Settings(), path)
+        self.settings = self._place_layers(settings or Settings(), path, note)
         # the table of contents of a model is large, so what it tells is read before the model takes memory
         with GgufFile(path) as file:
             self.base = read_base(file)
@@ -189,6 +189,13 @@ class Engine:
             raise SettingsError(f"a token id {what} is outside the vocabulary of {self.base.n_vocab}")
 
     # -- setting up -------------------------------------------------------------------------------
+
+    def _place_layers(self, settings: Settings, path: Path, note: Callable[[str], None]) -> Settings:
+        placed = with_fitting_layers(settings, path)
+        if settings.gpu_layers is None and on_gpu(placed) and not gpu_verdict(note):
+            self.notes.append("llama.cpp fails on the GPU here, so all layers stay on the CPU")
+            return replace(placed, gpu_layers=0)
+        return placed
 
     def _context_settings(self) -> ContextSettings:
         prefix = None if self.lookahead is None else self.lookahead.prefix

@@ -11,6 +11,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from pass_edge.native.devices import device_names
 from pass_edge.native.library import kernels, library_path, system_info
 
 from .settings import Settings
@@ -42,12 +43,12 @@ def remember(kind: str, key: str, value: Any) -> None:
 
 
 def library_key() -> str:
-    """Changes with the llama.cpp build, the CPU it finds itself on, the kernels used, and ggml's environment
+    """Changes with the llama.cpp build, the devices it finds, the kernels used, and ggml's environment
     variables."""
     stat = library_path().stat()
     switches = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("GGML_"))
     build = f"{library_path()} {stat.st_size} {stat.st_mtime_ns} {system_info()} {kernels()}"
-    return f"{build} {' '.join(switches)}".strip()
+    return " ".join([build, *device_names(), *switches])
 
 
 def model_key(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,20 @@ def test_free_memory_decides(
     monkeypatch.setattr(offload, "can_offload", lambda: True)
     monkeypatch.setattr(offload, "devices", lambda: [card, shared])
     assert offload.fitting_layers(model_path, 4096) == layers
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_gpu_that_fails_is_left_alone(
+    works: bool, monkeypatch: pytest.MonkeyPatch, tiny_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "pass_edge.engine.with_fitting_layers", lambda s, _: replace(s, gpu_layers=ALL_LAYERS)
+    )
+    monkeypatch.setattr("pass_edge.engine.on_gpu", lambda settings: settings.gpu_layers != 0)
+    monkeypatch.setattr("pass_edge.engine.gpu_verdict", lambda _: works)
+    with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
+        assert engine.settings.gpu_layers == (ALL_LAYERS if works else 0)
+        assert any("fails on the GPU" in note for note in engine.notes) != works
 
 
 @pytest.mark.skipif(can_offload(), reason="here is a GPU")
