@@ -9,7 +9,8 @@ from pathlib import Path
 
 from .library import ggml, llama
 
-_KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
+_CPU, _GPU, _INTEGRATED_GPU = 0, 1, 2  # `ggml-backend.h`, `enum ggml_backend_dev_type`
+_KINDS = {_CPU: "cpu", _GPU: "gpu", _INTEGRATED_GPU: "igpu", 3: "accelerator"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ def _device(handle: int) -> Device:
         free_memory=free.value,
         total_memory=total.value,
     )
+
+
+def cpu_device() -> int:
+    """ggml's handle of the CPU."""
+    return int(ggml("ggml_backend_dev_by_type")(_CPU))
+
+
+def gpu_device() -> int | None:
+    """ggml's handle of the first GPU, of an integrated one where there are no others; None without any."""
+    by_type = ggml("ggml_backend_dev_by_type")
+    return by_type(_GPU) or by_type(_INTEGRATED_GPU)
 
 
 def can_offload() -> bool:

@@ -1,6 +1,6 @@
 """The draft head computed by ggml: its own kernels, on rows of the model's output matrix as they are stored.
 
-It runs on the CPU, between two forward passes, and shares nothing with a context.
+It runs between two forward passes, on the CPU or on a GPU, and shares nothing with a context.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .compute import compute
+from .devices import cpu_device
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
 from .packed import PackedMatrix, new_tensor, write
@@ -46,21 +47,27 @@ class HeadWeights:
 
 
 class _Tensors:
-    """Tensors of ggml's CPU backend, and the memory for them."""
+    """Tensors of one of ggml's devices, and the memory for them."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, device: int, threads: int) -> None:
         self.arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
-        self.backend = ggml("ggml_backend_cpu_init")()
-        ggml("ggml_backend_cpu_set_n_threads")(self.backend, threads)
+        self._device = device
+        self.backend = ggml("ggml_backend_dev_init")(device, None)
+        if device == cpu_device():
+            ggml("ggml_backend_cpu_set_n_threads")(self.backend, threads)
         self._buffer = None
 
     def new(self, count: int) -> int:
         """A vector of ``count`` float32 numbers."""
         return new_tensor(self.arena, _F32, 1, count)
 
-    def apply(self, name: str, one: int, other: int) -> int:
-        """What the operation ``name`` makes of two tensors."""
-        return int(ggml(name)(self.arena, one, other))
+    def apply(self, name: str, *given: float) -> int:
+        """What the operation ``name`` makes of tensors and numbers. Raises LibraryError if the device lacks
+        it."""
+        made = int(ggml(name)(self.arena, *given))
+        if not ggml("ggml_backend_dev_supports_op")(self._device, made):
+            raise LibraryError(f"this device has no {name}")
+        return made
 
     def allocate(self) -> None:
         """Memory for all there are. Raises LibraryError."""
@@ -80,9 +87,10 @@ class OutputRows(PackedMatrix):
     """The rows of a model's output matrix for some candidates, in four bits; heads share them. Close it
     behind these, or use it as a context manager."""
 
-    def __init__(self, output: StoredMatrix, candidates: npt.NDArray[np.int32]) -> None:
-        """``output``: (n_vocab, n_embd); ``candidates``: (m,) token ids. Raises LibraryError."""
-        super().__init__(output.in_four_bits(candidates))
+    def __init__(self, output: StoredMatrix, candidates: npt.NDArray[np.int32], device: int) -> None:
+        """``output``: (n_vocab, n_embd); ``candidates``: (m,) token ids; ``device``: ggml's handle. Raises
+        LibraryError."""
+        super().__init__(output.in_four_bits(candidates), device)
         output.let_go()
 
     def __enter__(self) -> OutputRows:
@@ -103,13 +111,13 @@ class DraftHead:
     """
 
     def __init__(self, weights: HeadWeights, output: OutputRows, *, threads: int) -> None:
-        """Raises LibraryError."""
+        """On the device of ``output``; ``threads`` are for the CPU. Raises LibraryError."""
         self._count, self._width = output.shape
-        self._tensors = tensors = _Tensors(threads)
+        self._tensors = tensors = _Tensors(output.device, threads)
         self._inputs = [tensors.new(self._width) for _ in range(weights.inputs)]
         stored = weights.gate, weights.up, weights.down
         # between two passes all of it comes from memory anew: in half the bytes it drafts as well
-        self._matrices = [PackedMatrix(matrix.in_four_bits()) for matrix in stored]
+        self._matrices = [PackedMatrix(matrix.in_four_bits(), output.device) for matrix in stored]
         self._next = self._forward(*(matrix.tensor for matrix in self._matrices))
         self._logits = tensors.apply("ggml_mul_mat", output.tensor, self._next)
         self._graph = ggml("ggml_new_graph")(tensors.arena)
@@ -128,9 +136,9 @@ class DraftHead:
         return _read(self._next, self._width), _read(self._logits, self._count)
 
     def _forward(self, gate: int, up: int, down: int) -> int:
-        arena, apply = self._tensors.arena, self._tensors.apply
-        norms = [ggml("ggml_rms_norm")(arena, tensor, _EPSILON) for tensor in self._inputs]
-        x = functools.reduce(lambda one, other: ggml("ggml_concat")(arena, one, other, 0), norms)
+        apply = self._tensors.apply
+        norms = [apply("ggml_rms_norm", tensor, _EPSILON) for tensor in self._inputs]
+        x = functools.reduce(lambda one, other: apply("ggml_concat", one, other, 0), norms)
         opened = apply("ggml_swiglu_split", *(apply("ggml_mul_mat", side, x) for side in (gate, up)))
         return apply("ggml_add", self._inputs[0], apply("ggml_mul_mat", down, opened))
 

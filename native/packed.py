@@ -1,4 +1,4 @@
-"""Matrices to multiply by, in memory, laid out for ggml's fastest kernels where this CPU has such."""
+"""Matrices to multiply by, in the memory of a device, laid out for ggml's fastest kernels on the CPU."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from .devices import cpu_device
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
 from .stored import StoredMatrix
 
-_CPU = 0  # `ggml-backend.h`, `enum ggml_backend_dev_type`
 _REPACKED = b"CPU_REPACK"
 _GET_BUFFER_TYPES = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
 
 class PackedMatrix:
-    """A copy of a matrix for ggml's CPU backend. Close it behind the graphs that multiply by it.
+    """A copy of a matrix for one of ggml's devices. Close it behind the graphs that multiply by it.
 
-    Attributes: ``tensor``; ``shape``, (rows, width).
+    Attributes: ``tensor``; ``shape``, (rows, width); ``device``.
     """
 
-    def __init__(self, matrix: StoredMatrix) -> None:
-        """Raises LibraryError if there is no memory for it."""
+    def __init__(self, matrix: StoredMatrix, device: int) -> None:
+        """``device``: ggml's handle. Raises LibraryError if there is no memory for it, or no kernel."""
         self.shape = matrix.shape
+        self.device = device
         self._code = GGML_TYPES[matrix.type_name.lower()]
         self._arena = self._buffer = None
-        if not (self._place(_repacking()) or self._place(ggml("ggml_backend_cpu_buffer_type")())):
+        packed = device == cpu_device() and self._place(_repacking())
+        if not (packed or self._place(ggml("ggml_backend_dev_buffer_type")(device))):
             raise LibraryError("there is no memory for the draft head")
         write(self.tensor, matrix.data)
 
@@ -46,7 +48,7 @@ class PackedMatrix:
     def _can_multiply(self) -> bool:
         vector = new_tensor(self._arena, GGML_TYPES["f32"], 1, self.shape[1])
         product = ggml("ggml_mul_mat")(self._arena, self.tensor, vector)
-        return bool(ggml("ggml_backend_dev_supports_op")(_cpu(), product))
+        return bool(ggml("ggml_backend_dev_supports_op")(self.device, product))
 
     def close(self) -> None:
         """Free its memory; safe to call twice."""
@@ -66,16 +68,12 @@ def write(tensor: int, data: npt.NDArray[np.generic]) -> None:
     ggml("ggml_backend_tensor_set")(tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
 
 
-def _cpu() -> int:
-    return int(ggml("ggml_backend_dev_by_type")(_CPU))
-
-
 @cache
 def _repacking() -> int | None:
     """The type of buffer that lays matrices out anew as they are written; None if this build has none."""
-    registered = ggml("ggml_backend_dev_backend_reg")(_cpu())
+    registered = ggml("ggml_backend_dev_backend_reg")(cpu_device())
     found = ggml("ggml_backend_reg_get_proc_address")(registered, b"ggml_backend_dev_get_extra_bufts")
-    types = _GET_BUFFER_TYPES(found)(_cpu()) if found else None
+    types = _GET_BUFFER_TYPES(found)(cpu_device()) if found else None
     for buffer_type in types or ():  # ends with a null pointer
         if not buffer_type or ggml("ggml_backend_buft_name")(buffer_type) == _REPACKED:
             return buffer_type

@@ -7,52 +7,14 @@ token, which the hidden head carries forward from token to token.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from pass_edge.native.draft_head import DraftHead, OutputRows
-from pass_edge.native.embeddings import TokenEmbeddings
-
-from .lookahead import Floats, Lookahead
-from .noise import DRAFT, Int64s
+from .heads import Guess, Heads
+from .lookahead import Floats
+from .noise import DRAFT
 from .sampling import Distribution, Sampler
 from .tree import Draft
-
-
-@dataclass(frozen=True)
-class Guess:
-    """Of one token to come: ``logits`` (m,) of ``tokens`` (m,), or of all ``n_vocab`` where that is None; of
-    others nothing is thought. ``best``: the largest; ``given``: the chance that they give its token."""
-
-    logits: Floats
-    tokens: Int64s | None
-    n_vocab: int
-    best: float
-    given: float
-
-    @classmethod
-    def by(cls, logits: Floats, tokens: Int64s | None, n_vocab: int) -> Guess:
-        best = float(logits.max())
-        return cls(logits, tokens, n_vocab, best, float(1 / np.exp(logits - best).sum()))
-
-    def whole(self) -> Guess:
-        """The same, with logits of all tokens."""
-        if self.tokens is None:
-            return self
-        logits = np.full(self.n_vocab, -np.inf, np.float32)
-        logits[self.tokens] = self.logits
-        return replace(self, logits=logits, tokens=None)
-
-    def at(self, place: int) -> tuple[int, float]:
-        """The token of a place in ``logits``, and the chance that they give it."""
-        token = place if self.tokens is None else int(self.tokens[place])
-        return token, self.given * math.exp(float(self.logits[place]) - self.best)
-
-
-Stepped = tuple[Floats, Guess]  # a head's state, (n_embd,), and what it makes of it
 
 
 @dataclass(frozen=True)
@@ -63,54 +25,6 @@ class Outcome:
     logits: Floats
     hidden: Floats | None = None
     states: Floats | None = None
-
-
-class Heads:
-    """The draft heads of one model's lookahead. Close it when done. Not thread-safe."""
-
-    def __init__(
-        self,
-        lookahead: Lookahead,
-        embeddings: TokenEmbeddings,
-        *,
-        threads: int,
-        corrects: bool = True,
-    ) -> None:
-        """``embeddings``: the model's. ``corrects``: with the head on lookahead outputs, not only the hidden
-        head. Raises LibraryError."""
-        self._embeddings = embeddings
-        self._candidates, self._n_vocab = lookahead.candidates.astype(np.int64), lookahead.base.n_vocab
-        self._output = OutputRows(embeddings.output, lookahead.candidates)
-        self._heads = [
-            DraftHead(weights, self._output, threads=threads) if weights else None
-            for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
-        ]
-
-    def corrected(self, state: Floats, token: int, before: Floats) -> Stepped | None:
-        """From a lookahead output (n_embd,) in the place of ``token``, and the state ``before`` it, to the
-        state behind it and a guess there; None without a head for that."""
-        return self._step(self._heads[0], state, token, before)
-
-    def onward(self, state: Floats, token: int) -> Stepped | None:
-        """From the hidden state before ``token``, (n_embd,), to the one behind it and a guess there; None
-        without a head for that."""
-        return self._step(self._heads[1], state, token, state)
-
-    def _step(self, head: DraftHead | None, state: Floats, token: int, before: Floats) -> Stepped | None:
-        if not head:
-            return None
-        behind, scores = head.step(state, self._embedding(token), before)
-        return behind, Guess.by(scores, self._candidates, self._n_vocab)
-
-    def _embedding(self, token: int) -> Floats:
-        return self._embeddings.rows(np.array([token], np.int32))[0]
-
-    def close(self) -> None:
-        """Free their memory; safe to call twice."""
-        for head in self._heads:
-            if head:
-                head.close()
-        self._output.close()
 
 
 @dataclass(frozen=True)

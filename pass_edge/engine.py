@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from .calibration import calibrate, gpu_verdict
 from .cells import SPARE_CELLS, sequences_needed
 from .constrained import sampler_for
 from .costs import StepCosts, step_costs
-from .drafter import Drafter, Heads
+from .drafter import Drafter
 from .experience import Experience
 from .generation import Generation
+from .heads import Heads, quickest
 from .lookahead import Lookahead
 from .lookahead_file import find_lookahead, read_base, read_lookahead
 from .openai.completions import ChatCompletionRequest, CompletionRequest
@@ -281,7 +283,8 @@ class Engine:
             # not more than passes have: those woken for a head alone spin on, and take the others' cores
             chosen = self.costs.threads if self.costs else None
             threads = chosen[0] if chosen else self.settings.threads or default_threads()
-            made = Heads(lookahead, embeddings, threads=threads, corrects=corrects)
+            make = partial(Heads, lookahead, embeddings, threads=threads, corrects=corrects)
+            made = quickest(lambda device: make(device=device)) if on_gpu(self.settings) else make()
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:

@@ -7,11 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pass_edge import Engine, Lookahead, LookaheadError, Sampling, Settings, read_lookahead, write_sidecar
+from pass_edge import (
+    Engine,
+    LibraryError,
+    Lookahead,
+    LookaheadError,
+    Sampling,
+    Settings,
+    read_lookahead,
+    write_sidecar,
+)
 from pass_edge.convert.merge import merge
-from pass_edge.drafter import Drafter, Heads, Outcome
+from pass_edge.drafter import Drafter, Outcome
 from pass_edge.generation import Generation
+from pass_edge.heads import Heads, quickest
 from pass_edge.lookahead_file import read_base
+from pass_edge.native.devices import cpu_device
 from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
@@ -51,7 +62,10 @@ def rms(x: np.ndarray) -> np.ndarray:
 # eight rows at a time are what the fastest kernels take; others are multiplied as they are
 @pytest.mark.parametrize("candidates", [[3, 1, 8], [3, 1, 8, 2, 0, 5, 7, 11]], ids=["three", "eight"])
 @pytest.mark.parametrize("inputs", [2, 3])
-def test_the_head_computes_its_formula(inputs: int, candidates: list[int], tiny_path: Path) -> None:
+@pytest.mark.parametrize("where", ["cpu", "gpu"])
+def test_the_head_computes_its_formula(
+    where: str, inputs: int, candidates: list[int], tiny_path: Path
+) -> None:
     weights, rng = random_head(0, inputs=inputs), np.random.default_rng(1)
     state, embedding, before = told = [rng.standard_normal(WIDTH).astype(np.float32) for _ in range(3)]
     x = np.concatenate([rms(part) for part in told[:inputs]])
@@ -60,13 +74,45 @@ def test_the_head_computes_its_formula(inputs: int, candidates: list[int], tiny_
     behind = state + down @ opened
     output_matrix, chosen = TokenEmbeddings(tiny_path).output, np.array(candidates, np.int32)
     rows = output_matrix.rows(chosen).in_four_bits()
-    with OutputRows(output_matrix, chosen) as output, DraftHead(weights, output, threads=1) as head:
+    with (
+        OutputRows(output_matrix, chosen, cpu_device()) as output,
+        DraftHead(weights, output, threads=1) as head,
+    ):
         for _ in range(2):  # nothing is left of the step before
             found, logits = head.step(state, embedding, before)
             # ggml rounds what it multiplies to eight bits
             np.testing.assert_allclose(found, behind, atol=0.015 * inputs)
             expected = rows.numbers() @ behind
             np.testing.assert_allclose(logits, expected, atol=0.03 * inputs)
+
+
+def test_heads_are_computed_where_a_step_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: dict[int | None, float] = {cpu_device(): 0.3, 77: 0.2}
+    closed = []
+
+    class Timed(Heads):
+        def __init__(self, device: int) -> None:
+            self.device = device
+            if device == 66:
+                raise LibraryError("this device has no kernel")
+
+        def seconds(self) -> float:
+            return seconds[self.device]
+
+        def close(self) -> None:
+            closed.append(self.device)
+
+    for gpu, expected in ((77, 77), (66, cpu_device()), (None, cpu_device())):
+        monkeypatch.setattr("pass_edge.heads.gpu_device", lambda gpu=gpu: gpu)
+        assert quickest(Timed).device == expected  # type: ignore[attr-defined]
+    assert closed == [cpu_device()], "the slower one of two"
+
+
+def test_a_step_takes_time(tiny_path: Path) -> None:
+    lookahead = lookahead_for(tiny_path, hidden_head=random_head(2))
+    heads = Heads(lookahead, TokenEmbeddings(tiny_path), threads=1)
+    assert 0 < heads.seconds() < 1
+    heads.close()
 
 
 def test_four_bits_are_taken_where_they_are_fewer() -> None:

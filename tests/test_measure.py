@@ -16,7 +16,7 @@ from pass_edge.convert.training.acceptance import HIDDEN, LOOKAHEAD
 from pass_edge.convert.training.frozen import FrozenModel
 from pass_edge.convert.training.measure import UNION, Drafts, measure
 from pass_edge.convert.training.text import Answered, make_text
-from pass_edge.drafter import Heads
+from pass_edge.heads import Heads
 from pass_edge.lookahead_file import find_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 
