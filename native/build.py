@@ -78,10 +78,11 @@ class Machine:
     """What the plan depends on, as found (see `inspect_machine`).
 
     `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "";
-    `cublas` are the CMake arguments that lead to cuBLAS (none where nvcc finds it; None: there is none), and
-    `libcuda` says whether the driver can be linked; `machine` is the processor's kind ("arm64"). Of a Vulkan
-    build, `vulkan_lacks` are the parts that are missing, by the words in which a user is told (see
-    `_vulkan_lacks`), and `vulkan_device` says whether something is here that it could run on.
+    `cublas` are the CMake arguments that lead to cuBLAS (none where nvcc finds it; None: there is none),
+    `cudart` is the folder of CUDA's runtime ("": unknown), and `libcuda` says whether the driver can be
+    linked; `machine` is the processor's kind ("arm64"). Of a Vulkan build, `vulkan_lacks` are the parts that
+    are missing, by the words in which a user is told (see `_vulkan_lacks`), and `vulkan_device` says whether
+    something is here that it could run on.
     """
 
     system: str
@@ -90,6 +91,7 @@ class Machine:
     gpus: tuple[str, ...] = ()
     nvcc: str = ""
     cublas: tuple[str, ...] | None = ()
+    cudart: str = ""
     libcuda: bool = True
     machine: str = ""
     vulkan_lacks: tuple[str, ...] = ()
@@ -209,6 +211,8 @@ def _backend_args(backend: str, machine: Machine) -> tuple[str, ...]:
         f"-DCMAKE_CUDA_COMPILER={machine.nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={_cuda_architectures(machine.gpus)}",
         *(machine.cublas or ()),
+        # CMake leaves nvcc's own folders out, and the system's loader need not know them
+        *((f"-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-rpath,{machine.cudart}",) if machine.cudart else ()),
         # virtual memory needs the driver itself at link time, where only a toolkit's stub may stand in for it
         *(() if machine.libcuda else ("-DGGML_CUDA_NO_VMM=ON",)),
     )
@@ -257,6 +261,7 @@ def inspect_machine() -> Machine:
         gpus=_nvidia_gpus(),
         nvcc=nvcc,
         cublas=_cublas(nvcc) if nvcc else (),
+        cudart=_cudart(nvcc) if nvcc else "",
         libcuda=not nvcc or _nvcc_links(nvcc, "cuda"),
         machine=platform.machine(),
         vulkan_lacks=_vulkan_lacks(),
@@ -299,6 +304,15 @@ def _cublas(nvcc: str) -> tuple[str, ...] | None:
     return None
 
 
+def _cudart(nvcc: str) -> str:
+    """Where nvcc links CUDA's runtime from."""
+    steps = _output([nvcc, "--dryrun", "-x", "cu", os.devnull], stderr=subprocess.STDOUT)
+    folders = re.findall(r'"-L([^"]+)"', steps)
+    return next(
+        (str(Path(folder).resolve()) for folder in folders if list(Path(folder).glob("libcudart.so*"))), ""
+    )
+
+
 def _nvcc_links(nvcc: str, library: str, header: str = "") -> bool:
     """Whether a program with `header` can be compiled, and linked with `library`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -332,9 +346,9 @@ def _vulkan_device() -> bool:
     return any(kind.endswith("_GPU") for kind in kinds)
 
 
-def _output(command: Sequence[str]) -> str:
+def _output(command: Sequence[str], stderr: int = subprocess.DEVNULL) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

@@ -154,6 +154,7 @@ def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 NVCC = """case "$*" in
     --version) echo "Cuda compilation tools, release 13.0, V13.0.88";;
     *-lcublas*|*-lcuda*) exit 1;;
+    *--dryrun*) echo '#$ LIBRARIES=  "-L/nowhere/stubs" "-L{folder}"' >&2;;
 esac"""
 
 
@@ -161,7 +162,7 @@ def test_cublas_comes_out_of_python_where_the_toolkit_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    put_tool(tmp_path, "nvcc", NVCC)
+    put_tool(tmp_path, "nvcc", NVCC.replace("{folder}", str(tmp_path)))
     put_tool(tmp_path, "nvidia-smi", SMI)
     bare = build.inspect_machine()
     assert decide(bare).backend == "cpu"
@@ -181,6 +182,10 @@ def test_cublas_comes_out_of_python_where_the_toolkit_has_none(
     assert f"-DCUDA_cublasLt_LIBRARY={libraries}/libcublasLt.so.13" in plan.cmake_args
     assert f"-DCMAKE_CUDA_FLAGS=-I{tmp_path}/cu13/include" in plan.cmake_args
     assert "-DGGML_CUDA_NO_VMM=ON" in plan.cmake_args
+    assert not any("rpath" in arg for arg in plan.cmake_args)
+    (tmp_path / "libcudart.so.13").touch()
+    plan = decide(build.inspect_machine())
+    assert f"-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-rpath,{tmp_path}" in plan.cmake_args
 
 
 def test_a_whole_toolkit_needs_no_further_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
