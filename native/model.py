@@ -30,16 +30,16 @@ class Model:
         self,
         path: str | Path,
         *,
-        gpu_layers: int | None = None,
+        gpu_layers: int = 0,
         repack: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Load ``path``; ``gpu_layers`` None is all, and 0 leaves GPUs alone. ``repack`` lets the CPU backend
-        lay quantized weights out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with
-        0…1. Raises ModelError."""
+        """Load ``path``; ``gpu_layers`` 0 leaves GPUs alone. ``repack`` lets the CPU backend lay quantized
+        weights out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with 0…1. Raises
+        ModelError."""
         self.path = check_is_gguf(Path(path))
         params = llama.llama_model_default_params()
-        params.n_gpu_layers = ALL_LAYERS if gpu_layers is None else gpu_layers
+        params.n_gpu_layers = gpu_layers
         if gpu_layers == 0:  # else wide batches still go there, and come back with other bits
             params.devices = ctypes.addressof(_NO_DEVICES)
         params.use_extra_bufts = repack

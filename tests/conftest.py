@@ -22,6 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 PROMPTS = Path(__file__).parent.parent / "benchmarks" / "prompts" / "spec_bench_dev.jsonl"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """Layers go to a GPU only where a test sends them: passes of other widths have other bits there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pass_edge.settings.fitting_layers", lambda *_: 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The default model, Q4_1 as shipped."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pass_edge import Engine, Settings, SettingsError
 from pass_edge.cli import main
 from pass_edge.native import offload
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import Device, can_offload
 from pass_edge.native.gguf_file import Tensor
-from pass_edge.native.model import ALL_LAYERS
+from pass_edge.native.model import ALL_LAYERS, Model
 
 GIB = 1 << 30
 
@@ -72,8 +75,19 @@ def test_a_gpu_that_fails_is_left_alone(
 
 @pytest.mark.skipif(can_offload(), reason="here is a GPU")
 def test_without_a_gpu_nothing_is_offloaded(tiny_path: Path) -> None:
-    with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
-        assert engine.settings.gpu_layers == 0
+    assert offload.fitting_layers(tiny_path, 4096) == 0
+
+
+@pytest.mark.skipif(not can_offload(), reason="here is no GPU")
+def test_the_gpu_gives_about_the_logits_of_the_cpu(tiny_path: Path) -> None:
+    logits = []
+    for layers in (0, ALL_LAYERS):
+        settings = ContextSettings(cells=64, flash_attention=None)
+        with Model(tiny_path, gpu_layers=layers) as model, Context(model, settings) as context:
+            context.decode_tokens(rows_of_sequence(0, 40, outputs=40), np.arange(40, dtype=np.int32) % 12)
+            logits.append(context.logits(40).copy())
+    np.testing.assert_allclose(*logits, atol=0.05)
+    assert (logits[0] != logits[1]).any(), "both have computed on one device"
 
 
 @pytest.mark.parametrize("flash_attn", ["on", "off", "auto"])
