@@ -92,7 +92,7 @@ def gpu_verdict(note: Callable[[str], None]) -> bool:
 
 
 def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
-    with Model(path, gpu_layers=settings.gpu_layers, repack=repack) as model:
+    with Model(path, gpu_layers=settings.gpu_layers or 0, repack=repack) as model:
         if not model.can_roll_back:
             return Calibration(repack, 1, False, 0.0)
         wanted = context_settings(model, settings, cells=_DEEP + _TRIED)

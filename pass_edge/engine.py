@@ -84,7 +84,7 @@ class Engine:
         self.calibration = calibrate(path, self.settings, note)
         with ExitStack() as opened:
             self.model = opened.enter_context(
-                Model(path, gpu_layers=self.settings.gpu_layers, repack=self.calibration.repack)
+                Model(path, gpu_layers=self.settings.gpu_layers or 0, repack=self.calibration.repack)
             )
             self.context_size = self.settings.context_size or min(self.model.n_ctx_train, DEFAULT_CONTEXT)
             self.parallel = self._choose_parallel()

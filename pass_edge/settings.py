@@ -83,8 +83,8 @@ def with_fitting_layers(settings: Settings, path: Path) -> Settings:
 
 
 def on_gpu(settings: Settings) -> bool:
-    """Whether layers of a model go to a GPU."""
-    return can_offload() and settings.gpu_layers != 0
+    """Whether layers of a model go to a GPU, once it is settled how many."""
+    return can_offload() and bool(settings.gpu_layers)
 
 
 def context_settings(model: Model, settings: Settings, cells: int) -> ContextSettings:
