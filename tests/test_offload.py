@@ -86,7 +86,7 @@ def test_the_gpu_gives_about_the_logits_of_the_cpu(tiny_path: Path) -> None:
         with Model(tiny_path, gpu_layers=layers) as model, Context(model, settings) as context:
             context.decode_tokens(rows_of_sequence(0, 40, outputs=40), np.arange(40, dtype=np.int32) % 12)
             logits.append(context.logits(40).copy())
-    np.testing.assert_allclose(*logits, atol=0.05)
+    np.testing.assert_allclose(*logits, atol=0.2)  # from -6 to 4; activations may be rounded to half the bits
     assert (logits[0] != logits[1]).any(), "both have computed on one device"
 
 
