@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,14 +12,16 @@ from .output import quiet
 
 
 @click.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(as_json: bool) -> None:
-    """Look at the library, the machine and the default model, and say what to do about what is wrong."""
-    report = examine()
+def doctor(model: Path | None, as_json: bool) -> None:
+    """Look at the library, the machine and MODEL, or the default model, and say what to do about what is
+    wrong."""
+    report = examine(model)
     if as_json:
         click.echo(json.dumps(report))
         return
-    for part in ("library", "machine", "default_model"):
+    for part in ("library", "machine", "model"):
         click.secho(part.replace("_", " "), bold=True)
         for key, value in report[part].items():
             click.echo(f"  {key.replace('_', ' '):20} {value}")
@@ -26,8 +29,8 @@ def doctor(as_json: bool) -> None:
         click.echo(f"- {advice}")
 
 
-def examine() -> dict[str, Any]:
-    """What doctor knows, as plain data."""
+def examine(model: Path | None = None) -> dict[str, Any]:
+    """What doctor knows, as plain data; without ``model``, of the default one."""
     from pass_edge.calibration import library_verdict
     from pass_edge.native import build, devices
     from pass_edge.native.library import kernels, library_path, system_info
@@ -49,27 +52,27 @@ def examine() -> dict[str, Any]:
             "other_backends": list(plan.others),
             "amx": plan.amx,
         },
-        "default_model": {"path": None},
+        "model": {"path": None},
         "advice": advice,
     }
     if verdict != BROKEN:
-        _examine_default_model(report)
+        _examine_model(model, report)
     return report
 
 
-def _examine_default_model(report: dict[str, Any]) -> None:
+def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
     from pass_edge import Engine, ModelError
     from pass_edge.models import default_model
     from pass_edge.native.model import ALL_LAYERS
 
     try:
-        path = default_model()
+        path = path or default_model()
     except ModelError as error:
         report["advice"].append(str(error))
         return
     with Engine(path, note=quiet) as engine:
         width = engine.calibration.width
-        report["default_model"] = {
+        report["model"] = {
             "path": str(path),
             "description": engine.model.description,
             "lookahead": engine.lookahead.in_words() if engine.lookahead is not None else None,

@@ -60,7 +60,13 @@ _MACHINE_OPTIONS = [
     click.option(
         "--flash-attn", "-fa", type=click.Choice(["on", "off", "auto"]), help="[default: auto, where it can]"
     ),
-    click.option("--ctx-size", "-c", "context_size", type=int, help="Tokens of context; 0 is the model's."),
+    click.option(
+        "--ctx-size",
+        "-c",
+        "context_size",
+        type=click.IntRange(0),
+        help="Tokens of context; 0 is the model's.",
+    ),
     click.option("--cache-type-k", "-ctk", help="KV cache type for K (f16, q8_0 …)."),
     click.option("--cache-type-v", "-ctv", help="KV cache type for V."),
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from pass_edge.native.context import ContextSettings
 from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
 from pass_edge.native.offload import fitting_layers
 
@@ -56,6 +57,8 @@ class Settings:
         _one_of("schedule", self.schedule, (AUTO, *FORMS))
         _one_of("verification rule", self.verify, RULES)
         _one_of("flash-attn", self.flash_attn, _FLASH_ATTENTION)
+        for cache_type in filter(None, (self.cache_type_k, self.cache_type_v)):
+            _one_of("KV cache type", cache_type.lower(), GGML_TYPES)
         least_values = {"draft_max": 1, "context_size": 0, "parallel": 1, "threads": 1, "gpu_layers": -1}
         for name, least in least_values.items():
             value = getattr(self, name)

@@ -88,9 +88,23 @@ def test_doctor_knows_the_default_model() -> None:
     done = run("doctor", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["default_model"]["path"] == str(default_model())
+    assert report["model"]["path"] == str(default_model())
     assert report["library"]["verdict"] == "works"
     assert report["machine"]["amx"] in ("absent", "works", "traps")
+
+
+def test_doctor_looks_at_the_model_given(tiny_path: Path) -> None:
+    done = run("doctor", str(tiny_path), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["path"] == str(tiny_path)
+    missing = run("doctor", "nowhere.gguf")
+    assert (missing.returncode, b"there is no file" in missing.stderr) == (2, True)
+
+
+def test_a_model_given_as_the_question_is_told(tiny_path: Path) -> None:
+    done = run("generate", str(tiny_path))
+    assert done.returncode == 2
+    assert b"give it with --model" in done.stderr
 
 
 def test_a_chat_through_a_pipe(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_flash_attention_has_three_values() -> None:
         Settings(flash_attn="perhaps")
 
 
+def test_cache_types_are_checked_before_anything_is_measured() -> None:
+    with pytest.raises(SettingsError, match="unknown KV cache type 'q9'; known are f32, f16"):
+        Settings(cache_type_v="q9")
+    assert Settings(cache_type_k="Q8_0").cache_type_k == "Q8_0"
+
+
 def test_gpu_layers_are_a_number_all_or_auto() -> None:
     done = CliRunner().invoke(main, ["generate", "--gpu-layers", "some", "Hello"])
     assert done.exit_code == 2
