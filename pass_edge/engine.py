@@ -18,7 +18,7 @@ from pass_edge.native import chat_template
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
-from pass_edge.native.errors import ContextFullError, SettingsError
+from pass_edge.native.errors import ContextFullError, LibraryError, SettingsError
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
@@ -194,10 +194,12 @@ class Engine:
 
     def _place_layers(self, settings: Settings, path: Path, note: Callable[[str], None]) -> Settings:
         placed = with_fitting_layers(settings, path)
-        if settings.gpu_layers is None and on_gpu(placed) and not gpu_verdict(note):
-            self.notes.append("llama.cpp fails on the GPU here, so all layers stay on the CPU")
-            return replace(placed, gpu_layers=0)
-        return placed
+        if not on_gpu(placed) or gpu_verdict(note):
+            return placed
+        if settings.gpu_layers is not None:
+            raise LibraryError("llama.cpp fails on the GPU here; --gpu-layers 0 does without it")
+        self.notes.append("llama.cpp fails on the GPU here, so all layers stay on the CPU")
+        return replace(placed, gpu_layers=0)
 
     def _context_settings(self) -> ContextSettings:
         prefix = None if self.lookahead is None else self.lookahead.prefix

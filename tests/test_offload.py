@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pass_edge import Engine, Settings, SettingsError
+from pass_edge import Engine, LibraryError, Settings, SettingsError
 from pass_edge.cli import main
 from pass_edge.native import offload
 from pass_edge.native.batch import rows_of_sequence
@@ -71,6 +71,9 @@ def test_a_gpu_that_fails_is_left_alone(
     with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
         assert engine.settings.gpu_layers == (ALL_LAYERS if works else 0)
         assert any("fails on the GPU" in note for note in engine.notes) != works
+    if not works:
+        with pytest.raises(LibraryError, match="--gpu-layers 0"):
+            Engine(tiny_path, settings=Settings(schedule="plain", gpu_layers=ALL_LAYERS))
 
 
 @pytest.mark.skipif(can_offload(), reason="here is a GPU")
