@@ -32,6 +32,7 @@ from pass_edge import Engine, Sampling, Settings
 from pass_edge.costs import IN_A_ROW, pass_times, read_text
 from pass_edge.native.context import Context
 from pass_edge.native.devices import devices
+from pass_edge.native.draft_head import DraftHead
 from pass_edge.native.library import llama, system_info
 from pass_edge.native.model import Model
 from pass_edge.sampling import Sampler
@@ -194,12 +195,13 @@ def shares(stats: Sequence[Stats]) -> list[float]:
 @dataclass
 class Calls:
     """Of llama.cpp: the batches it decoded, by their rows, for how many of them it had the graph, how often
-    somebody waited for it, and the seconds in all of that."""
+    somebody waited for it, and the seconds in all of that; and those in draft heads."""
 
     rows: Counter[int] = field(default_factory=Counter)
     graphs_reused: int = 0
     waits: int = 0
     seconds: float = 0.0
+    seconds_of_heads: float = 0.0
 
     @property
     def decodes(self) -> int:
@@ -231,13 +233,22 @@ def counted() -> Iterator[Calls]:
 
         return wait
 
+    def step(head: DraftHead, *told: Any) -> Any:
+        began = time.perf_counter()
+        result = step_of_head(head, *told)
+        calls.seconds_of_heads += time.perf_counter() - began
+        return result
+
+    step_of_head = DraftHead.step
     readers = ("llama_get_logits", "llama_get_embeddings")
     originals = {name: getattr(llama, name) for name in ("llama_decode", *readers)}
     try:
         for name, counting in (("llama_decode", decode), *((name, waiting(name)) for name in readers)):
             setattr(llama, name, counting)
+        DraftHead.step = step  # type: ignore[method-assign]
         yield calls
     finally:
+        DraftHead.step = step_of_head  # type: ignore[method-assign]
         for name, original in originals.items():
             setattr(llama, name, original)
 
@@ -259,6 +270,7 @@ def calls_of_steps(engine: Engine, prompt: Sequence[int], tokens: int) -> Result
         "waits_per_step": calls.waits / steps,
         "graphs_reused": calls.graphs_reused / calls.decodes,
         "host_share": 1 - calls.seconds / elapsed,
+        "of_it_heads": calls.seconds_of_heads / elapsed,
     }
 
 

@@ -131,6 +131,14 @@ def test_calls_of_llama_cpp_are_counted(tiny_path: Path) -> None:
         assert calls.decodes - calls.graphs_reused == 2, "each new width makes a graph, once"
 
 
+def test_the_time_of_heads_is_told_apart(tiny_path: Path) -> None:
+    lookahead = lookahead_for(tiny_path, rows=False, hidden_head=random_head(4))
+    settings = Settings(schedule="head", draft_max=3, threads=1)
+    with Engine(tiny_path, lookahead=lookahead, settings=settings) as engine:
+        called = calls_of_steps(engine, [1, 2, 3], 50)
+    assert 0 < called["of_it_heads"] < called["host_share"] < 1
+
+
 def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine.step_costs", flat)
     lookahead = lookahead_for(tiny_path, rows=False, hidden_head=random_head(4))
