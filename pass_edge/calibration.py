@@ -41,7 +41,7 @@ class Calibration:
     tokens that one pass may hold so that each gets the bits it would get alone (1: the backend is
     not batch-invariant). ``embeddings_exact``: whether embedding batches give the bits of token
     batches (without it there are no lookahead tokens). ``difference``: the largest logit difference
-    seen between batch sizes beyond ``width``."""
+    seen between batch sizes, of those beyond ``width``."""
 
     repack: bool
     width: int
@@ -116,14 +116,17 @@ class _Trial:
         self._alone = np.concatenate([self._logits(i, i + 1) for i in range(_TRIED)])
 
     def invariant_width(self) -> tuple[int, float]:
-        """The widest of WIDTHS that gave the bits of single tokens, and how far the next one was off."""
-        invariant = 1
+        """The widest of WIDTHS that gave the bits of single tokens, and how far the next one was off; where
+        there is none, how far any was, because all of them will be used."""
+        invariant, difference = 1, 0.0
         for width in WIDTHS:
-            difference = self._largest_difference(width)
-            if difference > 0:
-                return invariant, difference
-            invariant = width
-        return invariant, 0.0
+            found = self._largest_difference(width)
+            if found and invariant > 1:
+                return invariant, found
+            difference = max(difference, found)
+            if not difference:
+                invariant = width
+        return invariant, difference
 
     def _largest_difference(self, width: int) -> float:
         self._context.remove(0, self._depth)
