@@ -73,22 +73,22 @@ def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Ca
 
 def library_verdict(note: Callable[[str], None]) -> str:
     """The probe's verdict on the llama.cpp library in use, taken once for each build."""
-    verdict = recall("library", library_key())
-    if verdict is None:
-        note("testing the llama.cpp library on this machine (once)")
-        verdict = probe()
-        remember("library", library_key(), verdict)
-    return str(verdict)
+    text = "testing the llama.cpp library on this machine (once)"
+    return str(_found_once("library", probe, lambda: note(text)))
 
 
 def gpu_verdict(note: Callable[[str], None]) -> bool:
     """Whether llama.cpp decodes on the GPU here, tried once for each build and GPU."""
-    verdict = recall("gpu", library_key())
-    if verdict is None:
-        note("testing llama.cpp on the GPU (once)")
-        verdict = gpu_works()
-        remember("gpu", library_key(), verdict)
-    return bool(verdict)
+    return bool(_found_once("gpu", gpu_works, lambda: note("testing llama.cpp on the GPU (once)")))
+
+
+def _found_once(kind: str, find: Callable[[], str | bool], announce: Callable[[], None]) -> str | bool:
+    known: str | bool | None = recall(kind, library_key())
+    if known is None:
+        announce()
+        known = find()
+        remember(kind, library_key(), known)
+    return known
 
 
 def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
