@@ -88,7 +88,7 @@ build/llama.plan: .venv/created FORCE
 
 build/wheels/built: build/llama.plan
 	@rm -rf build/wheels
-	$(call step,building llama.cpp for this machine (on 2 cores about 3 minutes, for Vulkan 6, for CUDA 40),llama,\
+	$(call step,building llama.cpp for this machine (on 2 cores about 3 minutes, for Vulkan 6, for CUDA 30),llama,\
 		$(BIN)/python -I native/build.py --backend $(BACKEND) --wheel build/wheels $(LLAMA))
 	@echo "$(BACKEND)" >build/backend
 	@touch $@

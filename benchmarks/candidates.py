@@ -50,12 +50,7 @@ class ChoosingContext(Context):
         llama.llama_sampler_chain_add(
             self._chain, llama.llama_sampler_init_top_k(min(CANDIDATES, model.n_vocab))
         )
-        if not llama.llama_set_sampler(self._handle, 0, self._chain):
-            raise click.ClickException("this device has no top-k")
-
-    def best(self, count: int) -> list[int]:
-        """The likeliest token of each of the last decode's first ``count`` outputs."""
-        return [int(tokens[logits.argmax()]) for tokens, logits in self.candidates(count)]
+        llama.llama_set_sampler(self._handle, 0, self._chain)
 
     def candidates(self, count: int) -> list[Row]:
         """Of each of the last decode's first ``count`` outputs."""
@@ -63,6 +58,8 @@ class ChoosingContext(Context):
 
     def _row(self, i: int) -> Row:
         count = llama.llama_get_sampled_candidates_count_ith(self._handle, i)
+        if not count:
+            raise click.ClickException("this device has no top-k")
         tokens = llama.llama_get_sampled_candidates_ith(self._handle, i)
         logits = llama.llama_get_sampled_logits_ith(self._handle, i)
         return np.ctypeslib.as_array(tokens, (count,)), np.ctypeslib.as_array(logits, (count,))

@@ -147,6 +147,8 @@ def exactness(path: Path, run: Run) -> Growing:
                 parted = [lead for lead in leads if lead is not None]
                 yield {
                     "schedule": schedule,
+                    "gpu_layers": drafting.settings.gpu_layers,
+                    "notes": drafting.notes,
                     "texts": len(leads),
                     "parted_at_leads": parted,
                     "batch_difference": difference,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os.path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,7 +35,7 @@ def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, *
     prompt = read_stdin() if prompt is None else prompt
     if not (raw or prompt.strip()):
         raise click.UsageError("there is nothing to answer: give a PROMPT, or text on standard input")
-    if prompt.endswith(".gguf") and Path(prompt).is_file():
+    if prompt.endswith(".gguf") and os.path.isfile(prompt):
         raise click.UsageError(f"{prompt} is a model, not a PROMPT; give it with --model")
     limits = {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": options["stop"]}
     with open_engine(options) as engine:

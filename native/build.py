@@ -193,7 +193,7 @@ def _checked(wanted: str, machine: Machine) -> str:
             f"the cuda backend needs cuBLAS, which {machine.nvcc} does not find; install the whole CUDA "
             "toolkit, or cuBLAS alone: python3 -m pip install nvidia-cublas"
         )
-    if wanted == "vulkan" and machine.vulkan_lacks:
+    if wanted == "vulkan" and "glslc" in machine.vulkan_lacks:  # CMake may find the rest elsewhere
         raise ValueError(
             f"the vulkan backend lacks {', '.join(machine.vulkan_lacks)}; install the Vulkan SDK, or on "
             "Debian and Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers vulkan-tools"

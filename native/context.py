@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .batch import Batch, Int32s, Rows
 from .compute import compute
-from .devices import available_memory, can_offload, default_threads
+from .devices import available_memory, default_threads
 from .errors import ContextError, ContextFullError, SettingsError
 from .library import GGML_TYPES, llama, take_errors
 from .model import Model
@@ -211,7 +211,7 @@ def _check_memory(model: Model, settings: ContextSettings) -> None:
     # llama.cpp fills the cache with zeros; on a machine that overcommits, the kernel would then
     # kill the process instead of refusing the memory
     needed, free = cache_bytes(model, settings), available_memory()
-    if needed > free and not can_offload():
+    if needed > free and not model.gpu_layers:
         raise ContextError(
             f"a context of {settings.cells} tokens needs about {needed / 2**30:.1f} GiB for its KV cache and "
             f"{free / 2**30:.1f} GiB of memory are free; try a smaller --ctx-size"

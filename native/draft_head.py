@@ -53,6 +53,9 @@ class _Tensors:
         self.arena = ggml("ggml_init")(arena_params(64 * ggml("ggml_tensor_overhead")() + (1 << 20)))
         self._device = device
         self.backend = ggml("ggml_backend_dev_init")(device, None)
+        if not self.backend:
+            ggml("ggml_free")(self.arena)
+            raise LibraryError("this device cannot compute")
         if device == cpu_device():
             ggml("ggml_backend_cpu_set_n_threads")(self.backend, threads)
         self._buffer = None

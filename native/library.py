@@ -125,6 +125,8 @@ _GGML_FUNCTIONS = {
     "ggml_new_graph": ([_P], _P),
     "ggml_build_forward_expand": ([_P, _P], None),
     "ggml_backend_cpu_set_n_threads": ([_P, ctypes.c_int], None),
+    "ggml_backend_cpu_init": ([], _P),
+    "ggml_backend_cpu_buffer_type": ([], _P),
     "ggml_backend_alloc_ctx_tensors": ([_P, _P], _P),
     "ggml_backend_alloc_ctx_tensors_from_buft": ([_P, _P], _P),
     "ggml_backend_tensor_set": ([_P, _P, _SIZE, _SIZE], None),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .devices import can_offload
 from .errors import ModelError
 from .library import llama, take_errors
 from .vocabulary import Vocabulary
@@ -21,8 +22,8 @@ _LONGEST_LOAD = 120  # seconds; without weights it takes a fraction of one
 class Model:
     """A loaded model. Close it, or use it as a context manager; contexts must be closed first.
 
-    Attributes: ``path``; ``n_vocab``, ``n_embd``, ``n_layer``, ``n_head``, ``n_ctx_train`` (ints);
-    ``vocabulary``; ``can_roll_back``: whether part of its memory can be removed (false for
+    Attributes: ``path``; ``gpu_layers``; ``n_vocab``, ``n_embd``, ``n_layer``, ``n_head``, ``n_ctx_train``
+    (ints); ``vocabulary``; ``can_roll_back``: whether part of its memory can be removed (false for
     recurrent and hybrid models).
     """
 
@@ -38,6 +39,7 @@ class Model:
         weights out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with 0…1. Raises
         ModelError."""
         self.path = check_is_gguf(Path(path))
+        self.gpu_layers = gpu_layers if can_offload() else 0
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         if gpu_layers == 0:  # else wide batches still go there, and come back with other bits

@@ -41,7 +41,7 @@ class Calibration:
     tokens that one pass may hold so that each gets the bits it would get alone (1: the backend is
     not batch-invariant). ``embeddings_exact``: whether embedding batches give the bits of token
     batches (without it there are no lookahead tokens). ``difference``: the largest logit difference
-    seen between batch sizes, of those beyond ``width``."""
+    seen in batches of the next size; where ``width`` is 1, of any."""
 
     repack: bool
     width: int
@@ -78,7 +78,8 @@ def library_verdict(note: Callable[[str], None]) -> str:
 
 
 def gpu_verdict(note: Callable[[str], None]) -> bool:
-    """Whether llama.cpp decodes on the GPU here, tried once for each build and GPU."""
+    """Whether llama.cpp decodes on the GPU here, tried until it has once for this build and GPU: what kept it
+    from that may have been another process."""
     return bool(_found_once("gpu", gpu_works, lambda: note("testing llama.cpp on the GPU (once)")))
 
 
@@ -87,7 +88,8 @@ def _found_once(kind: str, find: Callable[[], str | bool], announce: Callable[[]
     if known is None:
         announce()
         known = find()
-        remember(kind, library_key(), known)
+        if known:
+            remember(kind, library_key(), known)
     return known
 
 

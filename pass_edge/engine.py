@@ -16,7 +16,7 @@ from typing import Any
 
 from pass_edge.native import chat_template
 from pass_edge.native.context import Context, ContextSettings
-from pass_edge.native.devices import default_threads
+from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextFullError, LibraryError, SettingsError
 from pass_edge.native.gguf_file import GgufFile
@@ -193,13 +193,13 @@ class Engine:
     # -- setting up -------------------------------------------------------------------------------
 
     def _place_layers(self, settings: Settings, path: Path, note: Callable[[str], None]) -> Settings:
-        placed = with_fitting_layers(settings, path)
-        if not on_gpu(placed) or gpu_verdict(note):
-            return placed
+        # the child that tries it goes first: whoever asks a GPU for its free memory has taken a part of it
+        if not can_offload() or settings.gpu_layers == 0 or gpu_verdict(note):
+            return with_fitting_layers(settings, path)
         if settings.gpu_layers is not None:
             raise LibraryError("llama.cpp fails on the GPU here; --gpu-layers 0 does without it")
         self.notes.append("llama.cpp fails on the GPU here, so all layers stay on the CPU")
-        return replace(placed, gpu_layers=0)
+        return replace(settings, gpu_layers=0)
 
     def _context_settings(self) -> ContextSettings:
         prefix = None if self.lookahead is None else self.lookahead.prefix

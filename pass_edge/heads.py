@@ -121,12 +121,15 @@ def quickest(make: Callable[[int], Heads]) -> Heads:
     """What ``make`` makes of a device, for the CPU or for the GPU, whichever takes less time for a step: so
     small are heads that neither is sure to. Raises LibraryError."""
     on_cpu, gpu = make(cpu_device()), gpu_device()
-    try:
-        on_gpu = make(gpu) if gpu else None
-    except LibraryError:  # no kernel for what they are stored in, or no memory
-        on_gpu = None
-    if not on_gpu:
+    if not gpu:
         return on_cpu
-    slower, faster = sorted((on_cpu, on_gpu), key=lambda heads: heads.seconds(), reverse=True)
-    slower.close()
-    return faster
+    seconds = on_cpu.seconds()
+    try:
+        on_gpu = make(gpu)
+        if on_gpu.seconds() < seconds:
+            on_cpu.close()
+            return on_gpu
+        on_gpu.close()
+    except LibraryError:  # no kernel for what they are stored in, or no memory
+        pass
+    return on_cpu

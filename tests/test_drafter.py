@@ -22,7 +22,7 @@ from pass_edge.drafter import Drafter, Outcome
 from pass_edge.generation import Generation
 from pass_edge.heads import Heads, quickest
 from pass_edge.lookahead_file import read_base
-from pass_edge.native.devices import cpu_device
+from pass_edge.native.devices import cpu_device, gpu_device
 from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
@@ -74,8 +74,11 @@ def test_the_head_computes_its_formula(
     behind = state + down @ opened
     output_matrix, chosen = TokenEmbeddings(tiny_path).output, np.array(candidates, np.int32)
     rows = output_matrix.rows(chosen).in_four_bits()
+    device = {"cpu": cpu_device, "gpu": gpu_device}[where]()
+    if not device:
+        pytest.skip("here is no GPU")
     with (
-        OutputRows(output_matrix, chosen, cpu_device()) as output,
+        OutputRows(output_matrix, chosen, device) as output,
         DraftHead(weights, output, threads=1) as head,
     ):
         for _ in range(2):  # nothing is left of the step before

@@ -66,7 +66,7 @@ def test_a_gpu_that_fails_is_left_alone(
     monkeypatch.setattr(
         "pass_edge.engine.with_fitting_layers", lambda s, _: replace(s, gpu_layers=ALL_LAYERS)
     )
-    monkeypatch.setattr("pass_edge.engine.on_gpu", lambda settings: settings.gpu_layers != 0)
+    monkeypatch.setattr("pass_edge.engine.can_offload", lambda: True)
     monkeypatch.setattr("pass_edge.engine.gpu_verdict", lambda _: works)
     with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
         assert engine.settings.gpu_layers == (ALL_LAYERS if works else 0)
