@@ -11,7 +11,7 @@ rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -71,8 +71,8 @@ class ChoosingContext(Context):
             self._chain = None
 
 
-def measured(path: Path, rounds: int, widths: Sequence[int] = WIDTHS) -> dict[str, list[float]]:
-    """Milliseconds by who chooses, at each of ``widths``."""
+def measured(path: Path, rounds: int) -> Iterator[dict[str, list[float]]]:
+    """Milliseconds by who chooses, at each of WIDTHS: what is known after each round."""
     settings = with_fitting_layers(Settings(context_size=2 * DEPTH), path)
     with ExitStack() as opened:
         model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
@@ -89,14 +89,20 @@ def measured(path: Path, rounds: int, widths: Sequence[int] = WIDTHS) -> dict[st
         }
         read_text(host, 0, DEPTH)
         device.restore_sequence(0, host.save_sequence(0))
-        least = {way: [float("inf")] * len(widths) for way in ways}
+        least = {way: [float("inf")] * len(WIDTHS) for way in ways}
         for _ in range(rounds):
-            for i, width in enumerate(widths):
+            for i, width in enumerate(WIDTHS):
                 for way, seconds_of in ways.items():
                     seconds = min(seconds_of(width) for _ in range(IN_A_ROW))
                     least[way][i] = min(least[way][i], 1000 * seconds)
                 _check(host, device, width)
-        return least
+            yield least
+
+
+def report(found: dict[str, list[float]]) -> str:
+    """A table of what was ``measured``."""
+    rows = [[way, *(f"{value:.2f}" for value in values)] for way, values in found.items()]
+    return table(["chosen by the", *(f"{width} rows" for width in WIDTHS)], rows)
 
 
 def _pass(context: Context, width: int, choose: Callable[[], object]) -> float:
@@ -119,10 +125,10 @@ def _check(host: Context, device: ChoosingContext, width: int) -> None:
 
 @click.command(help=__doc__)
 @click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
-@click.option("--rounds", default=10, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 def main(model: Path, rounds: int) -> None:
-    rows = [[way, *(f"{value:.2f}" for value in values)] for way, values in measured(model, rounds).items()]
-    click.echo(table(["chosen by the", *(f"{width} rows" for width in WIDTHS)], rows))
+    *_, found = measured(model, rounds)
+    click.echo(report(found))
 
 
 if __name__ == "__main__":

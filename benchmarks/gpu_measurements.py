@@ -294,8 +294,7 @@ def pass_costs(path: Path, run: Run) -> Growing:
 
 def choosing(path: Path, _: Run) -> Growing:
     """Milliseconds of passes where the host chooses tokens from all logits, and where the device does."""
-    for rounds in (1, 10):  # the first makes sure of something
-        yield candidates.measured(path, rounds)
+    yield from candidates.measured(path, rounds=10)
 
 
 def random_costs(name: str, file_type: str, run: Run) -> Growing:
@@ -354,8 +353,7 @@ def _sections(run: Run) -> Iterator[str]:
             yield table(["schedule", *names], rows)
         elif name.startswith("candidates"):
             yield "Milliseconds of a pass and of choosing a token from each of its rows\n"
-            rows = [[way, *(f"{value:.2f}" for value in values)] for way, values in result.items()]
-            yield table(["chosen by the", *(f"{width} rows" for width in candidates.WIDTHS)], rows)
+            yield candidates.report(result)
         else:
             yield "Milliseconds of a pass over n rows\n"
             rows = [

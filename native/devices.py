@@ -26,23 +26,33 @@ class Device:
 
 def devices() -> list[Device]:
     """The devices llama.cpp was built for and found here."""
-    return [_device(ggml("ggml_backend_dev_get")(i)) for i in range(ggml("ggml_backend_dev_count")())]
+    return [_device(handle) for handle in _handles()]
 
 
 def device_names() -> list[str]:
     """Name and description of each of ``devices``, without asking for its memory, which makes some drivers
     take a part of it."""
-    handles = map(ggml("ggml_backend_dev_get"), range(ggml("ggml_backend_dev_count")()))
-    told = ("ggml_backend_dev_name", "ggml_backend_dev_description")
-    return [": ".join(ggml(name)(handle).decode() for name in told) for handle in handles]
+    return [f"{_name(handle)}: {_description(handle)}" for handle in _handles()]
+
+
+def _handles() -> list[int]:
+    return [ggml("ggml_backend_dev_get")(i) for i in range(ggml("ggml_backend_dev_count")())]
+
+
+def _name(handle: int) -> str:
+    return str(ggml("ggml_backend_dev_name")(handle).decode())
+
+
+def _description(handle: int) -> str:
+    return str(ggml("ggml_backend_dev_description")(handle).decode())
 
 
 def _device(handle: int) -> Device:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     ggml("ggml_backend_dev_memory")(handle, ctypes.byref(free), ctypes.byref(total))
     return Device(
-        name=ggml("ggml_backend_dev_name")(handle).decode(),
-        description=ggml("ggml_backend_dev_description")(handle).decode(),
+        name=_name(handle),
+        description=_description(handle),
         kind=_KINDS.get(ggml("ggml_backend_dev_type")(handle), "other"),
         free_memory=free.value,
         total_memory=total.value,

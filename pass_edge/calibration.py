@@ -74,19 +74,21 @@ def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Ca
 def library_verdict(note: Callable[[str], None]) -> str:
     """The probe's verdict on the llama.cpp library in use, taken once for each build."""
     text = "testing the llama.cpp library on this machine (once)"
-    return str(_found_once("library", probe, lambda: note(text)))
+    return str(_found_once("library", probe, note, text))
 
 
 def gpu_verdict(note: Callable[[str], None]) -> bool:
     """Whether llama.cpp decodes on the GPU here, tried until it has once for this build and GPU: what kept it
     from that may have been another process."""
-    return bool(_found_once("gpu", gpu_works, lambda: note("testing llama.cpp on the GPU (once)")))
+    return bool(_found_once("gpu", gpu_works, note, "testing llama.cpp on the GPU (once)"))
 
 
-def _found_once(kind: str, find: Callable[[], str | bool], announce: Callable[[], None]) -> str | bool:
+def _found_once(
+    kind: str, find: Callable[[], str | bool], note: Callable[[str], None], text: str
+) -> str | bool:
     known: str | bool | None = recall(kind, library_key())
     if known is None:
-        announce()
+        note(text)
         known = find()
         if known:
             remember(kind, library_key(), known)

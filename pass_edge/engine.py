@@ -286,7 +286,7 @@ class Engine:
             chosen = self.costs.threads if self.costs else None
             threads = chosen[0] if chosen else self.settings.threads or default_threads()
             make = partial(Heads, lookahead, embeddings, threads=threads, corrects=corrects)
-            made = quickest(lambda device: make(device=device)) if on_gpu(self.settings) else make()
+            made = quickest(make) if on_gpu(self.settings) else make()
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:

@@ -117,15 +117,15 @@ class Heads:
         self._output.close()
 
 
-def quickest(make: Callable[[int], Heads]) -> Heads:
-    """What ``make`` makes of a device, for the CPU or for the GPU, whichever takes less time for a step: so
-    small are heads that neither is sure to. Raises LibraryError."""
-    on_cpu, gpu = make(cpu_device()), gpu_device()
+def quickest(make: Callable[..., Heads]) -> Heads:
+    """What ``make`` makes for the CPU, or of the GPU as its ``device``, whichever takes less time for a step:
+    so small are heads that neither is sure to. Raises LibraryError."""
+    on_cpu, gpu = make(), gpu_device()
     if not gpu:
         return on_cpu
     seconds = on_cpu.seconds()
     try:
-        on_gpu = make(gpu)
+        on_gpu = make(device=gpu)
         if on_gpu.seconds() < seconds:
             on_cpu.close()
             return on_gpu

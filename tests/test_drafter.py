@@ -94,8 +94,8 @@ def test_heads_are_computed_where_a_step_takes_less(monkeypatch: pytest.MonkeyPa
     closed = []
 
     class Timed(Heads):
-        def __init__(self, device: int) -> None:
-            self.device = device
+        def __init__(self, device: int | None = None) -> None:
+            self.device = device or cpu_device()
             if device == 66:
                 raise LibraryError("this device has no kernel")
 

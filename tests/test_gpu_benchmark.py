@@ -157,7 +157,7 @@ def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.Monk
 
 def test_candidates_are_the_same_whoever_picks_them(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates, "CANDIDATES", 5)  # of 12 tokens
-    found = candidates.measured(tiny_path, rounds=1)
+    (found,) = candidates.measured(tiny_path, rounds=1)
     assert set(found) == {"host", "device"}
     assert all(0 < value < 1e5 for values in found.values() for value in values)
     honest = candidates.ChoosingContext.candidates
@@ -167,7 +167,7 @@ def test_candidates_are_the_same_whoever_picks_them(tiny_path: Path, monkeypatch
         lambda self, count: [(tokens[::-1], logits) for tokens, logits in honest(self, count)],
     )
     with pytest.raises(ClickException, match="other candidates"):
-        candidates.measured(tiny_path, rounds=1)
+        list(candidates.measured(tiny_path, rounds=1))
 
 
 # -- the time -------------------------------------------------------------------------------------
