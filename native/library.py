@@ -28,7 +28,8 @@ _recent_errors: deque[str] = deque(maxlen=4)
 
 GGML_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8,
-    "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14, "bf16": 30,
+    "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14, "iq4_nl": 20, "iq4_xs": 23, "bf16": 30,
+    "mxfp4": 39,
 }  # fmt: skip
 """ggml's tensor types by the names llama.cpp users type (`ggml.h`, `enum ggml_type`)."""
 
@@ -120,6 +121,7 @@ _GGML_FUNCTIONS = {
     "ggml_rms_norm": ([_P, _P, ctypes.c_float], _P),
     "ggml_concat": ([_P, _P, _P, ctypes.c_int], _P),
     "ggml_mul_mat": ([_P, _P, _P], _P),
+    "ggml_mul_mat_id": ([_P, _P, _P, _P], _P),
     "ggml_swiglu_split": ([_P, _P, _P], _P),
     "ggml_add": ([_P, _P, _P], _P),
     "ggml_new_graph": ([_P], _P),

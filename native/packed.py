@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,6 @@ from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
 from .stored import StoredMatrix
 
-_REPACKED = b"CPU_REPACK"
 _GET_BUFFER_TYPES = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
 
@@ -29,15 +29,15 @@ class PackedMatrix:
         self.device = device
         self._code = GGML_TYPES[matrix.type_name.lower()]
         self._arena = self._buffer = None
-        packed = device == cpu_device() and self._place(_repacking())
-        if not (packed or self._place(ggml("ggml_backend_dev_buffer_type")(device))):
+        types = [ggml("ggml_backend_dev_buffer_type")(device)]
+        if device == cpu_device():
+            types = [*layouts(), *types]
+        if not any(map(self._place, types)):
             raise LibraryError("there is no memory for the draft head")
         write(self.tensor, matrix.data)
 
-    def _place(self, buffer_type: int | None) -> bool:
+    def _place(self, buffer_type: int) -> bool:
         """Make room for it in a buffer of a type whose kernels can multiply by it."""
-        if not buffer_type:
-            return False
         self._arena = ggml("ggml_init")(arena_params(4 * ggml("ggml_tensor_overhead")()))
         self.tensor = new_tensor(self._arena, self._code, *self.shape)
         self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, buffer_type)
@@ -69,12 +69,12 @@ def write(tensor: int, data: npt.NDArray[np.generic]) -> None:
 
 
 @cache
-def _repacking() -> int | None:
-    """The type of buffer that lays matrices out anew as they are written; None if this build has none."""
+def layouts() -> tuple[int, ...]:
+    """The CPU's types of buffers that lay matrices out anew as they are written, the fastest first: ours, if this
+    build has our kernels, and llama.cpp's."""
     registered = ggml("ggml_backend_dev_backend_reg")(cpu_device())
     found = ggml("ggml_backend_reg_get_proc_address")(registered, b"ggml_backend_dev_get_extra_bufts")
-    types = _GET_BUFFER_TYPES(found)(cpu_device()) if found else None
-    for buffer_type in types or ():  # ends with a null pointer
-        if not buffer_type or ggml("ggml_backend_buft_name")(buffer_type) == _REPACKED:
-            return buffer_type
-    return None
+    if not found:
+        return ()
+    types = _GET_BUFFER_TYPES(found)(cpu_device())
+    return tuple(itertools.takewhile(bool, types))  # the list ends with a null pointer

@@ -1,5 +1,5 @@
 """Matrix products and attention by ggml, for the tests of our kernels: `python -m tests.products OUT.npz`
-computes them in a process of its own, because PASS_EDGE_KERNELS is read once."""
+computes the latter in a process of its own, because PASS_EDGE_KERNELS is read once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pass_edge.native.library import GGML_TYPES, arena_params, ggml, llama
-from pass_edge.native.packed import _repacking, new_tensor, write
+from pass_edge.native.packed import layouts, new_tensor, write
 from pass_edge.native.stored import encode_rows
 
 Floats = npt.NDArray[np.float32]
-TYPES = ("q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k", "q5_k")
+SUPERBLOCKS = ("q4_k", "q5_k", "q6_k", "iq4_xs")
+TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", *SUPERBLOCKS)
 SHAPES = ((8, 256), (40, 512), (24, 2304), (19, 256), (64, 768), (8, 20480))
-"""(rows, width). 19 rows are left to llama.cpp; a width of 20,480 is more than the kernels have room for."""
-TOKENS = (*range(1, 18), 31, 32, 33)
+"""(rows, width). Of 19 rows the last tile is not full."""
+TOKENS = (*range(1, 34), 70)
 
 
 def cases() -> Iterator[tuple[str, str, Floats, Floats]]:
-    """A name, a type, a matrix (rows, width) and activations (33, width)."""
+    """A name, a type, a matrix (rows, width) and activations (70, width)."""
     for type_name in TYPES:
         for rows, width in SHAPES:
             rng = np.random.default_rng([rows, width])
@@ -51,15 +52,16 @@ def computed(
 
 
 class Products:
-    """Products with one matrix, repacked or as files have it; by two threads."""
+    """Products with one matrix, or with each expert's, laid out as our kernels have it; by two threads."""
 
-    def __init__(self, matrix: Floats, type_name: str, *, repack: bool) -> None:
+    def __init__(self, matrices: Floats, type_name: str) -> None:
+        """``matrices``: (rows, width), or (experts, rows, width)."""
         self._arena = ggml("ggml_init")(arena_params(1 << 20))
-        self._tensor = new_tensor(self._arena, GGML_TYPES[type_name], *matrix.shape)
-        buffer_type = _repacking() if repack else ggml("ggml_backend_cpu_buffer_type")()
-        self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, buffer_type)
-        write(self._tensor, encode_rows(matrix, type_name))
-        self._shape = matrix.shape
+        self._tensor = tensor(self._arena, type_name, *matrices.shape[::-1])
+        self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, layouts()[0])
+        width = matrices.shape[-1]
+        write(self._tensor, encode_rows(matrices.reshape(-1, width), type_name))
+        self._rows = matrices.shape[-2]
         self._backend = ggml("ggml_backend_cpu_init")()
         ggml("ggml_backend_cpu_set_n_threads")(self._backend, 2)
 
@@ -69,7 +71,18 @@ class Products:
         given = new_tensor(arena, GGML_TYPES["f32"], *activations.shape)
         product = ggml("ggml_mul_mat")(arena, self._tensor, given)
         inputs = {given: np.ascontiguousarray(activations)}
-        return computed(arena, self._backend, product, inputs, (len(activations), self._shape[0]))
+        return computed(arena, self._backend, product, inputs, (len(activations), self._rows))
+
+    def of_experts(self, activations: Floats, experts: npt.NDArray[np.int32]) -> Floats:
+        """(tokens, width) or (tokens, chosen, width), times the matrices of ``experts`` (tokens, chosen):
+        (tokens, chosen, rows)."""
+        arena = ggml("ggml_init")(arena_params(1 << 20))
+        tokens, chosen = experts.shape
+        given = tensor(arena, "f32", activations.shape[-1], activations.size // activations.shape[-1] // tokens, tokens)
+        ids = tensor(arena, "i32", chosen, tokens)
+        product = ggml("ggml_mul_mat_id")(arena, self._tensor, given, ids)
+        inputs = {given: np.ascontiguousarray(activations), ids: np.ascontiguousarray(experts)}
+        return computed(arena, self._backend, product, inputs, (tokens, chosen, self._rows))
 
     def close(self) -> None:
         ggml("ggml_backend_free")(self._backend)
@@ -77,21 +90,10 @@ class Products:
         ggml("ggml_free")(self._arena)
 
 
-def layouts(type_name: str, rows: int) -> tuple[bool, ...]:
-    """Whether to repack; Q4_0 also, where rows come by eights."""
-    return (False, True) if type_name == "q4_0" and rows % 8 == 0 and _repacking() else (False,)
-
-
-def all_products() -> dict[str, Floats]:
-    """By name: the products of each case's matrix with 1, 2, … 33 tokens, one behind the other."""
-    found = {}
-    for name, type_name, matrix, activations in cases():
-        for repack in layouts(type_name, len(matrix)):
-            products = Products(matrix, type_name, repack=repack)
-            outs = [products.of(activations[-count:]).ravel() for count in TOKENS]
-            found[f"{name}{' repacked' if repack else ''}"] = np.concatenate(outs)
-            products.close()
-    return found
+def tensor(arena: int, type_name: str, *shape: int) -> int:
+    """One described in ``arena``, its shape as ggml counts it: the width first."""
+    code = 26 if type_name == "i32" else GGML_TYPES[type_name]
+    return int(ggml("ggml_new_tensor")(arena, code, len(shape), (ctypes.c_int64 * len(shape))(*shape)))
 
 
 HEADS = ((9, 3, 64), (4, 1, 256), (2, 2, 96), (14, 2, 128), (3, 1, 64))
@@ -115,17 +117,10 @@ def attention(heads: int, kv_heads: int, width: int, tokens: int, threads: int) 
     backend = ggml("ggml_backend_cpu_init")()
     ggml("ggml_backend_cpu_set_n_threads")(backend, threads)
 
-    def tensor(code: str, *shape: int) -> int:
-        return int(
-            ggml("ggml_new_tensor")(
-                arena, GGML_TYPES[code], len(shape), (ctypes.c_int64 * len(shape))(*shape)
-            )
-        )
-
-    q = tensor("f32", width, tokens, heads)
-    k = tensor("q8_0", width, CELLS, kv_heads)
-    v = tensor("f16", width, CELLS, kv_heads)
-    m = tensor("f16", CELLS, tokens)
+    q = tensor(arena, "f32", width, tokens, heads)
+    k = tensor(arena, "q8_0", width, CELLS, kv_heads)
+    v = tensor(arena, "f16", width, CELLS, kv_heads)
+    m = tensor(arena, "f16", CELLS, tokens)
     attend = llama._lib.ggml_flash_attn_ext
     attend.argtypes, attend.restype = [ctypes.c_void_p] * 5 + [ctypes.c_float] * 3, ctypes.c_void_p
     out = attend(arena, q, k, v, m, width**-0.5, 0.0, 0.0)
@@ -145,4 +140,4 @@ def all_attention() -> dict[str, Floats]:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **all_products(), **all_attention())
+    np.savez(sys.argv[1], **all_attention())

@@ -6,6 +6,7 @@
 #include "ggml-common.h"
 
 #include "repack.h"
+#include "switch.h"
 
 #include <immintrin.h>
 
@@ -20,14 +21,6 @@ constexpr int AT_ONCE = 4;            // tokens that a weight is unpacked for
 constexpr int ROWS = 8;               // of weights that a tile multiplies
 constexpr int64_t MOST_BLOCKS = 512;  // of 32 weights: a row of 16,384
 constexpr int AHEAD = 4096;           // bytes: what memory delivers in the time of some blocks
-
-inline bool enabled() {
-    static const bool on = [] {
-        const char * said = std::getenv("PASS_EDGE_KERNELS");
-        return said == nullptr || std::atoi(said) != 0;
-    }();
-    return on;
-}
 
 inline float to_float(ggml_half half) {
     return _cvtsh_ss(half);

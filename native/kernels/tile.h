@@ -1,0 +1,255 @@
+// A *tile*: LANES rows of weights times up to a few tokens, for which each weight is unpacked once.
+//
+// All numbers of tokens, prompts too, are made of tiles, and each token's sums are made in the same order in all of
+// them: products of integers are added exactly, by the blocks' integer scales; then block after block goes into one
+// float sum, by one fused multiplication. So a token's bits do not depend on the tokens beside it.
+
+#pragma once
+
+#include "formats.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace {
+
+// ---- Activations, rounded to eight bits ----------------------------------------------------------------------------
+
+// As many activations as a block has weights, with one scale.
+template <int BLOCK> struct Activations;
+
+template <> struct Activations<32> {
+    float scale;
+    float scaled_sum;
+    int32_t sum;
+    int8_t values[32];
+};
+
+template <> struct Activations<256> {
+    float scale;
+    int16_t sums_of_32[8], sums_of_16[16];
+    int8_t values[256];
+};
+
+// Rounds COUNT values to signed bytes, and returns what one of their steps is. COUNT is a multiple of 8.
+template <int COUNT> float round_values(const float * values, int8_t * to) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 largest = _mm256_setzero_ps();
+    for (int i = 0; i < COUNT; i += 8) {
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(values + i)));
+    }
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    const float most = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+    const __m256 per_step = _mm256_set1_ps(most > 0 ? 127 / most : 0);
+    for (int i = 0; i < COUNT; i += 8) {
+        const __m256i whole = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + i), per_step));
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i *>(to + i), _mm_packs_epi16(words, words));
+    }
+    return most / 127;
+}
+
+inline int sum_of_16(const int8_t * values) {
+    const __m128i biased = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i *>(values)),
+                                         _mm_set1_epi8(char(128)));
+    const __m128i sums = _mm_sad_epu8(biased, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+}
+
+inline void round_block(const float * values, Activations<32> & to) {
+    to.scale = round_values<32>(values, to.values);
+    to.sum = sum_of_16(to.values) + sum_of_16(to.values + 16);
+    to.scaled_sum = to.scale * float(to.sum);
+}
+
+inline void round_block(const float * values, Activations<256> & to) {
+    to.scale = round_values<256>(values, to.values);
+    for (int i = 0; i < 16; i++) {
+        to.sums_of_16[i] = int16_t(sum_of_16(to.values + 16 * i));
+    }
+    for (int i = 0; i < 8; i++) {
+        to.sums_of_32[i] = int16_t(to.sums_of_16[2 * i] + to.sums_of_16[2 * i + 1]);
+    }
+}
+
+// ---- Whole-number products ------------------------------------------------------------------------------------------
+
+// Keeps the compiler from adding up as a tree, whose branches do not fit into the registers.
+inline void in_order(Ints & sums) {
+    asm("" : "+v"(sums));
+}
+
+// Sums, lane by lane, of the products of four weights with four activations each.
+template <int LARGEST> struct Dots {
+#if defined(PASS_EDGE_VNNI)
+    static constexpr int AT_ONCE = 64;  // steps before they must be added up
+    Ints sums = zero();
+    void step(Ints weights, Ints values) {
+        sums = add_products(sums, weights, values);
+        in_order(sums);
+    }
+    Ints added() const { return sums; }
+    Ints scaled(Ints scales) const { return multiply(sums, scales); }
+#else
+    // by twos in int16, until they might not fit
+    static constexpr int AT_ONCE = LARGEST == SIGNED ? 1 : 32767 / (2 * 127 * LARGEST);
+    Ints sums = zero();
+    void step(Ints weights, Ints values) {
+        if constexpr (LARGEST == SIGNED) {
+            sums = byte_products(absolute(weights), with_sign_of(values, weights));
+        } else {
+            sums = add16(sums, byte_products(weights, values));
+            in_order(sums);
+        }
+    }
+    Ints added() const { return add_pairs(sums, broadcast(int32_t(0x00010001))); }
+    Ints scaled(Ints scales) const { return add_pairs(sums, scales); }
+#endif
+};
+
+// Bytes `first` and `second` of each lane as two int16.
+template <bool SIGNED_BYTES> Ints two_bytes(Ints bytes, int first, int second) {
+    constexpr uint32_t NOTHING = 0x80;
+    const uint32_t low = uint32_t(first), high = uint32_t(second);
+    const int32_t lane = int32_t(SIGNED_BYTES ? high << 24 | NOTHING << 16 | low << 8 | NOTHING
+                                              : NOTHING << 24 | high << 16 | NOTHING << 8 | low);
+    const int32_t next = SIGNED_BYTES ? 0x04000400 : 0x00040004;
+    const Ints spread = look_up(bytes, broadcast(_mm_setr_epi32(lane, lane + next, lane + 2 * next, lane + 3 * next)));
+    return SIGNED_BYTES ? shift_right_signed16(spread, 8) : spread;
+}
+
+// ---- The tile ------------------------------------------------------------------------------------------------------
+
+constexpr int AHEAD = 4096;  // bytes: what memory delivers in the time of some blocks
+
+template <typename Format> Ints scale_bytes(const Packed<Format> & block, int word) {
+    const Ints bytes = load(block.words[Format::SCALES + word]);
+    return Format::MINIMA == Minima::OF_GROUPS ? bits_and(bytes, every_byte(63)) : bytes;
+}
+
+// The scale of a group, as `Dots::scaled` wants it.
+template <typename Format> Ints group_scale(const Packed<Format> & block, int group) {
+    constexpr bool SIGNED_BYTES = Format::MINIMA != Minima::OF_GROUPS;
+    const Ints bytes = scale_bytes(block, group / 4);
+    const int byte = group % 4;
+#if defined(PASS_EDGE_VNNI)
+    if constexpr (SIGNED_BYTES) {
+        return shift_right_signed(shift_left(bytes, 24 - 8 * byte), 24);
+    }
+    return bits_and(shift_right(bytes, 8 * byte), broadcast(int32_t(0xFF)));
+#else
+    return two_bytes<SIGNED_BYTES>(bytes, byte, byte);
+#endif
+}
+
+// What the sum of a block begins with, because unpacked weights are OFFSET more than they should be.
+template <typename Format, int TOKENS>
+void begin(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
+           Ints whole[TOKENS]) {
+    for (int t = 0; t < TOKENS; t++) {
+        whole[t] = zero();
+    }
+    if constexpr (Format::OFFSET != 0 && Format::GROUP == 0) {
+        for (int t = 0; t < TOKENS; t++) {
+            whole[t] = broadcast(int32_t(-Format::OFFSET * tokens[t][b].sum));
+        }
+    } else if constexpr (Format::OFFSET != 0) {
+        for (int group = 0; group < Format::BLOCK / Format::GROUP; group += 2) {
+            const Ints scales = two_bytes<true>(scale_bytes(block, group / 4), group % 4, group % 4 + 1);
+            for (int t = 0; t < TOKENS; t++) {
+                const auto & token = tokens[t][b];
+                const int16_t * sums = Format::GROUP == 16 ? token.sums_of_16 : token.sums_of_32;
+                whole[t] = add(whole[t], add_pairs(scales, four_bytes(sums + group)));
+            }
+        }
+        for (int t = 0; t < TOKENS; t++) {
+            whole[t] = multiply(whole[t], broadcast(int32_t(-Format::OFFSET)));
+        }
+    }
+}
+
+template <typename Format, int TOKENS>
+void add_minima(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                Floats sums[TOKENS]) {
+    if constexpr (Format::MINIMA == Minima::OF_BLOCKS) {
+        const Floats minima = Format::scales(block.halves[1]);
+        for (int t = 0; t < TOKENS; t++) {
+            sums[t] = fused(minima, broadcast(tokens[t][b].scaled_sum), sums[t]);
+        }
+    } else if constexpr (Format::MINIMA == Minima::OF_GROUPS) {
+        Ints minima[2], pairs[4];
+        Format::group_minima(block, minima);
+        for (int i = 0; i < 4; i++) {
+            pairs[i] = two_bytes<false>(minima[i / 2], i % 2 * 2, i % 2 * 2 + 1);
+        }
+        const Floats scale = Format::scales(block.halves[1]);
+        for (int t = 0; t < TOKENS; t++) {
+            const auto & token = tokens[t][b];
+            Ints whole = add_pairs(pairs[0], four_bytes(token.sums_of_32));
+            for (int i = 1; i < 4; i++) {
+                whole = add(whole, add_pairs(pairs[i], four_bytes(token.sums_of_32 + 2 * i)));
+            }
+            sums[t] = negated(multiply(scale, broadcast(token.scale)), to_floats(whole), sums[t]);
+        }
+    }
+}
+
+// out[t][0 … LANES - 1] = LANES rows of `blocks` blocks each, times token t.
+template <typename Format, int TOKENS, bool FETCH>
+void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Format::BLOCK> * const * tokens,
+          float * const * out) {
+    using Sums = Dots<Format::LARGEST>;
+    Floats sums[TOKENS];
+    for (int t = 0; t < TOKENS; t++) {
+        sums[t] = broadcast(0.0f);
+    }
+    for (int64_t b = 0; b < blocks; b++) {
+        const Packed<Format> & block = weights[b];
+        if constexpr (FETCH) {
+            for (size_t line = 0; line < sizeof block; line += 64) {
+                _mm_prefetch(reinterpret_cast<const char *>(&block) + AHEAD + line, _MM_HINT_T0);
+            }
+        }
+        add_minima<Format, TOKENS>(block, tokens, b, sums);
+        Ints whole[TOKENS];
+        begin<Format, TOKENS>(block, tokens, b, whole);
+#pragma GCC unroll 8
+        for (int pair = 0; pair < Format::PAIRS; pair++) {
+            Sums low[TOKENS], high[TOKENS];
+            const auto add_up = [&]() {
+                for (int t = 0; t < TOKENS; t++) {
+                    if constexpr (Format::GROUP == 0) {
+                        whole[t] = add(whole[t], add(low[t].added(), high[t].added()));
+                    } else {
+                        const Ints first = low[t].scaled(group_scale(block, Format::low_at(pair) / Format::GROUP));
+                        const Ints second = high[t].scaled(group_scale(block, Format::high_at(pair) / Format::GROUP));
+                        whole[t] = add(whole[t], add(first, second));
+                    }
+                    low[t] = high[t] = Sums();
+                }
+            };
+#pragma GCC unroll 8
+            for (int chunk = 0; chunk < Format::CHUNKS; chunk++) {
+                const Weights unpacked = Format::unpack(block, pair, chunk);
+                for (int t = 0; t < TOKENS; t++) {
+                    const int8_t * values = tokens[t][b].values + 4 * chunk;
+                    low[t].step(unpacked.low, four_bytes(values + Format::low_at(pair)));
+                    high[t].step(unpacked.high, four_bytes(values + Format::high_at(pair)));
+                }
+                if (chunk + 1 == Format::CHUNKS || (chunk + 1) % Sums::AT_ONCE == 0) {
+                    add_up();
+                }
+            }
+        }
+        const Floats scale = Format::scales(block.halves[0]);
+        for (int t = 0; t < TOKENS; t++) {
+            sums[t] = fused(multiply(scale, broadcast(tokens[t][b].scale)), to_floats(whole[t]), sums[t]);
+        }
+    }
+    for (int t = 0; t < TOKENS; t++) {
+        store(out[t], sums[t]);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,359 @@
+// Matrix products with quantized weights, for one token, for drafts and for prompts.
+//
+// llama.cpp keeps weights in buffers, asks each type of buffer which operations it has kernels for, and takes the first
+// that has. Ours comes first. As the weights are written into it, it lays them out as formats.h says; tile.h multiplies
+// by them. What it has no format for goes to llama.cpp's own buffers, and all of it if PASS_EDGE_KERNELS=0.
+
+#include "tile.h"
+
+#include "ggml-backend-impl.h"
+#include "ggml-backend.h"
+#include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
+#include "ggml-impl.h"
+#include "switch.h"
+#include "switch.h"
+#include "traits.h"
+
+#include <algorithm>
+#include <array>
+#include <thread>
+#include <utility>
+#include <vector>
+
+extern "C" const char * pass_edge_kernels(void);
+
+namespace {
+
+#ifdef PASS_EDGE_AVX512
+constexpr int AT_ONCE = 8;  // tokens in a tile: as many as the registers have room for
+#else
+constexpr int AT_ONCE = 4;
+#endif
+constexpr size_t CACHED = 160 * 1024;  // bytes of weights that stay in a core's cache while a prompt passes over them
+constexpr int CHUNKS = 4;              // that a matrix is cut into for each thread: one may be slower than the others
+
+// What a matrix of `Format` needs of ggml: to be laid out, and to be multiplied by.
+class Traits : public ggml::cpu::tensor_traits {
+  public:
+    virtual size_t size(const ggml_tensor * weights) const = 0;
+    virtual void lay_out(ggml_tensor * weights, const void * data) const = 0;
+};
+
+// One token's activations and the row of results that they are for.
+struct Token {
+    const char * activations;
+    float * out;
+};
+
+int64_t tiles_of(const ggml_tensor * weights) {
+    return (weights->ne[1] + LANES - 1) / LANES;
+}
+
+template <typename Format> class FormatTraits final : public Traits {
+    using Rounded = Activations<Format::BLOCK>;
+
+    static int64_t blocks_of(const ggml_tensor * weights) { return weights->ne[0] / Format::BLOCK; }
+
+    static size_t token_size(const ggml_tensor * weights) { return blocks_of(weights) * sizeof(Rounded); }
+
+  public:
+    size_t size(const ggml_tensor * weights) const override {
+        return weights->ne[2] * weights->ne[3] * tiles_of(weights) * blocks_of(weights) * sizeof(Packed<Format>);
+    }
+
+    void lay_out(ggml_tensor * weights, const void * data) const override {
+        const int64_t tiles = tiles_of(weights), matrices = weights->ne[2] * weights->ne[3];
+        const int64_t all = matrices * tiles, few = 64;
+        std::vector<std::thread> helpers;
+        const auto share = [&](int64_t i, int64_t of) {
+            for (int64_t tile = all * i / of; tile < all * (i + 1) / of; tile++) {
+                pack(weights, data, tile);
+            }
+        };
+        const int64_t workers = std::min<int64_t>(std::max(1u, std::thread::hardware_concurrency()), 1 + all / few);
+        for (int64_t i = 1; i < workers; i++) {
+            helpers.emplace_back(share, i, workers);
+        }
+        share(0, workers);
+        for (auto & helper : helpers) {
+            helper.join();
+        }
+    }
+
+    bool work_size(int, const ggml_tensor * op, size_t & size) override {
+        size = ggml_nrows(op->src[1]) * token_size(op->src[0]);
+        if (op->op == GGML_OP_MUL_MAT_ID) {
+            size += (op->src[0]->ne[2] + 1) * sizeof(int64_t) + ggml_nelements(op->src[2]) * sizeof(Token);
+        }
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        round_activations(params, op);
+        if (op->op == GGML_OP_MUL_MAT) {
+            multiply(params, op);
+        } else {
+            multiply_by_experts(params, op);
+        }
+        return true;
+    }
+
+  private:
+    // Rows beyond the last are zeros.
+    static void pack(ggml_tensor * weights, const void * data, int64_t tile) {
+        using Block = typename Format::Block;
+        const int64_t blocks = blocks_of(weights), tiles = tiles_of(weights), rows = weights->ne[1];
+        const auto * matrix = static_cast<const Block *>(data) + tile / tiles * rows * blocks;
+        auto * to = static_cast<Packed<Format> *>(weights->data) + tile * blocks;
+        for (int64_t b = 0; b < blocks; b++) {
+            for (int lane = 0; lane < LANES; lane++) {
+                uint32_t words[Format::WORDS] = {};
+                uint16_t halves[Format::HALVES] = {};
+                const int64_t row = tile % tiles * LANES + lane;
+                if (row < rows) {
+                    Format::words(matrix[row * blocks + b], words);
+                    Format::halves(matrix[row * blocks + b], halves);
+                }
+                for (int i = 0; i < Format::WORDS; i++) {
+                    to[b].words[i][lane] = words[i];
+                }
+                for (int i = 0; i < Format::HALVES; i++) {
+                    to[b].halves[i][lane] = halves[i];
+                }
+            }
+        }
+    }
+
+    static const char * row_of(const ggml_tensor * tensor, int64_t row) {
+        const int64_t i = row % tensor->ne[1], j = row / tensor->ne[1] % tensor->ne[2];
+        const int64_t k = row / tensor->ne[1] / tensor->ne[2];
+        return static_cast<const char *>(tensor->data) + i * tensor->nb[1] + j * tensor->nb[2] + k * tensor->nb[3];
+    }
+
+    // Into the work space, block by block shared among the threads.
+    static void round_activations(const ggml_compute_params * params, const ggml_tensor * op) {
+        const int64_t blocks = blocks_of(op->src[0]), all = ggml_nrows(op->src[1]) * blocks;
+        auto * to = static_cast<Rounded *>(params->wdata);
+        for (int64_t i = all * params->ith / params->nth; i < all * (params->ith + 1) / params->nth; i++) {
+            const auto * row = reinterpret_cast<const float *>(row_of(op->src[1], i / blocks));
+            round_block(row + i % blocks * Format::BLOCK, to[i]);
+        }
+    }
+
+    static void multiply(const ggml_compute_params * params, const ggml_tensor * op) {
+        const ggml_tensor * weights = op->src[0];
+        const int64_t chunks = begin_chunks(params, tiles_of(weights));
+        const auto token = [&](int64_t i) {
+            const char * activations = static_cast<const char *>(params->wdata) + i * token_size(weights);
+            return Token{activations, reinterpret_cast<float *>(const_cast<char *>(row_of(op, i)))};
+        };
+        for_chunks(params, chunks, [&](int64_t chunk) {
+            multiply_chunk(weights, 0, chunk, chunks, ggml_nrows(op->src[1]), token);
+        });
+    }
+
+    // Each token goes to some of the experts: the tokens of one are multiplied together.
+    static void multiply_by_experts(const ggml_compute_params * params, const ggml_tensor * op) {
+        const ggml_tensor *weights = op->src[0], *activations = op->src[1], *ids = op->src[2];
+        const int64_t experts = weights->ne[2];
+        // the first token of each expert, and behind these all tokens, expert by expert
+        auto * first = reinterpret_cast<int64_t *>(static_cast<char *>(params->wdata) +
+                                                   ggml_nrows(activations) * token_size(weights));
+        auto * tokens = reinterpret_cast<Token *>(first + experts + 1);
+        const auto expert = [&](int64_t token, int64_t i) {
+            return *reinterpret_cast<const int32_t *>(static_cast<const char *>(ids->data) + token * ids->nb[1] +
+                                                      i * ids->nb[0]);
+        };
+        if (params->ith == 0) {
+            std::fill(first, first + experts + 1, 0);
+            const auto for_all = [&](auto call) {
+                for (int64_t token = 0; token < ids->ne[1]; token++) {
+                    for (int64_t i = 0; i < ids->ne[0]; i++) {
+                        call(token, i);
+                    }
+                }
+            };
+            for_all([&](int64_t token, int64_t i) { first[expert(token, i) + 1]++; });
+            for (int64_t e = 0; e < experts; e++) {
+                first[e + 1] += first[e];
+            }
+            std::vector<int64_t> next(first, first + experts);
+            for_all([&](int64_t token, int64_t i) {
+                const int64_t row = token * activations->ne[1] + i % activations->ne[1];
+                char * out = static_cast<char *>(op->data) + i * op->nb[1] + token * op->nb[2];
+                tokens[next[expert(token, i)]++] = {static_cast<char *>(params->wdata) + row * token_size(weights),
+                                                    reinterpret_cast<float *>(out)};
+            });
+        }
+        const int64_t chunks = begin_chunks(params, tiles_of(weights));
+        for_chunks(params, experts * chunks, [&](int64_t chunk) {
+            const int64_t e = chunk / chunks;
+            multiply_chunk(weights, e, chunk % chunks, chunks, first[e + 1] - first[e],
+                           [&](int64_t i) { return tokens[first[e] + i]; });
+        });
+    }
+
+    // Into how many chunks `tiles` are cut. Behind it, all threads have come this far.
+    static int64_t begin_chunks(const ggml_compute_params * params, int64_t tiles) {
+        if (params->ith == 0) {
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        }
+        ggml_barrier(params->threadpool);
+        return params->nth == 1 ? 1 : std::min<int64_t>(tiles, CHUNKS * params->nth);
+    }
+
+    template <typename Call> static void for_chunks(const ggml_compute_params * params, int64_t chunks, Call call) {
+        for (int64_t i = params->ith; i < chunks; i = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+            call(i);
+        }
+    }
+
+    // A chunk of one matrix times all of `count` tokens. Many tokens pass over as many tiles at a time as stay cached;
+    // few have each tile for themselves, so that memory is read straight on.
+    template <typename GetToken>
+    static void multiply_chunk(const ggml_tensor * weights, int64_t matrix, int64_t chunk, int64_t chunks,
+                               int64_t count, GetToken token) {
+        const int64_t tiles = tiles_of(weights), blocks = blocks_of(weights), rows = weights->ne[1];
+        const auto * packed = static_cast<const Packed<Format> *>(weights->data) + matrix * tiles * blocks;
+        const int64_t end = tiles * (chunk + 1) / chunks;
+        const int64_t cached = std::max<int64_t>(1, CACHED / (blocks * sizeof(Packed<Format>)));
+        const int64_t step = count > 2 * AT_ONCE ? cached : 1;
+        for (int64_t from = tiles * chunk / chunks; from < end; from += step) {
+            for (int64_t first = 0; first < count; first += AT_ONCE) {
+                Token some[AT_ONCE];
+                const int64_t now = std::min<int64_t>(AT_ONCE, count - first);
+                for (int64_t i = 0; i < now; i++) {
+                    some[i] = token(first + i);
+                }
+                for (int64_t tile = from; tile < std::min(end, from + step); tile++) {
+                    multiply_tile(packed + tile * blocks, blocks, tile * LANES, std::min<int64_t>(LANES, rows - tile * LANES),
+                                  some, now, first == 0);
+                }
+            }
+        }
+    }
+
+    // `count` rows of results, at `row`. Memory is asked for what comes next as its first tokens pass over a tile.
+    static void multiply_tile(const Packed<Format> * packed, int64_t blocks, int64_t row, int64_t count,
+                              const Token * tokens, int64_t now, bool fetch) {
+        const Rounded * activations[AT_ONCE];
+        float *out[AT_ONCE], partial[AT_ONCE][LANES];
+        for (int64_t i = 0; i < now; i++) {
+            activations[i] = reinterpret_cast<const Rounded *>(tokens[i].activations);
+            out[i] = count == LANES ? tokens[i].out + row : partial[i];
+        }
+        (fetch ? TILES<true> : TILES<false>)[now - 1](blocks, packed, activations, out);
+        if (count < LANES) {
+            for (int64_t i = 0; i < now; i++) {
+                std::copy(partial[i], partial[i] + count, tokens[i].out + row);
+            }
+        }
+    }
+
+    using Tile = void (*)(int64_t, const Packed<Format> *, const Rounded * const *, float * const *);
+    template <bool FETCH, int... COUNT> static constexpr std::array<Tile, AT_ONCE> tiles(std::integer_sequence<int, COUNT...>) {
+        return {tile<Format, COUNT + 1, FETCH>...};
+    }
+    template <bool FETCH> static constexpr std::array<Tile, AT_ONCE> TILES = tiles<FETCH>(std::make_integer_sequence<int, AT_ONCE>());
+};
+
+template <typename Format> Traits * traits_of() {
+    static FormatTraits<Format> traits;
+    return &traits;
+}
+
+Traits * traits_of(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_Q4_0: return traits_of<Q4_0>();
+        case GGML_TYPE_Q4_1: return traits_of<Q4_1>();
+        case GGML_TYPE_Q5_0: return traits_of<Q5_0>();
+        case GGML_TYPE_Q5_1: return traits_of<Q5_1>();
+        case GGML_TYPE_Q8_0: return traits_of<Q8_0>();
+        case GGML_TYPE_IQ4_NL: return traits_of<IQ4_NL>();
+        case GGML_TYPE_MXFP4: return traits_of<MXFP4>();
+        case GGML_TYPE_Q4_K: return traits_of<Q4_K>();
+        case GGML_TYPE_Q5_K: return traits_of<Q5_K>();
+        case GGML_TYPE_Q6_K: return traits_of<Q6_K>();
+        case GGML_TYPE_IQ4_XS: return traits_of<IQ4_XS>();
+        default: return nullptr;
+    }
+}
+
+// ---- The type of buffer ----------------------------------------------------------------------------------------------
+
+ggml_backend_buffer_type_t buffer_type();
+
+class Operations final : public ggml::cpu::extra_buffer_type {
+    bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
+        const bool product = op->op == GGML_OP_MUL_MAT && ggml_n_dims(op->src[0]) <= 2;
+        const bool experts = op->op == GGML_OP_MUL_MAT_ID && op->src[0]->ne[3] == 1;
+        if (!(product || experts) || !is_ours(op->src[0]) || op->src[1]->type != GGML_TYPE_F32) {
+            return false;
+        }
+        const ggml_backend_buffer_t buffer = op->src[1]->buffer;
+        return buffer == nullptr || ggml_backend_buft_is_host(buffer->buft);
+    }
+
+    ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        const bool product = op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID;
+        return product && is_ours(op->src[0]) ? traits_of(op->src[0]->type) : nullptr;
+    }
+
+    static bool is_ours(const ggml_tensor * weights) {
+        return weights->buffer != nullptr && weights->buffer->buft == buffer_type() &&
+               traits_of(weights->type) != nullptr;
+    }
+};
+
+void write(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
+    GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));
+    traits_of(tensor->type)->lay_out(tensor, data);
+}
+
+ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
+    const ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+    if (buffer != nullptr) {
+        buffer->buft = type;
+        buffer->iface.set_tensor = write;
+        buffer->iface.get_tensor = nullptr;
+        buffer->iface.cpy_tensor = nullptr;
+    }
+    return buffer;
+}
+
+size_t size_of(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
+    const Traits * traits = traits_of(tensor->type);
+    return traits != nullptr ? traits->size(tensor) : ggml_nbytes(tensor);
+}
+
+ggml_backend_buffer_type_t buffer_type() {
+    static ggml_backend_buffer_type type = {
+        {
+            [](ggml_backend_buffer_type_t) { return "PASS_EDGE"; },
+            allocate,
+            [](ggml_backend_buffer_type_t) -> size_t { return 64; },
+            nullptr,  // any size
+            size_of,
+            nullptr,  // the host does not read it
+        },
+        ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
+        new Operations(),
+    };
+    return &type;
+}
+
+// Before llama.cpp asks for the list, and so before all that are in it.
+[[maybe_unused]] const bool listed = [] {
+    if (enabled()) {
+        auto & types = ggml_backend_cpu_get_extra_buffer_types();
+        types.insert(types.begin(), buffer_type());
+    }
+    return true;
+}();
+
+}  // namespace
+
+extern "C" const char * pass_edge_kernels(void) {
+    return enabled() ? INSTRUCTIONS : "";
+}
