@@ -1,10 +1,8 @@
-"""Matrix products and attention by ggml, for the tests of our kernels: `python -m tests.products OUT.npz`
-computes the latter in a process of its own, because PASS_EDGE_KERNELS is read once."""
+"""Matrix products and attention by ggml, for the tests of our kernels."""
 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,48 +94,25 @@ def tensor(arena: int, type_name: str, *shape: int) -> int:
     return int(ggml("ggml_new_tensor")(arena, code, len(shape), (ctypes.c_int64 * len(shape))(*shape)))
 
 
-HEADS = ((9, 3, 64), (4, 1, 256), (2, 2, 96), (14, 2, 128), (3, 1, 64))
-"""Heads of queries, heads of keys and values, width."""
-CELLS = 768
-
-
-def attention(heads: int, kv_heads: int, width: int, tokens: int, threads: int) -> Floats:
-    """(tokens, heads, width): over 768 cells, of which a random part is visible to each token, the first of
-    all cells to the last token alone, and none to the first token where there are more than two."""
-    rng = np.random.default_rng([heads, width, tokens])
-    queries = 3 * rng.standard_normal((heads, tokens, width), np.float32)
-    keys = rng.standard_normal((kv_heads * CELLS, width), np.float32)
-    values = rng.standard_normal((kv_heads, CELLS, width), np.float32).astype(np.float16)
-    mask = np.where(rng.random((tokens, CELLS)) < rng.random((tokens, 1)), 0, -np.inf).astype(np.float16)
-    mask[:, 256:512] = -np.inf
-    mask[:, 0], mask[-1, 0] = -np.inf, 0
-    if tokens > 2:
-        mask[0] = -np.inf
+def attention(
+    queries: Floats, keys: npt.NDArray[np.uint8], values: npt.NDArray[np.float16], mask: Floats, threads: int
+) -> Floats:
+    """``queries`` (heads, tokens, width), ``keys`` (kv heads, cells, bytes) in Q8_0, ``values`` (kv heads, cells,
+    width) and ``mask`` (tokens, cells) of 0 and minus infinity → (tokens, heads, width)."""
+    heads, tokens, width = queries.shape
+    kv_heads, cells = values.shape[:2]
     arena = ggml("ggml_init")(arena_params(1 << 20))
     backend = ggml("ggml_backend_cpu_init")()
     ggml("ggml_backend_cpu_set_n_threads")(backend, threads)
-
     q = tensor(arena, "f32", width, tokens, heads)
-    k = tensor(arena, "q8_0", width, CELLS, kv_heads)
-    v = tensor(arena, "f16", width, CELLS, kv_heads)
-    m = tensor(arena, "f16", CELLS, tokens)
+    k = tensor(arena, "q8_0", width, cells, kv_heads)
+    v = tensor(arena, "f16", width, cells, kv_heads)
+    m = tensor(arena, "f16", cells, tokens)
     attend = llama._lib.ggml_flash_attn_ext
     attend.argtypes, attend.restype = [ctypes.c_void_p] * 5 + [ctypes.c_float] * 3, ctypes.c_void_p
     out = attend(arena, q, k, v, m, width**-0.5, 0.0, 0.0)
-    inputs = {q: queries, k: encode_rows(keys, "q8_0"), v: values, m: mask}
+    given = {q: queries, k: keys, v: values, m: mask.astype(np.float16)}
+    inputs = {place: np.ascontiguousarray(data) for place, data in given.items()}
     found = computed(arena, backend, out, inputs, (tokens, heads, width))
     ggml("ggml_backend_free")(backend)
     return found
-
-
-def all_attention() -> dict[str, Floats]:
-    return {
-        f"attention {shape} {tokens} {threads}": attention(*shape, tokens, threads)
-        for shape in HEADS
-        for tokens in (1, 2, 3, 8, 33)
-        for threads in (1, 2)
-    }
-
-
-if __name__ == "__main__":
-    np.savez(sys.argv[1], **all_attention())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +11,7 @@ import pytest
 from pass_edge.native.library import kernels
 from pass_edge.native.stored import decode_rows, encode_rows
 
-from .products import HEADS, SUPERBLOCKS, TOKENS, TYPES, Floats, Products, cases
+from .products import SUPERBLOCKS, TOKENS, TYPES, Floats, Products, attention, cases
 
 pytestmark = pytest.mark.skipif(not kernels(), reason="this build has llama.cpp's kernels only")
 CASES = {name: (type_name, matrix, activations) for name, type_name, matrix, activations in cases()}
@@ -77,15 +74,78 @@ def test_experts_products_are_those_of_their_matrices(type_name: str) -> None:
     mixture.close()
 
 
-def test_attention_has_the_bits_of_llama_cpp_s(tmp_path: Path) -> None:
-    found = []
-    for switch in ("0", "1"):
-        out = tmp_path / f"{switch}.npz"
-        environment = {**os.environ, "PASS_EDGE_KERNELS": switch}
-        command = [sys.executable, "-m", "tests.products", str(out)]
-        subprocess.run(command, env=environment, check=True)
-        found.append(np.load(out))
-    theirs, ours = found
-    assert len(ours.files) > 2 * len(HEADS)
-    for name in theirs.files:
-        assert (theirs[name] == ours[name]).all(), name
+HEADS = ((9, 3, 64), (4, 1, 256), (2, 2, 96), (14, 2, 128), (3, 1, 64), (12, 2, 32))
+"""Heads of queries, heads of keys and values, width."""
+CELLS = 600
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What attention is asked about: ``visible`` (tokens, cells), of which a random part is true, none for the
+    first token, and a stretch for nobody."""
+
+    queries: Floats
+    keys: npt.NDArray[np.uint8]
+    values: npt.NDArray[np.float16]
+    visible: npt.NDArray[np.bool_]
+
+    @classmethod
+    def random(cls, heads: int, kv_heads: int, width: int, tokens: int = 40) -> Cache:
+        rng = np.random.default_rng([heads, width])
+        visible = rng.random((tokens, CELLS)) < rng.random((tokens, 1))
+        visible[:, 100:400] = visible[0] = False
+        keys = rng.standard_normal((kv_heads * CELLS, width), np.float32)
+        return cls(
+            3 * rng.standard_normal((heads, tokens, width), np.float32),
+            encode_rows(keys, "q8_0").reshape(kv_heads, CELLS, -1),
+            rng.standard_normal((kv_heads, CELLS, width), np.float32).astype(np.float16),
+            visible,
+        )
+
+    def attention(self, tokens: slice = slice(None), threads: int = 2) -> Floats:
+        mask = np.where(self.visible[tokens], np.float32(0), np.float32(-np.inf))
+        return attention(self.queries[:, tokens], self.keys, self.values, mask, threads)
+
+
+def exact_attention(cache: Cache) -> npt.NDArray[np.float64]:
+    """(tokens, heads, width), with the queries rounded to eight bits in blocks of 32."""
+    heads, tokens, width = cache.queries.shape
+    blocks = cache.queries.reshape(heads, tokens, -1, 32)
+    step = np.abs(blocks).max(axis=3, keepdims=True) / np.float32(127)
+    queries = (np.rint(blocks / step).astype(np.float64) * step).reshape(heads, tokens, width)
+    kv_heads = len(cache.keys)
+    keys = decode_rows(cache.keys.reshape(kv_heads * CELLS, -1), "q8_0", width).reshape(kv_heads, CELLS, width)
+    out = np.zeros((tokens, heads, width))
+    for head in range(heads):
+        shared = head * kv_heads // heads
+        scores = queries[head] @ keys[shared].T.astype(np.float64) / width**0.5
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True)) * cache.visible
+        total = weights.sum(axis=1, keepdims=True)
+        out[:, head] = weights @ cache.values[shared].astype(np.float64) / np.where(total > 0, total, 1)
+    return out
+
+
+@pytest.mark.parametrize("shape", HEADS)
+def test_attention_is_what_numpy_says(shape: tuple[int, int, int]) -> None:
+    cache = Cache.random(*shape)
+    # a query halfway between two steps may be rounded either way, and the weights are steep
+    assert np.abs(cache.attention() - exact_attention(cache)).max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", HEADS)
+def test_attention_gives_a_token_the_same_bits_in_any_company(shape: tuple[int, int, int]) -> None:
+    cache = Cache.random(*shape)
+    together = cache.attention()
+    for count in (1, 2, 3, 7, 16):
+        assert (cache.attention(slice(40 - count, 40)) == together[-count:]).all(), count
+        assert (cache.attention(slice(count)) == together[:count]).all(), count
+    assert (cache.attention(threads=1) == together).all()
+
+
+@pytest.mark.parametrize("shape", HEADS)
+def test_cells_that_nobody_sees_change_no_bit(shape: tuple[int, int, int]) -> None:
+    cache = Cache.random(*shape)
+    seen = cache.visible.any(axis=0)
+    assert not seen.all()
+    fewer = Cache(cache.queries, cache.keys[:, seen], cache.values[:, seen], cache.visible[:, seen])
+    assert (fewer.attention() == cache.attention()).all()

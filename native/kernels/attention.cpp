@@ -1,16 +1,22 @@
-// Attention over a KV cache with K in Q8_0 and V in F16.
+// Attention over a KV cache with K in Q8_0 and V in F16, for one token, for drafts and for prompts.
 //
-// llama.cpp computes it for one head, one token and one cell after the other. Ours computes the scores of eight cells
-// and up to HEADS heads at once, and keeps their sums in registers. Each sum is made in llama.cpp's order, cell by
-// cell, with its rounding to F16 in between, so it has its bits. What it does not know is left to llama.cpp.
+// A *row* is a head of a token. For some rows that share a head of K and V:
+//     scores   = the tile's products of their queries with the keys of the cells that any of them sees,
+//                LANES cells side by side as LANES rows of weights are
+//     weights  = exp(score - the row's largest score), which is 0 where the row does not see the cell
+//     output   = the sum of the cells' weighted values, cell after cell, divided by the sum of the weights
+// A cell of weight 0 changes no bit of a sum, so a row's bits depend on the cells it sees and their order alone.
+// What it does not know is left to llama.cpp; the linker puts __wrap_f in the place of f (kernels.cmake).
 
-#include "tiles.h"
+#include "tile.h"
 
 #include "ggml-cpu-impl.h"
 #include "ops.h"
-#include "quants.h"
+#include "switch.h"
+#include "vec.h"
 
 #include <algorithm>
+#include <vector>
 
 extern "C" {
 using attention_t = decltype(ggml_compute_forward_flash_attn_ext);
@@ -19,148 +25,250 @@ attention_t __real_ggml_compute_forward_flash_attn_ext, __wrap_ggml_compute_forw
 
 namespace {
 
-constexpr int64_t CELLS = 256;          // that are scored before their values are summed
-constexpr int64_t MOST_WIDE = 512;      // a head
-constexpr int SLICE = 4;                // vectors of a head's values that are summed at a time
+constexpr int64_t SCORES = 48 * 1024;  // that rows have together, if they have not more alone: they stay cached
+constexpr int64_t MOST_ROWS = 128;
+constexpr int64_t MOST_BLOCKS = 16;    // of 32 numbers: the width of a head
+constexpr int SLICE = 4;               // vectors of values that are summed at a time
+#ifdef PASS_EDGE_AVX512
+constexpr int SUMMED = 6;              // rows whose slices are
+#else
+constexpr int SUMMED = 3;
+#endif
 constexpr ggml_fp16_t HIDDEN = 0xFC00;  // minus infinity
 
-// One token and up to HEADS heads that share a head of K and V.
-struct Unit {
+using Query = Activations<QK8_0>;
+using Keys = Packed<Q8_0>;
+
+struct Attention {
     const ggml_tensor *q, *k, *v, *mask, *out;
-    int64_t token, first_head, kv_head;
     float scale;
 
-    const ggml_fp16_t * hidden() const {
-        return reinterpret_cast<const ggml_fp16_t *>(static_cast<const char *>(mask->data) + token * mask->nb[1]);
+    explicit Attention(const ggml_tensor * op)
+        : q(op->src[0]), k(op->src[1]), v(op->src[2]), mask(op->src[3]), out(op) {
+        std::memcpy(&scale, op->op_params, sizeof scale);
     }
-    const char * key(int64_t cell) const {
-        return static_cast<const char *>(k->data) + cell * k->nb[1] + kv_head * k->nb[2];
+    int64_t blocks() const { return k->ne[0] / QK8_0; }
+    int64_t sharing() const { return q->ne[2] / k->ne[2]; }  // heads of q for one of K and V
+    const float * query(int64_t token, int64_t head) const {
+        return at<float>(q, token * q->nb[1] + head * q->nb[2]);
     }
-    const char * value(int64_t cell) const {
-        return static_cast<const char *>(v->data) + cell * v->nb[1] + kv_head * v->nb[2];
+    const block_q8_0 * key(int64_t cell, int64_t head) const {
+        return at<block_q8_0>(k, cell * k->nb[1] + head * k->nb[2]);
+    }
+    const ggml_fp16_t * value(int64_t cell, int64_t head) const {
+        return at<ggml_fp16_t>(v, cell * v->nb[1] + head * v->nb[2]);
+    }
+    const ggml_fp16_t * hidden(int64_t token) const { return at<ggml_fp16_t>(mask, token * mask->nb[1]); }
+    float * output(int64_t token, int64_t head) const {
+        return const_cast<float *>(at<float>(out, (head + token * out->ne[1]) * out->nb[1]));
+    }
+
+  private:
+    template <typename T> static const T * at(const ggml_tensor * tensor, int64_t offset) {
+        return reinterpret_cast<const T *>(static_cast<const char *>(tensor->data) + offset);
     }
 };
 
-// What the softmax over the cells so far has come to, and how the next cells go into the sum of values.
-template <int COUNT> struct Softmax {
-    float largest[COUNT], sum[COUNT];
-    int64_t count;               // visible cells
-    int32_t cells[CELLS];        // where they are
-    float weight[COUNT][CELLS];  // of a cell's values
-    float shrink[COUNT][CELLS];  // of the sum before it: less than 1 where a cell's score is the largest so far
+// Some heads, from `head` on, of some tokens: they share head `kv_head` of K and V.
+struct Rows {
+    int64_t token, tokens, head, heads, kv_head;
+
+    int64_t count() const { return tokens * heads; }
+    int64_t token_of(int64_t row) const { return token + row / heads; }
+    int64_t head_of(int64_t row) const { return head + row % heads; }
 };
 
-template <int COUNT>
-void score(const Unit & unit, const block_q8_0 * queries, int64_t first, int64_t end, Softmax<COUNT> & softmax) {
-    const int64_t blocks = unit.k->ne[0] / QK8_0;
-    const ggml_fp16_t * hidden = unit.hidden();
-    softmax.count = 0;
-    for (int64_t cell = first; cell < end; cell += ROWS) {
-        const __m128i all = load16(hidden + cell);
-        const int visible = ~_mm_movemask_epi8(_mm_cmpeq_epi16(all, _mm_set1_epi16(int16_t(HIDDEN)))) & 0xFFFF;
-        if (visible == 0) {
-            continue;
-        }
-        const block_q8_0 * keys[ROWS];
-        for (int row = 0; row < ROWS; row++) {
-            keys[row] = reinterpret_cast<const block_q8_0 *>(unit.key(cell + row));
-        }
-        float scores[COUNT][ROWS];
-        blocks_tile<Q8_0, COUNT>(blocks, keys, queries, blocks, scores[0], ROWS);
-        for (int row = 0; row < ROWS; row++) {
-            if (!(visible >> (2 * row) & 1)) {
-                continue;
+// What a thread needs besides its stack; kept, because it is needed at every layer.
+struct Workspace {
+    std::vector<int32_t> cells;
+    std::vector<float> scores;  // (rows, cells, rounded up to LANES)
+    std::vector<float> largest;
+    std::vector<Query> queries;
+};
+
+// The cells that any of the tokens sees.
+void find_cells(const Attention & attention, const Rows & rows, std::vector<int32_t> & cells) {
+    const int64_t all = attention.k->ne[1];
+    cells.clear();
+    for (int64_t first = 0; first < all; first += 16) {
+        const int64_t count = std::min<int64_t>(16, all - first);
+        uint32_t seen = 0;
+        for (int64_t t = 0; t < rows.tokens; t++) {
+            const ggml_fp16_t * hidden = attention.hidden(rows.token + t) + first;
+            for (int64_t i = 0; i < count; i++) {
+                seen |= uint32_t(hidden[i] != HIDDEN) << i;
             }
-            for (int head = 0; head < COUNT; head++) {
-                const float scaled = scores[head][row] * unit.scale + to_float(hidden[cell + row]);
-                float shrink = 1, weight = 1;
-                if (scaled > softmax.largest[head]) {
-                    shrink = expf(softmax.largest[head] - scaled);
-                    softmax.largest[head] = scaled;
-                } else {
-                    weight = expf(scaled - softmax.largest[head]);
-                }
-                softmax.sum[head] = std::fma(softmax.sum[head], shrink, weight);
-                softmax.shrink[head][softmax.count] = shrink;
-                softmax.weight[head][softmax.count] = weight;
+        }
+        for (int64_t i = 0; i < count; i++) {
+            if (seen >> i & 1) {
+                cells.push_back(int32_t(first + i));
             }
-            softmax.cells[softmax.count++] = cell + row;
         }
     }
 }
 
-// sums[head][i] += the visible cells' values, for a slice of WIDTH vectors that begins at `from`.
-template <int COUNT, int WIDTH>
-void add_values(const Unit & unit, const Softmax<COUNT> & softmax, int64_t from, float * sums, int64_t stride) {
-    Floats sum[COUNT][WIDTH];
-    for (int head = 0; head < COUNT; head++) {
-        for (int i = 0; i < WIDTH; i++) {
-            std::memcpy(&sum[head][i], sums + head * stride + from + i * LANES, sizeof(Floats));
+// Eight blocks' words: word i of row r becomes word r of row i.
+void transpose(const __m256i rows[8], __m256i words[8]) {
+    __m256i pairs[8], fours[8];
+    for (int i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        fours[i] = _mm256_unpacklo_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm256_unpackhi_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm256_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm256_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        words[i] = _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x20);
+        words[i + 4] = _mm256_permute2x128_si256(fours[i], fours[i + 4], 0x31);
+    }
+}
+
+// The keys of LANES cells, laid out as weights are.
+void pack(const block_q8_0 * const keys[LANES], int64_t blocks, Keys * to) {
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int lane = 0; lane < LANES; lane += 8) {
+            __m256i rows[8], words[8];
+            for (int i = 0; i < 8; i++) {
+                const block_q8_0 & block = keys[lane + i][b];
+                rows[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(block.qs));
+                to[b].halves[0][lane + i] = block.d;
+            }
+            transpose(rows, words);
+            for (int i = 0; i < 8; i++) {
+                _mm256_storeu_si256(reinterpret_cast<__m256i *>(&to[b].words[i][lane]), words[i]);
+            }
         }
     }
-    for (int64_t j = 0; j < softmax.count; j++) {
-        const char * values = unit.value(softmax.cells[j]) + from * sizeof(ggml_fp16_t);
+}
+
+// The scores of all rows, and each row's largest.
+void score(const Attention & attention, const Rows & rows, Workspace & space) {
+    const int64_t blocks = attention.blocks(), count = rows.count(), cells = space.cells.size();
+    const int64_t stride = (cells + LANES - 1) / LANES * LANES;
+    space.queries.resize(count * blocks);
+    space.scores.resize(count * stride);
+    space.largest.assign(count, -INFINITY);
+    for (int64_t row = 0; row < count; row++) {
+        const float * query = attention.query(rows.token_of(row), rows.head_of(row));
+        for (int64_t b = 0; b < blocks; b++) {
+            round_block(query + b * QK8_0, space.queries[row * blocks + b]);
+        }
+    }
+    for (int64_t first = 0; first < cells; first += LANES) {
+        const block_q8_0 * keys[LANES];
+        int32_t those[LANES];
+        const int64_t now = std::min<int64_t>(LANES, cells - first);
+        for (int64_t i = 0; i < LANES; i++) {
+            those[i] = space.cells[first + std::min(i, now - 1)];
+            keys[i] = attention.key(those[i], rows.kv_head);
+        }
+        Keys packed[MOST_BLOCKS];
+        pack(keys, blocks, packed);
+        for (int64_t row = 0; row < count; row += AT_ONCE) {
+            const Query * queries[AT_ONCE];
+            float * out[AT_ONCE];
+            const int64_t some = std::min<int64_t>(AT_ONCE, count - row);
+            for (int64_t i = 0; i < some; i++) {
+                queries[i] = &space.queries[(row + i) * blocks];
+                out[i] = &space.scores[(row + i) * stride + first];
+            }
+            tile_of<Q8_0, false>(some)(blocks, packed, queries, out);
+        }
+        for (int64_t t = 0; t < rows.tokens; t++) {
+            const ggml_fp16_t * hidden = attention.hidden(rows.token + t);
+            alignas(64) ggml_fp16_t added[LANES];
+            for (int64_t i = 0; i < LANES; i++) {
+                added[i] = i < now ? hidden[those[i]] : HIDDEN;
+            }
+            const Floats bias = of_halves(added);
+            for (int64_t row = t * rows.heads; row < (t + 1) * rows.heads; row++) {
+                float * scores = &space.scores[row * stride + first];
+                const Floats sum = fused(load_floats(scores), broadcast(attention.scale), bias);
+                store(scores, sum);
+                space.largest[row] = std::max(space.largest[row], largest_of(sum));
+            }
+        }
+    }
+}
+
+void weigh(int64_t rows, int64_t stride, Workspace & space) {
+    for (int64_t row = 0; row < rows; row++) {
+        const float largest = space.largest[row] == -INFINITY ? 0 : space.largest[row];
+        float * scores = &space.scores[row * stride];
+        for (int64_t i = 0; i < stride; i += LANES) {
+            store(scores + i, ggml_v_expf(minus(load_floats(scores + i), broadcast(largest))));
+        }
+    }
+}
+
+// out[r][from …] for ROWS rows and a slice of WIDTH vectors; the sums of the weights, too, with the first slice.
+template <int ROWS, int WIDTH>
+void add_values(const Attention & attention, const Rows & rows, const Workspace & space, int64_t row, int64_t from,
+                int64_t stride, Floats totals[ROWS]) {
+    Floats sums[ROWS][WIDTH], total[ROWS];
+    const float * weights[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        weights[r] = &space.scores[(row + r) * stride];
+        total[r] = broadcast(0.0f);
+        for (int i = 0; i < WIDTH; i++) {
+            sums[r][i] = broadcast(0.0f);
+        }
+    }
+    const int64_t cells = space.cells.size();
+    for (int64_t j = 0; j < cells; j++) {
+        const ggml_fp16_t * values = attention.value(space.cells[j], rows.kv_head) + from;
         Floats value[WIDTH];
         for (int i = 0; i < WIDTH; i++) {
-            value[i] = of_halves(values + i * LANES * sizeof(ggml_fp16_t));
+            value[i] = of_halves(values + i * LANES);
         }
-        for (int head = 0; head < COUNT; head++) {
-            if (softmax.shrink[head][j] != 1) {
-                for (int i = 0; i < WIDTH; i++) {
-                    sum[head][i] = rounded(sum[head][i] * set(softmax.shrink[head][j]));
-                }
-            }
-            const Floats weight = set(softmax.weight[head][j]);
+        for (int r = 0; r < ROWS; r++) {
+            const Floats weight = broadcast(weights[r][j]);
             for (int i = 0; i < WIDTH; i++) {
-                sum[head][i] = rounded(fused(value[i], weight, sum[head][i]));
+                sums[r][i] = fused(value[i], weight, sums[r][i]);
             }
+            total[r] = plus(total[r], weight);
         }
     }
-    for (int head = 0; head < COUNT; head++) {
+    for (int r = 0; r < ROWS; r++) {
+        if (from == 0) {
+            totals[r] = inverse(total[r]);
+        }
+        float * out = attention.output(rows.token_of(row + r), rows.head_of(row + r)) + from;
         for (int i = 0; i < WIDTH; i++) {
-            std::memcpy(sums + head * stride + from + i * LANES, &sum[head][i], sizeof(Floats));
+            store(out + i * LANES, multiply(sums[r][i], totals[r]));
         }
     }
 }
 
-template <int COUNT> void attend(const Unit & unit) {
-    const int64_t width = unit.k->ne[0], cells = unit.k->ne[1], value_width = unit.v->ne[0];
-    block_q8_0 queries[COUNT * MOST_WIDE / QK8_0];
-    float sums[COUNT * MOST_WIDE] = {};
-    Softmax<COUNT> softmax;
-    for (int head = 0; head < COUNT; head++) {
-        const char * query = static_cast<const char *>(unit.q->data) + unit.token * unit.q->nb[1] +
-                             (unit.first_head + head) * unit.q->nb[2];
-        quantize_row_q8_0(reinterpret_cast<const float *>(query), queries + head * width / QK8_0, width);
-        softmax.largest[head] = -INFINITY;
-        softmax.sum[head] = 0;
+template <int ROWS>
+void add_values(const Attention & attention, const Rows & rows, const Workspace & space, int64_t row, int64_t stride) {
+    const int64_t width = attention.v->ne[0];
+    Floats totals[ROWS];
+    int64_t from = 0;
+    for (; from + SLICE * LANES <= width; from += SLICE * LANES) {
+        add_values<ROWS, SLICE>(attention, rows, space, row, from, stride, totals);
     }
-    for (int64_t first = 0; first < cells; first += CELLS) {
-        score<COUNT>(unit, queries, first, std::min(first + CELLS, cells), softmax);
-        int64_t from = 0;
-        for (; from + SLICE * LANES <= value_width; from += SLICE * LANES) {
-            add_values<COUNT, SLICE>(unit, softmax, from, sums, value_width);
-        }
-        for (; from < value_width; from += LANES) {
-            add_values<COUNT, 1>(unit, softmax, from, sums, value_width);
-        }
-    }
-    for (int head = 0; head < COUNT; head++) {
-        const float share = softmax.sum[head] == 0 ? 0 : 1 / softmax.sum[head];
-        const int64_t row = unit.first_head + head + unit.token * unit.out->ne[1];
-        float * out = reinterpret_cast<float *>(static_cast<char *>(unit.out->data) + row * unit.out->nb[1]);
-        for (int64_t i = 0; i < value_width; i++) {
-            out[i] = sums[head * value_width + i] * share;
-        }
+    for (; from < width; from += LANES) {
+        add_values<ROWS, 1>(attention, rows, space, row, from, stride, totals);
     }
 }
 
-void attend(const Unit & unit, int heads) {
-    switch (heads) {
-        case 1: return attend<1>(unit);
-        case 2: return attend<2>(unit);
-        case 3: return attend<3>(unit);
-        default: return attend<4>(unit);
+void attend(const Attention & attention, const Rows & rows) {
+    static thread_local Workspace space;
+    find_cells(attention, rows, space.cells);
+    score(attention, rows, space);
+    const int64_t count = rows.count();
+    const int64_t stride = (space.cells.size() + LANES - 1) / LANES * LANES;
+    weigh(count, stride, space);
+    int64_t row = 0;
+    for (; row + SUMMED <= count; row += SUMMED) {
+        add_values<SUMMED>(attention, rows, space, row, stride);
+    }
+    for (; row < count; row++) {
+        add_values<1>(attention, rows, space, row, stride);
     }
 }
 
@@ -172,8 +280,7 @@ bool is_ours(const ggml_tensor * op) {
     const bool types = q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_Q8_0 && v->type == GGML_TYPE_F16;
     const bool masked = mask != nullptr && mask->type == GGML_TYPE_F16 && mask->ne[2] == 1 && mask->ne[3] == 1;
     const bool plain = op->src[4] == nullptr && bias == 0 && cap == 0 && q->ne[3] == 1 && k->ne[2] == v->ne[2];
-    return types && masked && plain && k->ne[0] <= MOST_WIDE && v->ne[0] <= MOST_WIDE && v->ne[0] % LANES == 0 &&
-           k->ne[1] % ROWS == 0;
+    return types && masked && plain && k->ne[0] <= MOST_BLOCKS * QK8_0 && v->ne[0] % LANES == 0;
 }
 
 }  // namespace
@@ -182,23 +289,27 @@ void __wrap_ggml_compute_forward_flash_attn_ext(const ggml_compute_params * para
     if (!enabled() || params->use_ref || !is_ours(op)) {
         return __real_ggml_compute_forward_flash_attn_ext(params, op);
     }
-    Unit unit = {op->src[0], op->src[1], op->src[2], op->src[3], op, 0, 0, 0, 0};
-    std::memcpy(&unit.scale, op->op_params, sizeof unit.scale);
-    const int64_t tokens = unit.q->ne[1], heads = unit.q->ne[2], sharing = heads / unit.k->ne[2];
-    int64_t at_once = std::min<int64_t>(sharing, HEADS);
-    while (at_once > 1 && tokens * heads / at_once < 2 * params->nth) {
-        at_once--;  // fewer heads at once, so that no thread is without
+    const Attention attention(op);
+    const int64_t tokens = attention.q->ne[1], kv_heads = attention.k->ne[2], sharing = attention.sharing();
+    const int64_t wanted = 2 * params->nth;  // pieces of work, so that no thread is without
+    int64_t heads = sharing;
+    while (heads > 1 && tokens * kv_heads * ((sharing + heads - 1) / heads) < wanted) {
+        heads--;
     }
-    const int64_t groups = (sharing + at_once - 1) / at_once, units = tokens * unit.k->ne[2] * groups;
+    const int64_t parts = (sharing + heads - 1) / heads;
+    const int64_t fit = std::min(MOST_ROWS, SCORES / std::max<int64_t>(1, attention.k->ne[1])) / heads;
+    const int64_t fair = std::max<int64_t>(1, tokens * kv_heads * parts / wanted);
+    const int64_t at_once = std::clamp<int64_t>(fit, 1, std::min(tokens, fair));
+    const int64_t groups = (tokens + at_once - 1) / at_once;
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }
     ggml_barrier(params->threadpool);
-    for (int64_t i = params->ith; i < units; i = ggml_threadpool_chunk_add(params->threadpool, 1)) {
-        unit.token = i % tokens;
-        unit.kv_head = i / tokens / groups;
-        const int64_t first = i / tokens % groups * at_once;
-        unit.first_head = unit.kv_head * sharing + first;
-        attend(unit, int(std::min(at_once, sharing - first)));
+    // the last tokens of a prompt see most, so they come first
+    for (int64_t i = params->ith; i < groups * kv_heads * parts; i = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+        const int64_t group = groups - 1 - i / (kv_heads * parts), kv_head = i / parts % kv_heads, part = i % parts;
+        const int64_t token = group * at_once, head = part * heads;
+        attend(attention, {token, std::min(at_once, tokens - token), kv_head * sharing + head,
+                           std::min(heads, sharing - head), kv_head});
     }
 }

@@ -55,6 +55,14 @@ inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
 inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }    // a b + c
 inline Floats negated(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
+inline Floats plus(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline float largest_of(Floats a) { return _mm512_reduce_max_ps(a); }
+// 1 / a, and 0 where a is 0
+inline Floats inverse(Floats a) {
+    return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_OQ), _mm512_set1_ps(1), a);
+}
+inline Floats load_floats(const float * from) { return _mm512_loadu_ps(from); }
 inline void store(float * to, Floats a) { _mm512_storeu_ps(to, a); }
 // sum + the products of unsigned with signed bytes, added by fours
 inline Ints add_products(Ints sum, Ints unsigned_bytes, Ints signed_bytes) {
@@ -94,6 +102,19 @@ inline Floats broadcast(float value) { return _mm256_set1_ps(value); }
 inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }    // a b + c
 inline Floats negated(Floats a, Floats b, Floats c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
+inline Floats plus(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats minus(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+inline float largest_of(Floats a) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+// 1 / a, and 0 where a is 0
+inline Floats inverse(Floats a) {
+    const __m256 some = _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_OQ);
+    return _mm256_and_ps(some, _mm256_div_ps(_mm256_set1_ps(1), a));
+}
+inline Floats load_floats(const float * from) { return _mm256_loadu_ps(from); }
 inline void store(float * to, Floats a) { _mm256_storeu_ps(to, a); }
 
 #ifdef PASS_EDGE_VNNI

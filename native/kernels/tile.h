@@ -8,8 +8,8 @@
 
 #include "formats.h"
 
-#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace {
 
@@ -121,6 +121,11 @@ template <bool SIGNED_BYTES> Ints two_bytes(Ints bytes, int first, int second) {
 
 // ---- The tile ------------------------------------------------------------------------------------------------------
 
+#ifdef PASS_EDGE_AVX512
+constexpr int AT_ONCE = 8;  // tokens in a tile: as many as the registers have room for
+#else
+constexpr int AT_ONCE = 4;
+#endif
 constexpr int AHEAD = 4096;  // bytes: what memory delivers in the time of some blocks
 
 template <typename Format> Ints scale_bytes(const Packed<Format> & block, int word) {
@@ -250,6 +255,20 @@ void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Form
     for (int t = 0; t < TOKENS; t++) {
         store(out[t], sums[t]);
     }
+}
+
+template <typename Format>
+using Tile = void (*)(int64_t, const Packed<Format> *, const Activations<Format::BLOCK> * const *, float * const *);
+
+template <typename Format, bool FETCH, int... BEFORE>
+Tile<Format> tile_of(int64_t tokens, std::integer_sequence<int, BEFORE...>) {
+    static constexpr Tile<Format> TILES[] = {tile<Format, BEFORE + 1, FETCH>...};
+    return TILES[tokens - 1];
+}
+
+// The tile for 1 … AT_ONCE tokens. FETCH: memory is asked for what lies behind the weights.
+template <typename Format, bool FETCH> Tile<Format> tile_of(int64_t tokens) {
+    return tile_of<Format, FETCH>(tokens, std::make_integer_sequence<int, AT_ONCE>());
 }
 
 }  // namespace

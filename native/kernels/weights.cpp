@@ -16,7 +16,6 @@
 #include "traits.h"
 
 #include <algorithm>
-#include <array>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -25,11 +24,6 @@ extern "C" const char * pass_edge_kernels(void);
 
 namespace {
 
-#ifdef PASS_EDGE_AVX512
-constexpr int AT_ONCE = 8;  // tokens in a tile: as many as the registers have room for
-#else
-constexpr int AT_ONCE = 4;
-#endif
 constexpr size_t CACHED = 160 * 1024;  // bytes of weights that stay in a core's cache while a prompt passes over them
 constexpr int CHUNKS = 4;              // that a matrix is cut into for each thread: one may be slower than the others
 
@@ -243,19 +237,14 @@ template <typename Format> class FormatTraits final : public Traits {
             activations[i] = reinterpret_cast<const Rounded *>(tokens[i].activations);
             out[i] = count == LANES ? tokens[i].out + row : partial[i];
         }
-        (fetch ? TILES<true> : TILES<false>)[now - 1](blocks, packed, activations, out);
+        const auto tile = fetch ? tile_of<Format, true>(now) : tile_of<Format, false>(now);
+        tile(blocks, packed, activations, out);
         if (count < LANES) {
             for (int64_t i = 0; i < now; i++) {
                 std::copy(partial[i], partial[i] + count, tokens[i].out + row);
             }
         }
     }
-
-    using Tile = void (*)(int64_t, const Packed<Format> *, const Rounded * const *, float * const *);
-    template <bool FETCH, int... COUNT> static constexpr std::array<Tile, AT_ONCE> tiles(std::integer_sequence<int, COUNT...>) {
-        return {tile<Format, COUNT + 1, FETCH>...};
-    }
-    template <bool FETCH> static constexpr std::array<Tile, AT_ONCE> TILES = tiles<FETCH>(std::make_integer_sequence<int, AT_ONCE>());
 };
 
 template <typename Format> Traits * traits_of() {
