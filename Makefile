@@ -20,7 +20,7 @@ define step
 	{ tail -n 40 build/$(2).log; echo; echo "Failed: $(1). The whole log is build/$(2).log"; exit 1; } >&2
 endef
 
-.PHONY: help setup chat test test-slow lint docs bench installation clean FORCE
+.PHONY: help setup chat test test-slow lint docs models bench installation clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -31,7 +31,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make lint       style, types, and who may import what"
 	@echo "make docs       build the documentation into build/site"
-	@echo "make bench      measure every decoding schedule on this machine"
+	@echo "make models     get and make the models of the slow tests and the benchmarks into build/models (9 GB)"
+	@echo "make bench      measure these models on this machine against stock llama.cpp (an hour)"
 	@echo "make clean      remove .venv and build"
 	@echo
 	@echo "BACKEND=cpu|cuda|metal|vulkan overrides what llama.cpp is built for; PYTHON=python3.12 picks the Python."
@@ -45,7 +46,10 @@ chat: .venv/installed
 test: .venv/dev
 	@$(BIN)/pytest
 
-test-slow: .venv/slow
+models: .venv/dev
+	@$(BIN)/python benchmarks/fetch_models.py build/models
+
+test-slow: .venv/slow models
 	@$(BIN)/pytest -m slow
 
 lint: .venv/dev installation
@@ -64,8 +68,9 @@ installation: .venv/dev
 	$(call step,installing into build/lint,lint,\
 		$(BIN)/pip install --no-deps --no-build-isolation --target build/lint . && rm -rf build/lib)
 
-bench: .venv/installed
-	@$(BIN)/python benchmarks/schedules.py
+bench: .venv/dev models
+	@$(BIN)/python benchmarks/stock.py measure build/models/*.gguf
+	@$(BIN)/python benchmarks/stock.py report
 
 clean:
 	@rm -rf .venv build pass_edge.egg-info

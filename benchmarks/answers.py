@@ -68,6 +68,12 @@ def questions_by_category(count: int) -> dict[str, list[str]]:
     return chosen
 
 
+def code_questions(count: int) -> list[str]:
+    """The first ``count`` of the code questions."""
+    lines = (PROMPTS.parent / "code_dev.jsonl").read_text().splitlines()[:count]
+    return [json.loads(line)["turns"][0] for line in lines]
+
+
 def rotated(names: list[str], turn: int) -> list[str]:
     """``names`` in the order of this turn: nobody always goes first."""
     first = turn % len(names)

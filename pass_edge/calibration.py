@@ -1,8 +1,8 @@
 """How many tokens may share a forward pass on this machine without changing each other's bits.
 
-ggml picks other kernels for other batch sizes, and some round differently (K-quants on AVX2: from 4
-tokens on when repacked, from 8 on otherwise). What holds is measured once per library, model and
-settings, and remembered.
+Our kernels (`native/kernels/`) give a token the same bits in any company. ggml picks other kernels for other batch
+sizes, and some round differently (K-quants on AVX2: from 4 tokens on when repacked, from 8 on otherwise). What holds is
+measured once per library, model and settings, and remembered.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from pass_edge.native.model import Model, check_loads
 from pass_edge.native.probe import check_verdict, gpu_works, probe
 
 from .memory import library_key, recall, remember, run_key
-from .settings import Settings, context_settings
+from .settings import PROMPT_BATCH, Settings, context_settings
 
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
 """Batch sizes tried, from narrow to wide: ggml's kernels change at 2, 4 and 8, or never."""
 _ENOUGH = 16
+_PROMPT = 72
+"""Tokens of a prompt that is read at once: from 64 on, ggml has another kernel for attention."""
 _SHALLOW = 24
 # From 512 cells on, the CPU backend splits the cache over its threads for a single token where K and V
 # have one type, and then rounds differently: there, what holds must be measured at that depth.
 _DEEP = 512
-# A difference in the last bits often vanishes when activations are rounded to int8 again, so a few
-# tokens may agree by luck; of these many, some will not.
-_TRIED = 48
+# A difference in the last bits often vanishes when activations are rounded to int8 again, so a token may agree by
+# luck; of these many, some will not.
+_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,20 @@ class Calibration:
     tokens that one pass may hold so that each gets the bits it would get alone (1: the backend is
     not batch-invariant). ``embeddings_exact``: whether embedding batches give the bits of token
     batches (without it there are no lookahead tokens). ``difference``: the largest logit difference
-    seen in batches of the next size; where ``width`` is 1, of any."""
+    seen in batches of the next size; where ``width`` is 1, of any. ``prompts_exact``: whether a prompt may be
+    read in larger batches, too, with the same bits."""
 
     repack: bool
     width: int
     embeddings_exact: bool
     difference: float
+    prompts_exact: bool = True
+
+    @property
+    def prompt_batch(self) -> int:
+        """Tokens of a prompt to read at once: as many as keep a text from depending on what of its prompt was
+        cached, unless that would be few."""
+        return PROMPT_BATCH if self.prompts_exact or self.width < _ENOUGH else self.width
 
     @property
     def widest_step(self) -> int:
@@ -99,12 +109,13 @@ def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
     with Model(path, gpu_layers=settings.gpu_layers or 0, repack=repack) as model:
         if not model.can_roll_back:
             return Calibration(repack, 1, False, 0.0)
-        wanted = context_settings(model, settings, cells=_DEEP + _TRIED)
+        wanted = context_settings(model, settings, cells=_DEEP + _PROMPT)
         depth = _DEEP if wanted.cache_type_k == wanted.cache_type_v else _SHALLOW
         with Context(model, wanted) as context:
             trial = _Trial(context, depth)
             width, difference = trial.invariant_width()
-            return Calibration(repack, width, trial.embeddings_are_exact(), difference)
+            exact = trial.embeddings_are_exact()
+            return Calibration(repack, width, exact, difference, trial.prompts_are_exact(width))
 
 
 class _Trial:
@@ -114,10 +125,10 @@ class _Trial:
         self._context, self._depth = context, depth
         rng = np.random.default_rng(0)
         prompt, self._tokens = (
-            rng.integers(0, context.model.n_vocab, count).astype(np.int32) for count in (depth, _TRIED)
+            rng.integers(0, context.model.n_vocab, count).astype(np.int32) for count in (depth, _PROMPT)
         )
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
-        self._alone = np.concatenate([self._logits(i, i + 1) for i in range(_TRIED)])
+        self._alone = np.concatenate([self._logits(i, i + 1) for i in range(max(WIDTHS))])
 
     def invariant_width(self) -> tuple[int, float]:
         """The widest of WIDTHS that gave the bits of single tokens, and how far the next one was off; where
@@ -136,8 +147,16 @@ class _Trial:
         self._context.remove(0, self._depth)
         return max(
             float(np.abs(self._logits(start, start + width) - self._alone[start : start + width]).max())
-            for start in range(0, _TRIED - width + 1, width)
+            for start in range(0, max(_TRIED, width) - width + 1, width)
         )
+
+    def prompts_are_exact(self, width: int) -> bool:
+        """Whether many tokens at once give the last one the bits that batches of ``width`` give it."""
+        self._context.remove(0, self._depth)
+        for start in range(0, _PROMPT, width):
+            stepwise = self._logits(start, min(start + width, _PROMPT), outputs=1)
+        self._context.remove(0, self._depth)
+        return bool((self._logits(0, _PROMPT, outputs=1) == stepwise).all())
 
     def embeddings_are_exact(self) -> bool:
         """Whether an embedding row gives the bits of its token."""
@@ -149,7 +168,10 @@ class _Trial:
         self._context.decode_embeddings(rows_of_sequence(self._depth, 1, outputs=1), rows)
         return bool((self._context.logits(1)[0] == self._alone[0]).all())
 
-    def _logits(self, start: int, end: int) -> np.ndarray:
-        rows = rows_of_sequence(self._depth + start, end - start, outputs=end - start)
-        self._context.decode_tokens(rows, self._tokens[start:end])
-        return self._context.logits(len(rows)).copy()
+    def _logits(self, start: int, end: int, outputs: int | None = None) -> np.ndarray:
+        """Of the tokens [start, end), the last ``outputs``, or all."""
+        outputs = outputs or end - start
+        self._context.decode_tokens(
+            rows_of_sequence(self._depth + start, end - start, outputs=outputs), self._tokens[start:end]
+        )
+        return self._context.logits(outputs).copy()

@@ -206,6 +206,7 @@ class Engine:
         return replace(
             context_settings(self.model, self.settings, self.parallel * (self.context_size + SPARE_CELLS)),
             sequences=sequences_needed(0 if prefix is None else len(prefix), self.parallel),
+            batch_size=self.calibration.prompt_batch,
         )
 
     def _choose_parallel(self) -> int:

@@ -19,6 +19,8 @@ from .verify import RULES
 
 AUTO = "auto"
 DEFAULT_CONTEXT = 4096
+PROMPT_BATCH = 512
+"""Tokens of a prompt that are read at once, if that changes no bits."""
 _FLASH_ATTENTION = {"on": True, "off": False, AUTO: None}
 _Q8_0_BLOCK = 32
 _MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts

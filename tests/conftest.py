@@ -54,6 +54,19 @@ def quantized(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """A model of the sizes that people run, by its name. Only `make test-slow` fetches them."""
+
+    def get(name: str) -> Path:
+        path = Path(__file__).parent.parent / "build" / "models" / f"{name}.gguf"
+        if not path.exists():
+            pytest.skip(f"{path.name} is not there; `make models` fetches it")
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Gemma 3 270M in Q4_K_M: tied, its embeddings scaled, no chat template. Only `make test-slow` has it."""
     package = pytest.importorskip(

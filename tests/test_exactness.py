@@ -65,6 +65,81 @@ def test_same_seed_same_ids_on_forty_questions(file_type: str, quantized: Callab
     assert_same_ids(quantized(file_type), spread_questions(40), 128)
 
 
+QWENS = ("qwen2.5-coder-0.5b.Q4_K_M", "qwen2.5-coder-1.5b.Q4_K_M")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QWENS)
+def test_same_seed_same_ids_on_real_models(name: str, real_model: Callable[[str], Path]) -> None:
+    path, questions = real_model(name), spread_questions(20)
+    plain = generate(path, "plain", questions, 48)
+    assert generate(path, "auto", questions, 48) == plain
+
+
+SYSTEM = "You answer in whole sentences, say what you do not know, and never repeat the question. " * 5
+
+
+def second_answers(path: Path, sampling: Sampling, folder: Path) -> dict[str, list[int]]:
+    """The ids of a conversation's second answer, by how much of what comes before it was in the cache, and how it
+    came there."""
+    system = {"role": "system", "content": SYSTEM}
+    question = {"role": "user", "content": "Name three rivers, and a town at each."}
+    with Engine(path, settings=Settings(parallel=2, context_size=1024)) as engine:
+        first = engine.chat([system, question], sampling=sampling, max_tokens=40).run()
+        said = [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Which is the longest?"}]
+        prompt = engine.render([system, question, *said])
+
+        def answer() -> list[int]:
+            generation = engine.stream(prompt, sampling=sampling, max_tokens=40).run()
+            reused.append(generation.stats.reused_tokens)
+            return list(generation.ids)
+
+        reused: list[int] = []
+        found = {"reused": answer()}
+        engine.session.prefill(prompt)
+        engine.session.save(folder / "session", kv=True)
+        for session in engine.sessions:
+            session.forget()
+        found["read anew"] = answer()
+        full = max(engine.sessions, key=lambda session: len(session.tokens))
+        full.rollback_to(3 * len(prompt) // 4 + 1)
+        found["a part reused"] = answer()
+        for session in engine.sessions:
+            session.forget()
+        engine.session.load(folder / "session")
+        found["loaded"] = answer()
+        assert reused[0] > 100
+        assert reused[1] == 0
+        assert reused[2] == 3 * len(prompt) // 4 + 1
+        assert reused[3] > 100
+        other = engine.chat([{"role": "user", "content": "Tell me a long story."}], max_tokens=60)
+        engine.sessions[0].forget()
+        engine.sessions[1].forget()
+        next(iter(other.pieces()))
+        found["in company"] = answer()
+        other.cancel()
+    return found
+
+
+@pytest.mark.parametrize("file_type", (*TYPES, "Q5_K_M", "IQ4_NL"))
+def test_a_text_does_not_depend_on_what_was_cached(
+    file_type: str, quantized: Callable[[str], Path], tmp_path: Path
+) -> None:
+    found = second_answers(quantized(file_type), SAMPLINGS[0], tmp_path)
+    assert len(found["reused"]) > 5
+    assert all(ids == found["reused"] for ids in found.values()), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QWENS)
+def test_a_real_models_text_does_not_depend_on_what_was_cached(
+    name: str, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for sampling in SAMPLINGS:
+        found = second_answers(real_model(name), sampling, tmp_path)
+        assert all(ids == found["reused"] for ids in found.values()), found
+
+
 def test_a_second_turn_reuses_the_first_and_stays_the_same(model_path: Path) -> None:
     messages = [{"role": "user", "content": "Name three rivers."}]
     answers = {}

