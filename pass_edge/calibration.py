@@ -26,7 +26,7 @@ from .settings import PROMPT_BATCH, Settings, context_settings
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
 """Batch sizes tried, from narrow to wide: ggml's kernels change at 2, 4 and 8, or never."""
 _ENOUGH = 16
-_PROMPT = 72
+_PROMPT = 64
 """Tokens of a prompt that is read at once: from 64 on, ggml has another kernel for attention."""
 _SHALLOW = 24
 # From 512 cells on, the CPU backend splits the cache over its threads for a single token where K and V
@@ -128,14 +128,14 @@ class _Trial:
             rng.integers(0, context.model.n_vocab, count).astype(np.int32) for count in (depth, _PROMPT)
         )
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
-        self._alone = np.concatenate([self._logits(i, i + 1) for i in range(max(WIDTHS))])
+        self._known = self._decode(0, _TRIED, 1)
 
     def invariant_width(self) -> tuple[int, float]:
         """The widest of WIDTHS that gave the bits of single tokens, and how far the next one was off; where
         there is none, how far any was, because all of them will be used."""
         invariant, difference = 1, 0.0
         for width in WIDTHS:
-            found = self._largest_difference(width)
+            found = self._largest_difference(width, invariant)
             if found and invariant > 1:
                 return invariant, found
             difference = max(difference, found)
@@ -143,20 +143,35 @@ class _Trial:
                 invariant = width
         return invariant, difference
 
-    def _largest_difference(self, width: int) -> float:
+    def _largest_difference(self, width: int, invariant: int) -> float:
+        """From the bits of single tokens, which batches of ``invariant`` give too: those are quicker."""
+        count = max(_TRIED, width) // width * width
+        if len(self._known) < count:
+            self._context.remove(0, self._depth + len(self._known))
+            self._known = np.concatenate([self._known, self._decode(len(self._known), count, invariant)])
         self._context.remove(0, self._depth)
-        return max(
-            float(np.abs(self._logits(start, start + width) - self._alone[start : start + width]).max())
-            for start in range(0, max(_TRIED, width) - width + 1, width)
-        )
+        return float(np.abs(self._decode(0, count, width) - self._known[:count]).max())
 
     def prompts_are_exact(self, width: int) -> bool:
         """Whether many tokens at once give the last one the bits that batches of ``width`` give it."""
-        self._context.remove(0, self._depth)
-        for start in range(0, _PROMPT, width):
-            stepwise = self._logits(start, min(start + width, _PROMPT), outputs=1)
-        self._context.remove(0, self._depth)
-        return bool((self._logits(0, _PROMPT, outputs=1) == stepwise).all())
+        last = []
+        for batch in (width, _PROMPT):
+            self._context.remove(0, self._depth)
+            last.append(self._decode(0, _PROMPT, batch, all_outputs=False)[-1])
+        return bool((last[0] == last[1]).all())
+
+    def _decode(self, start: int, end: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
+        """The logits of the tokens [start, end), decoded in batches of ``width``: of all, or of each batch's
+        last."""
+        found = []
+        for first in range(start, end, width):
+            some = self._tokens[first : min(first + width, end)]
+            outputs = len(some) if all_outputs else 1
+            self._context.decode_tokens(
+                rows_of_sequence(self._depth + first, len(some), outputs=outputs), some
+            )
+            found.append(self._context.logits(outputs).copy())
+        return np.concatenate(found)
 
     def embeddings_are_exact(self) -> bool:
         """Whether an embedding row gives the bits of its token."""
@@ -166,12 +181,4 @@ class _Trial:
             return False
         self._context.remove(0, self._depth)
         self._context.decode_embeddings(rows_of_sequence(self._depth, 1, outputs=1), rows)
-        return bool((self._context.logits(1)[0] == self._alone[0]).all())
-
-    def _logits(self, start: int, end: int, outputs: int | None = None) -> np.ndarray:
-        """Of the tokens [start, end), the last ``outputs``, or all."""
-        outputs = outputs or end - start
-        self._context.decode_tokens(
-            rows_of_sequence(self._depth + start, end - start, outputs=outputs), self._tokens[start:end]
-        )
-        return self._context.logits(outputs).copy()
+        return bool((self._context.logits(1)[0] == self._known[0]).all())

@@ -20,8 +20,12 @@ from pass_edge.native.devices import default_threads
 from .memory import recall, remember, run_key
 from .settings import Settings, on_gpu
 
-_VERSION = 4
+_VERSION = 5
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+_FEWER_WIDTHS, _FEWEST_WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32), (1, 8)
+"""Of a model whose passes take long, and behind many tokens: what lies between is interpolated."""
+_LONG = 0.02
+"""Seconds of a pass over one row."""
 _SHALLOW, _DEEP = 32, 1024
 _REPEATS = 4
 _SECONDS = 1.5
@@ -139,7 +143,7 @@ def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
             context.clear()
             context.set_threads(count, count)
             read_text(context, 0, _SHALLOW)
-            single, several = pass_times(context, _SHALLOW, [1, min(8, widest)])
+            single, several = pass_times(context, _SHALLOW, [1, min(8, widest)], repeats=2)
             times[count] = single, several
     finally:
         context.clear()
@@ -171,12 +175,13 @@ def _measured(
     context: Context, widest: int, in_a_row: int
 ) -> tuple[list[float], list[float], list[float], float]:
     """Widths, seconds, slopes and what switching takes, as StepCosts takes them."""
-    widths = [width for width in _WIDTHS if width <= widest]
     context.clear()
     try:
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
         pace = (time.perf_counter() - began) / _SHALLOW
+        long = _time(context, _SHALLOW, 1) > _LONG
+        widths = [width for width in (_FEWER_WIDTHS if long else _WIDTHS) if width <= widest]
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
         switched = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
         switching = max(0.0, float((switched - shallow[:2]).mean()))
@@ -184,8 +189,10 @@ def _measured(
         slopes = np.zeros(len(widths))
         if deep >= 4 * _SHALLOW:
             read_text(context, _SHALLOW, deep)
-            deeper = pass_times(context, deep, widths, in_a_row=in_a_row)
-            slopes = np.maximum(0, deeper - shallow) / (deep - _SHALLOW)
+            few = [width for width in (_FEWEST_WIDTHS if long else widths) if width in widths]
+            deeper = pass_times(context, deep, few, in_a_row=in_a_row)
+            more = np.maximum(0, deeper - shallow[np.isin(widths, few)]) / (deep - _SHALLOW)
+            slopes = np.interp(widths, few, more)
     finally:
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like

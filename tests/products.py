@@ -76,7 +76,9 @@ class Products:
         (tokens, chosen, rows)."""
         arena = ggml("ggml_init")(arena_params(1 << 20))
         tokens, chosen = experts.shape
-        given = tensor(arena, "f32", activations.shape[-1], activations.size // activations.shape[-1] // tokens, tokens)
+        given = tensor(
+            arena, "f32", activations.shape[-1], activations.size // activations.shape[-1] // tokens, tokens
+        )
         ids = tensor(arena, "i32", chosen, tokens)
         product = ggml("ggml_mul_mat_id")(arena, self._tensor, given, ids)
         inputs = {given: np.ascontiguousarray(activations), ids: np.ascontiguousarray(experts)}

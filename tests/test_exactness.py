@@ -86,7 +86,10 @@ def second_answers(path: Path, sampling: Sampling, folder: Path) -> dict[str, li
     question = {"role": "user", "content": "Name three rivers, and a town at each."}
     with Engine(path, settings=Settings(parallel=2, context_size=1024)) as engine:
         first = engine.chat([system, question], sampling=sampling, max_tokens=40).run()
-        said = [{"role": "assistant", "content": first.text}, {"role": "user", "content": "Which is the longest?"}]
+        said = [
+            {"role": "assistant", "content": first.text},
+            {"role": "user", "content": "Which is the longest?"},
+        ]
         prompt = engine.render([system, question, *said])
 
         def answer() -> list[int]:
@@ -198,7 +201,7 @@ def test_the_difference_is_that_of_all_widths_that_will_differ(
     differences: list[float], expected: tuple[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_width = dict(zip(calibration.WIDTHS, differences, strict=True))
-    monkeypatch.setattr(calibration._Trial, "_largest_difference", lambda _, width: by_width[width])
+    monkeypatch.setattr(calibration._Trial, "_largest_difference", lambda _, width, known: by_width[width])
     assert object.__new__(calibration._Trial).invariant_width() == expected
 
 

@@ -114,7 +114,9 @@ def exact_attention(cache: Cache) -> npt.NDArray[np.float64]:
     step = np.abs(blocks).max(axis=3, keepdims=True) / np.float32(127)
     queries = (np.rint(blocks / step).astype(np.float64) * step).reshape(heads, tokens, width)
     kv_heads = len(cache.keys)
-    keys = decode_rows(cache.keys.reshape(kv_heads * CELLS, -1), "q8_0", width).reshape(kv_heads, CELLS, width)
+    keys = decode_rows(cache.keys.reshape(kv_heads * CELLS, -1), "q8_0", width).reshape(
+        kv_heads, CELLS, width
+    )
     out = np.zeros((tokens, heads, width))
     for head in range(heads):
         shared = head * kv_heads // heads
