@@ -1,9 +1,10 @@
-"""pass-edge bench: what drafting gains on this machine, with a user's own prompts."""
+"""pass-edge bench: what PaSS Edge gains on this machine, with a user's own prompts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from pass_edge import Engine, Sampling
     from pass_edge.bench import Comparison, Curve, Figures, Pair
+    from pass_edge.native.stock import StockLlama
 
 EVERYDAY = (
     "Why do leaves turn red in autumn?",
@@ -39,9 +41,11 @@ EVERYDAY = (
     "Tell me a story about a lighthouse keeper who finds a letter in a bottle.",
 )
 _COLUMNS = {
-    "plain_tokens_per_second": ("plain\ntokens/s", "{:.1f}"),
-    "auto_tokens_per_second": ("auto\ntokens/s", "{:.1f}"),
-    "ratio": ("\nratio", "{:.2f}"),
+    "stock_tokens_per_second": ("stock\nt/s", "{:.1f}"),
+    "plain_tokens_per_second": ("plain\nt/s", "{:.1f}"),
+    "auto_tokens_per_second": ("auto\nt/s", "{:.1f}"),
+    "stock_ratio": ("to\nstock", "{:.2f}"),
+    "ratio": ("to\nplain", "{:.2f}"),
     "tokens_per_pass": ("tokens\n/pass", "{:.2f}"),
     "accepted_share": ("accep-\nted", "{:.0%}"),
 }
@@ -83,16 +87,18 @@ def bench(
     force: bool,
     **options: Any,
 ) -> None:
-    """Measure what drafting gains with MODEL on this machine: the default schedule against plain decoding.
+    """Measure what PaSS Edge gains with MODEL on this machine, against stock llama.cpp.
 
-    Each prompt is answered by both in turn, and the texts are compared token for token. Leave the machine
-    alone meanwhile, for figures that hold. Ctrl-C ends it with what is done.
+    Each prompt is answered in turn by llama_cpp.Llama with its defaults and its own kernels, in a process of
+    its own (stock); by our plain decoding; and by our default schedule (auto). The texts of the last two are
+    compared token for token. Leave the machine alone meanwhile, for figures that hold. Ctrl-C ends it with
+    what is done.
 
     \b
     pass-edge bench
     pass-edge bench model.gguf --prompts questions.txt --tokens 256 --plot bench.png
 
-    A ratio above 1 is a gain. Tokens per pass and the accepted share of drafts tell where it comes from, and
+    t/s are tokens a second, and a ratio above 1 is a gain. Tokens per pass and the accepted share of drafts tell where it comes from, and
     what a pass costs tells how much a draft must promise to pay: where four rows cost little more than one,
     it pays soon.
     """
@@ -102,8 +108,12 @@ def bench(
     _check_plot(plot, force)
     prompts = _prompts(source)
     asked = options | {"model": model}
-    with open_engine(asked | {"schedule": "plain"}) as plain, open_engine(asked) as auto:
-        comparison = _measure(plain, auto, prompts, sampling, tokens)
+    with (
+        open_engine(asked | {"schedule": "plain"}) as plain,
+        open_engine(asked) as auto,
+        _stock(auto) as stock,
+    ):
+        comparison = _measure(plain, auto, stock, prompts, sampling, tokens)
         about = _about(auto, sampling, tokens)
     interrupted = len(comparison.pairs) < len(prompts)
     if as_json:
@@ -142,8 +152,31 @@ def _prompts(source: Path | None) -> Sequence[str]:
     return tuple(read_prompts(source)) if source else EVERYDAY
 
 
+@contextmanager
+def _stock(engine: Engine) -> Iterator[StockLlama | None]:
+    """Stock llama.cpp with the engine's model; None, and a line that says why, where it cannot be had."""
+    from pass_edge import LibraryError
+    from pass_edge.native.devices import default_threads
+    from pass_edge.native.stock import StockLlama
+
+    threads = engine.settings.threads or default_threads()
+    try:
+        stock = StockLlama(engine.model.path, threads=threads, context_size=engine.context_size)
+    except LibraryError as error:
+        quiet(f"not compared to stock llama.cpp: {error}")
+        yield None
+        return
+    with stock:
+        yield stock
+
+
 def _measure(
-    plain: Engine, auto: Engine, prompts: Sequence[str], sampling: Sampling, tokens: int
+    plain: Engine,
+    auto: Engine,
+    stock: StockLlama | None,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    tokens: int,
 ) -> Comparison:
     from pass_edge.bench import Comparison, Curve, compare
     from pass_edge.convert.training.prompts import as_prompt
@@ -153,13 +186,14 @@ def _measure(
     ids = [as_prompt(auto, prompt) for prompt in prompts]
     with interruptible() as stopped, stage_progress() as progress:
 
-        def note(answers: int) -> None:
+        def note(done: int) -> None:
             if stopped:
                 raise KeyboardInterrupt
-            progress("answering", answers, 2 * len(prompts), _so_far(pairs))
+            progress("answering", done, len(prompts), _so_far(pairs))
 
         try:
-            for pair in compare(plain, auto, ids, sampling=sampling, max_tokens=tokens, note=note):
+            asked = compare(plain, auto, ids, sampling=sampling, max_tokens=tokens, stock=stock, note=note)
+            for pair in asked:
                 pairs.append(pair)
         except KeyboardInterrupt:
             if not pairs:
@@ -171,6 +205,9 @@ def _measure(
 def _so_far(pairs: Sequence[Pair]) -> str:
     from statistics import median
 
+    ratios = [pair.figures.stock_ratio for pair in pairs if pair.figures.stock_ratio]
+    if ratios:
+        return f"{median(ratios):.2f} times stock"
     return f"{median(pair.figures.ratio for pair in pairs):.2f} times plain" if pairs else ""
 
 
@@ -228,7 +265,10 @@ def _print(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison
     if comparison.curve:
         console.print(_costs(comparison.curve))
     console.print(_times(comparison))
-    click.echo(f"Drafting makes it {comparison.medians.ratio:.2f} times as fast (the median of the ratios).")
+    medians = comparison.medians
+    if medians.stock_ratio:
+        click.echo(f"It is {medians.stock_ratio:.2f} times as fast as stock llama.cpp (the median of the ratios).")
+    click.echo(f"Drafting makes it {medians.ratio:.2f} times as fast as plain decoding here.")
     click.secho(_verdict(comparison), fg="red" if comparison.different else None)
 
 

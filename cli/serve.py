@@ -57,7 +57,7 @@ def serve(body_limit: float, **options: Any) -> None:
             f"the server needs {error.name}, which is not installed: pip install 'pass-edge[serve]'"
         ) from error
 
-    from pass_edge.native.heaps import share_heaps
+    from pass_edge.native.memory import share_heaps
 
     share_heaps()  # each answer has a thread of its own
     names = ("host", "port", "api_key", "name", "queue", "time_limit", "drain")

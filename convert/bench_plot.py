@@ -11,7 +11,7 @@ from pass_edge.bench import Comparison, Curve
 from pass_edge.native.output import written_whole
 
 FORMATS = (".png", ".svg", ".pdf")
-_BAR = 0.4
+_BAR = 0.27
 
 
 def plot_comparison(path: Path, title: str, comparison: Comparison) -> None:
@@ -41,9 +41,11 @@ def _draw_curve(axes: Axes, curve: Curve | None) -> None:
 def _draw_speeds(axes: Axes, comparison: Comparison) -> None:
     axes.set(xlabel="prompt", ylabel="tokens/s", title="How fast it was answered")
     numbers = range(1, len(comparison.pairs) + 1)
-    for name, side in (("plain", -0.5), ("auto", 0.5)):
-        speeds = [getattr(pair, name).stats.tokens_per_second for pair in comparison.pairs]
-        axes.bar([number + side * _BAR for number in numbers], speeds, _BAR, label=name)
+    for name, side in (("stock", -1), ("plain", 0), ("auto", 1)):
+        speeds = [getattr(pair.figures, f"{name}_tokens_per_second") for pair in comparison.pairs]
+        if any(speeds):
+            bars = [speed or 0 for speed in speeds]
+            axes.bar([number + side * _BAR for number in numbers], bars, _BAR, label=name)
     if len(numbers) <= 20:
         axes.set_xticks(numbers)
     axes.grid(alpha=0.3, axis="y")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .devices import can_offload
 from .errors import ModelError
-from .library import llama, take_errors
+from .library import kernels, llama, take_errors
+from .memory import let_go_of_pages
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1
@@ -52,6 +53,8 @@ class Model:
         self._handle = llama.llama_model_load_from_file(str(self.path).encode(), params)
         if not self._handle:
             raise ModelError(f"{self.path} cannot be loaded: {take_errors() or 'llama.cpp gave no reason'}")
+        if repack and kernels():
+            let_go_of_pages(self.path)  # the weights are laid out anew; of the file, a few tensors are still in use
         self.vocabulary = Vocabulary(llama.llama_model_get_vocab(self._handle))
         self.n_vocab = self.vocabulary.size
         self.n_embd: int = llama.llama_model_n_embd(self._handle)

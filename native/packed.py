@@ -70,8 +70,8 @@ def write(tensor: int, data: npt.NDArray[np.generic]) -> None:
 
 @cache
 def layouts() -> tuple[int, ...]:
-    """The CPU's types of buffers that lay matrices out anew as they are written, the fastest first: ours, if this
-    build has our kernels, and llama.cpp's."""
+    """The CPU's types of buffers that lay matrices out anew as they are written, the fastest first: ours, if
+    this build has our kernels, and llama.cpp's."""
     registered = ggml("ggml_backend_dev_backend_reg")(cpu_device())
     found = ggml("ggml_backend_reg_get_proc_address")(registered, b"ggml_backend_dev_get_extra_bufts")
     if not found:

@@ -1,7 +1,7 @@
 """llama.cpp as anyone gets it, in a process of its own: what all speed is compared to.
 
-Stock is `llama_cpp.Llama` with its defaults and llama.cpp's own kernels (PASS_EDGE_KERNELS=0, which is read once in
-a process). Its threads wait asleep between two requests, so it may live beside an engine that is measured.
+Stock is `llama_cpp.Llama` with its defaults and llama.cpp's own kernels (PASS_EDGE_KERNELS=0, which is read once
+in a process). Its threads sleep between two requests, so it may live beside an engine that is measured.
 """
 
 from __future__ import annotations

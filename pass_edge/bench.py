@@ -1,7 +1,7 @@
-"""Plain decoding against the default schedule on the same prompts: what drafting gains on this machine.
+"""Stock llama.cpp, plain decoding and the default schedule on the same prompts: what is gained on this machine.
 
-Each prompt is answered by both engines in turn, and they take turns in going first, so that what else the
-machine does hits both alike. Only decoding is timed, not the reading of the prompt.
+Each prompt is answered by all of them in turn, and they take turns in going first, so that what else the
+machine does hits all alike. Only decoding is timed, not the reading of the prompt.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+
+from pass_edge.native.stock import StockAnswer, StockLlama
 
 from .engine import Engine
 from .sampling import Sampling
@@ -28,11 +30,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a prompt, or the median prompt, says. ``tokens_per_pass`` and ``accepted_share`` are auto's; the
-    latter is None where nothing was drafted."""
+    """What a prompt, or the median prompt, says. ``ratio`` is auto's speed to plain's, ``stock_ratio`` to stock
+    llama.cpp's, None where that was not asked or made a single token. ``tokens_per_pass`` and
+    ``accepted_share`` are auto's; the latter is None where nothing was drafted."""
 
+    stock_tokens_per_second: float | None
     plain_tokens_per_second: float
     auto_tokens_per_second: float
+    stock_ratio: float | None
     ratio: float
     tokens_per_pass: float
     accepted_share: float | None
@@ -40,10 +45,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both answers to one prompt."""
+    """Our answers to one prompt, and ``stock``'s, whose text may be another: its kernels round otherwise."""
 
     plain: Answer
     auto: Answer
+    stock: StockAnswer | None = None
 
     @property
     def same_ids(self) -> bool:
@@ -52,11 +58,13 @@ class Pair:
     @property
     def figures(self) -> Figures:
         plain, auto = self.plain.stats, self.auto.stats
-        ratio = auto.tokens_per_second / plain.tokens_per_second
+        stock = self.stock.tokens_per_second or None if self.stock else None
         return Figures(
+            stock,
             plain.tokens_per_second,
             auto.tokens_per_second,
-            ratio,
+            auto.tokens_per_second / stock if stock else None,
+            auto.tokens_per_second / plain.tokens_per_second,
             auto.tokens_per_pass,
             auto.accepted_share,
         )
@@ -132,21 +140,41 @@ def compare(
     *,
     sampling: Sampling,
     max_tokens: int,
-    note: Callable[[int], None] = lambda answers: None,
+    stock: StockLlama | None = None,
+    note: Callable[[int], None] = lambda prompts: None,
 ) -> Iterator[Pair]:
-    """Both answers to each of ``prompts``, of up to ``max_tokens`` tokens. ``sampling`` needs a seed if it is
-    not greedy. ``note`` is told, again and again, how many answers there are; what it raises ends an answer
-    between two steps. Raises SettingsError or ContextFullError, before anything is decoded."""
+    """All answers to each of ``prompts``, of up to ``max_tokens`` tokens. ``sampling`` needs a seed if it is
+    not greedy. ``note`` is told, again and again, how many prompts are done; what it raises ends an answer
+    between two steps. Raises SettingsError or ContextFullError, before anything is decoded; LibraryError where
+    stock llama.cpp fails."""
     rounds = [
         [engine.stream(ids, sampling=sampling, max_tokens=max_tokens) for engine in (plain, auto)]
         for ids in prompts
     ]
-    for number, generations in enumerate(rounds):
-        for turn, generation in enumerate(generations if number % 2 == 0 else generations[::-1]):
-            note(2 * number + turn)
+    for number, (ids, generations) in enumerate(zip(prompts, rounds, strict=True)):
+        note(number)
+        theirs = None
+        if stock and number % 2 == 0:
+            theirs = _ask(stock, ids, sampling, max_tokens)
+        for generation in generations if number % 2 == 0 else generations[::-1]:
+            note(number)
             for _ in generation:
-                note(2 * number + turn)
-        yield Pair(*(Answer(tuple(generation.ids), generation.stats) for generation in generations))
+                note(number)
+        if stock and number % 2 == 1:
+            theirs = _ask(stock, ids, sampling, max_tokens)
+        plainly, drafting = (Answer(tuple(generation.ids), generation.stats) for generation in generations)
+        yield Pair(plainly, drafting, theirs)
+
+
+def _ask(stock: StockLlama, ids: Sequence[int], sampling: Sampling, max_tokens: int) -> StockAnswer:
+    return stock.answer(
+        ids,
+        max_tokens=max_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+    )
 
 
 def _median(values: Iterable[float | None]) -> float | None:

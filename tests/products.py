@@ -99,8 +99,8 @@ def tensor(arena: int, type_name: str, *shape: int) -> int:
 def attention(
     queries: Floats, keys: npt.NDArray[np.uint8], values: npt.NDArray[np.float16], mask: Floats, threads: int
 ) -> Floats:
-    """``queries`` (heads, tokens, width), ``keys`` (kv heads, cells, bytes) in Q8_0, ``values`` (kv heads, cells,
-    width) and ``mask`` (tokens, cells) of 0 and minus infinity → (tokens, heads, width)."""
+    """``queries`` (heads, tokens, width), ``keys`` (kv heads, cells, bytes) in Q8_0, ``values`` (kv heads,
+    cells, width) and ``mask`` (tokens, cells) of 0 and minus infinity → (tokens, heads, width)."""
     heads, tokens, width = queries.shape
     kv_heads, cells = values.shape[:2]
     arena = ggml("ggml_init")(arena_params(1 << 20))

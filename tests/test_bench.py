@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pass_edge.cli.bench as bench_command
-from pass_edge import Engine, Sampling, Settings
+from pass_edge import Engine, LibraryError, Sampling, Settings
 from pass_edge.bench import Answer, Comparison, Curve, Figures, Pair, compare
 from pass_edge.cli import main
 from pass_edge.native.quantize import quantize
+from pass_edge.native.stock import StockAnswer, StockLlama
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.stats import Stats
 
@@ -106,14 +107,43 @@ def test_medians_are_of_each_figure_and_skip_what_is_unknown() -> None:
         stats = Stats(tokens=10, passes=5, seconds=10 / auto, drafted=[drafted] * 2, accepted=[accepted] * 2)
         if not drafted:
             stats.drafted, stats.accepted = [], []
-        return Pair(Answer((1,), Stats(tokens=10, passes=10, seconds=10 / plain)), Answer((1,), stats))
+        stock = StockAnswer((1,) * 11, 1.0, 2.0) if plain != 20 else None
+        return Pair(Answer((1,), Stats(tokens=10, passes=10, seconds=10 / plain)), Answer((1,), stats), stock)
 
     pairs = (pair(10, 30, 4, 1), pair(20, 20, 0, 0), pair(40, 50, 4, 3))
-    expected = Figures(20, 30, 1.25, 2, 0.5)
+    # of stock's two answers: 30 and 50 to 5
+    expected = Figures(5, 20, 30, 8, 1.25, 2, 0.5)
     assert dataclasses.astuple(Comparison(pairs, None).medians) == pytest.approx(
         dataclasses.astuple(expected)
     )
     assert Comparison(pairs[1:2], None).medians.accepted_share is None
+
+
+def test_stock_answers_in_a_process_of_its_own(engines: tuple[Engine, Engine], tiny_path: Path) -> None:
+    with StockLlama(tiny_path, threads=1, context_size=200) as stock:
+        assert 0 < stock.load_seconds < 60
+        assert stock.resident > tiny_path.stat().st_size
+        assert stock.pass_seconds(10, repeats=3) > 0
+        answer = stock.answer([1, 2, 3], max_tokens=5, temperature=0)
+        assert len(answer.ids) == 5
+        assert answer.ids == stock.answer([1, 2, 3], max_tokens=5, temperature=0).ids
+        assert answer.tokens_per_second == pytest.approx(4 / answer.seconds)
+        pairs = list(compare(*engines, PROMPTS, sampling=GREEDY, max_tokens=9, stock=stock))
+        for pair in pairs:
+            assert pair.stock is not None
+            assert pair.figures.stock_ratio == pytest.approx(
+                pair.figures.auto_tokens_per_second / pair.stock.tokens_per_second
+            )
+        with pytest.raises(LibraryError, match="exceed context window"):
+            stock.answer([1] * 300, max_tokens=1, temperature=0)
+    with pytest.raises(LibraryError, match="ended"):
+        stock.answer([1], max_tokens=1, temperature=0)
+
+
+def test_a_model_that_stock_cannot_load_is_told(tmp_path: Path) -> None:
+    (tmp_path / "no.gguf").write_bytes(b"GGUF")
+    with pytest.raises(LibraryError, match=r"llama_cpp\.Llama: Failed to load"):
+        StockLlama(tmp_path / "no.gguf", threads=1, context_size=64)
 
 
 def test_they_take_turns_in_going_first(
@@ -146,8 +176,10 @@ def test_the_json_has_everything(tiny_path: Path, questions: Path) -> None:
     for each in report["prompts"]:
         assert each["same_ids"] is True
         assert 0 < each["tokens"] <= 40
-        speeds = each["auto_tokens_per_second"], each["plain_tokens_per_second"]
-        assert each["ratio"] == pytest.approx(speeds[0] / speeds[1])
+        speeds = (each[f"{name}_tokens_per_second"] for name in ("stock", "plain", "auto"))
+        stock, plain, auto = speeds
+        assert each["ratio"] == pytest.approx(auto / plain)
+        assert each["stock_ratio"] == pytest.approx(auto / stock)
     for name, middle in report["medians"].items():
         known = [each[name] for each in report["prompts"] if each[name] is not None]
         assert middle == (pytest.approx(np.median(known)) if known else None)
@@ -165,7 +197,8 @@ def test_the_tables_can_be_read_and_the_plot_is_made(
     arguments = (tiny_path, "--prompts", questions, "--tokens", 8, "--plot", plot)
     done = run(*arguments)
     assert done.exit_code == 0, done.output
-    for word in ("4 5 6 4 5", "median", "behind 1,000 tokens", "llama.cpp", "same texts, id for id"):
+    words = ("4 5 6 4 5", "median", "behind 1,000 tokens", "as fast as stock llama.cpp", "same texts, id for id")
+    for word in words:
         assert word in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "questions.txt"]
@@ -206,7 +239,7 @@ def test_ctrl_c_ends_it_with_what_is_done(tiny_path: Path, tmp_path: Path) -> No
     arguments = ["-m", "pass_edge.cli", "bench", str(tiny_path), "--prompts", str(many), "--tokens", "400"]
     child = pexpect.spawn(sys.executable, arguments, encoding="utf-8", timeout=120, dimensions=(40, 120))
     try:
-        child.expect("times plain")
+        child.expect("times stock")
         child.sendintr()
         child.expect("median")
         child.expect("same texts, id for id")

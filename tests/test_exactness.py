@@ -80,8 +80,8 @@ SYSTEM = "You answer in whole sentences, say what you do not know, and never rep
 
 
 def second_answers(path: Path, sampling: Sampling, folder: Path) -> dict[str, list[int]]:
-    """The ids of a conversation's second answer, by how much of what comes before it was in the cache, and how it
-    came there."""
+    """The ids of a conversation's second answer, by how much of what comes before it was in the cache, and
+    how it came there."""
     system = {"role": "system", "content": SYSTEM}
     question = {"role": "user", "content": "Name three rivers, and a town at each."}
     with Engine(path, settings=Settings(parallel=2, context_size=1024)) as engine:
@@ -124,7 +124,7 @@ def second_answers(path: Path, sampling: Sampling, folder: Path) -> dict[str, li
     return found
 
 
-@pytest.mark.parametrize("file_type", (*TYPES, "Q5_K_M", "IQ4_NL"))
+@pytest.mark.parametrize("file_type", [*TYPES, "Q5_K_M", "IQ4_NL"])
 def test_a_text_does_not_depend_on_what_was_cached(
     file_type: str, quantized: Callable[[str], Path], tmp_path: Path
 ) -> None:

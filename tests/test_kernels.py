@@ -81,8 +81,8 @@ CELLS = 600
 
 @dataclass(frozen=True)
 class Cache:
-    """What attention is asked about: ``visible`` (tokens, cells), of which a random part is true, none for the
-    first token, and a stretch for nobody."""
+    """What attention is asked about: ``visible`` (tokens, cells), of which a random part is true, none for
+    the first token, and a stretch for nobody."""
 
     queries: Floats
     keys: npt.NDArray[np.uint8]

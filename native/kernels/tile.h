@@ -148,6 +148,16 @@ template <typename Format> Ints group_scale(const Packed<Format> & block, int gr
 #endif
 }
 
+// Sums of weights whose group has weight `first`, times its scale.
+template <typename Format>
+Ints scaled(const Dots<Format::LARGEST> & sums, const Packed<Format> & block, int first) {
+    if constexpr (Format::GROUP == 0) {
+        return sums.added();
+    } else {
+        return sums.scaled(group_scale(block, first / Format::GROUP));
+    }
+}
+
 // What the sum of a block begins with, because unpacked weights are OFFSET more than they should be.
 template <typename Format, int TOKENS>
 void begin(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
@@ -219,31 +229,27 @@ void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Form
         add_minima<Format, TOKENS>(block, tokens, b, sums);
         Ints whole[TOKENS];
         begin<Format, TOKENS>(block, tokens, b, whole);
+        Sums some[TOKENS];  // as many products as fit, before they are scaled
 #pragma GCC unroll 8
         for (int pair = 0; pair < Format::PAIRS; pair++) {
-            Sums low[TOKENS], high[TOKENS];
-            const auto add_up = [&]() {
-                for (int t = 0; t < TOKENS; t++) {
-                    if constexpr (Format::GROUP == 0) {
-                        whole[t] = add(whole[t], add(low[t].added(), high[t].added()));
-                    } else {
-                        const Ints first = low[t].scaled(group_scale(block, Format::low_at(pair) / Format::GROUP));
-                        const Ints second = high[t].scaled(group_scale(block, Format::high_at(pair) / Format::GROUP));
-                        whole[t] = add(whole[t], add(first, second));
-                    }
-                    low[t] = high[t] = Sums();
-                }
-            };
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const int first = half ? Format::high_at(pair) : Format::low_at(pair);
 #pragma GCC unroll 8
-            for (int chunk = 0; chunk < Format::CHUNKS; chunk++) {
-                const Weights unpacked = Format::unpack(block, pair, chunk);
-                for (int t = 0; t < TOKENS; t++) {
-                    const int8_t * values = tokens[t][b].values + 4 * chunk;
-                    low[t].step(unpacked.low, four_bytes(values + Format::low_at(pair)));
-                    high[t].step(unpacked.high, four_bytes(values + Format::high_at(pair)));
-                }
-                if (chunk + 1 == Format::CHUNKS || (chunk + 1) % Sums::AT_ONCE == 0) {
-                    add_up();
+                for (int chunk = 0; chunk < Format::CHUNKS; chunk++) {
+                    const Weights both = Format::unpack(block, pair, chunk);
+                    for (int t = 0; t < TOKENS; t++) {
+                        some[t].step(half ? both.high : both.low, four_bytes(tokens[t][b].values + first + 4 * chunk));
+                    }
+                    const int step = half * Format::CHUNKS + chunk + 1;
+                    const bool full = step % Sums::AT_ONCE == 0 || step == 2 * Format::CHUNKS;
+                    if (full || (Format::GROUP != 0 && chunk + 1 == Format::CHUNKS)) {
+                        for (int t = 0; t < TOKENS; t++) {
+                            whole[t] = add(whole[t], scaled<Format>(some[t], block, first));
+                            in_order(whole[t]);
+                            some[t] = Sums();
+                        }
+                    }
                 }
             }
         }
