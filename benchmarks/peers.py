@@ -1,6 +1,6 @@
 """Our engine against what a llama.cpp user could switch on instead, interleaved in one run.
 
-    python benchmarks/peers.py --questions 5 --markdown docs/benchmarks.md --plot peers.png
+    python benchmarks/peers.py --questions 5 --markdown peers.md --plot peers.png
 
 Rivals: llama-cpp-python's `Llama`, plain and with its prompt lookup; and llama.cpp's server, plain and with
 its own speculation (`pip install xllamacpp`, which `pip install -e '.[dev]'` brings). All get the same file,

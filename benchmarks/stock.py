@@ -26,7 +26,7 @@ from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.convert.training.prompts import as_prompt
-from pass_edge.costs import pass_times, read_text
+from pass_edge.costs import pass_times
 from pass_edge.native.devices import default_threads
 from pass_edge.native.library import kernels
 from pass_edge.native.stock import StockLlama, resident_bytes
@@ -76,11 +76,11 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
         told["memory"] = resident_bytes() / 1e6
         context = engine.session._context
         engine.session.forget()
-        read_text(context, 0, DEPTH)
+        engine.session.prefill([0] * (DEPTH + 1))
         widths = [n for n in WIDTHS if n <= engine.calibration.widest_step]
         seconds = pass_times(context, DEPTH, widths, in_a_row=2, repeats=8)
         told |= {f"pass {n}": 1e3 * float(s) for n, s in zip(widths, seconds, strict=True)}
-        context.clear()
+        engine.session.forget()
         for n in prompts:
             began = time.perf_counter()
             engine.stream([0] * n, sampling=Sampling(temperature=0), max_tokens=1).run()

@@ -43,7 +43,7 @@ def examine(model: Path | None = None) -> dict[str, Any]:
             "path": str(library_path()),
             "verdict": verdict,
             "features": system_info(),
-            "kernels": f"ours for few tokens ({kernels()})" if kernels() else "llama.cpp's",
+            "kernels": f"ours ({kernels()})" if kernels() else "llama.cpp's",
         },
         "machine": {
             "devices": devices.device_names(),

@@ -241,12 +241,12 @@ def _amx(
 
 
 def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
-    """Passes over few tokens, by which drafts are verified, have kernels of their own where these can run."""
+    """Quantized weights and attention have kernels of our own where these can run."""
     if machine.system != "Linux" or _KERNELS_NEED - machine.cpu_flags:
-        return (), "kernels: llama.cpp's; ours for few tokens need Linux and AVX2"
+        return (), "kernels: llama.cpp's; ours need Linux and AVX2"
     sources = b"".join(path.read_bytes() for path in sorted((_HERE / "kernels").iterdir()))
     digest = hashlib.sha256(sources).hexdigest()[:8]
-    return ("-DPASS_EDGE_KERNELS=ON",), f"kernels: ours for few tokens (version {digest})"
+    return ("-DPASS_EDGE_KERNELS=ON",), f"kernels: ours (version {digest})"
 
 
 def inspect_machine() -> Machine:

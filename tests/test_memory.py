@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from pass_edge import Lookahead, write_sidecar
 from pass_edge.lookahead_file import read_base
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, type_traits, write_gguf
-from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.library import GGML_TYPES, kernels
 from pass_edge.native.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.skipif(
@@ -36,6 +36,24 @@ def child(code: str, *arguments: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
+
+
+# -- weights that are laid out anew --------------------------------------------------------------------
+
+LOAD = """
+import sys
+from pathlib import Path
+from pass_edge.native.model import Model
+before = memory("RssFile")
+model = Model(Path(sys.argv[1]))
+print(memory("RssFile") - before)
+"""
+
+
+@pytest.mark.skipif(not kernels(), reason="llama.cpp's kernels multiply by the file's own pages")
+def test_a_loaded_models_file_is_not_kept_beside_its_weights(quantized: Callable[[str], Path]) -> None:
+    path = quantized("Q4_0")
+    assert int(child(LOAD, path)) < path.stat().st_size / 5
 
 
 # -- rows of an embedding matrix ----------------------------------------------------------------------

@@ -49,8 +49,6 @@ inline Ints moved(Ints bits, int by, int mask) {
     return bits_and(by < 0 ? shift_right(bits, -by) : shift_left(bits, by), every_byte(mask));
 }
 
-template <typename Block> uint16_t scale_of(const Block & block) { return block.d; }
-
 // ---- Blocks of 32: a scale each ---------------------------------------------------------------------------------
 
 struct Block32 {

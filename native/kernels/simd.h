@@ -35,7 +35,6 @@ inline Ints bits_and(Ints a, Ints b) { return _mm512_and_si512(a, b); }
 inline Ints bits_or(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 inline Ints bits_xor(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
 inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-inline Ints subtract(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 inline Ints multiply(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 inline Ints add_pairs(Ints a, Ints b) { return _mm512_madd_epi16(a, b); }  // int16 products, added by twos
 inline Ints shift_left(Ints a, int by) { return _mm512_slli_epi32(a, by); }
@@ -82,7 +81,6 @@ inline Ints bits_and(Ints a, Ints b) { return _mm256_and_si256(a, b); }
 inline Ints bits_or(Ints a, Ints b) { return _mm256_or_si256(a, b); }
 inline Ints bits_xor(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
 inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
-inline Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
 inline Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
 inline Ints add_pairs(Ints a, Ints b) { return _mm256_madd_epi16(a, b); }  // int16 products, added by twos
 inline Ints shift_left(Ints a, int by) { return _mm256_slli_epi32(a, by); }

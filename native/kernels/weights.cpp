@@ -221,8 +221,9 @@ template <typename Format> class FormatTraits final : public Traits {
                     some[i] = token(first + i);
                 }
                 for (int64_t tile = from; tile < std::min(end, from + step); tile++) {
-                    multiply_tile(packed + tile * blocks, blocks, tile * LANES, std::min<int64_t>(LANES, rows - tile * LANES),
-                                  some, now, first == 0);
+                    const int64_t row = tile * LANES;
+                    multiply_tile(packed + tile * blocks, blocks, row, std::min<int64_t>(LANES, rows - row), some, now,
+                                  first == 0);
                 }
             }
         }
