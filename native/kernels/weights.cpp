@@ -12,7 +12,6 @@
 #include "ggml-cpu.h"
 #include "ggml-impl.h"
 #include "switch.h"
-#include "switch.h"
 #include "traits.h"
 
 #include <algorithm>
