@@ -210,7 +210,7 @@ def _code(
     rng: random.Random, functions: list[tuple[ast.FunctionDef, str]], forms: tuple[str, ...]
 ) -> Iterator[str]:
     """Functions to write from their signature and description, or to discuss."""
-    for node, source in rng.sample(functions, len(functions)):
+    for node, _ in rng.sample(functions, len(functions)):
         documentation = _cut(ast.get_docstring(node) or "", 600)
         signature = f"def {node.name}({ast.unparse(node.args)}):"
         head = signature + textwrap.indent(f'\n"""{documentation}\n"""', "    ")
