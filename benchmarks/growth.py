@@ -21,9 +21,9 @@ import numpy as np
 from answers import line, table
 
 from pass_edge import Engine, Sampling, Settings
+from pass_edge.drafting.tree import Draft
 from pass_edge.native.tiny_model import write_tiny_model
-from pass_edge.sampling import Sampler
-from pass_edge.tree import Draft
+from pass_edge.sampling.sampler import Sampler
 
 STEPS = 40
 GREEDY, SAMPLED = Sampling(temperature=0), Sampling(temperature=0.8, seed=1)

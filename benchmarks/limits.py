@@ -22,8 +22,8 @@ import numpy as np
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.chances import LENGTHS
-from pass_edge.ngrams import DIFFERS, LONGEST, OTHER
+from pass_edge.drafting.ngrams import DIFFERS, LONGEST, OTHER
+from pass_edge.planning.acceptance import LENGTHS
 
 GREEDY = Sampling(temperature=0)
 

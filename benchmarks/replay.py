@@ -20,14 +20,14 @@ from drafts import answers
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.convert.training.text import Answered
-from pass_edge.costs import StepCosts
-from pass_edge.drafter import Outcome
-from pass_edge.planner import Planner
-from pass_edge.sampling import Sampler
-from pass_edge.schedules import Passed
-from pass_edge.tree import DraftTree
+from pass_edge.drafting.drafter import PassOutput
+from pass_edge.drafting.schedules import StepResult
+from pass_edge.drafting.tree import DraftTree
+from pass_edge.planning.cost_model import StepCosts
+from pass_edge.planning.planner import Planner
+from pass_edge.sampling.sampler import Sampler
 
-_NOTHING = Outcome(np.zeros((0, 1), np.float32))
+_NOTHING = PassOutput(np.zeros((0, 1), np.float32))
 
 
 def accepted(tree: DraftTree, coming: list[int]) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def ratio(text: Answered, planner: Planner, seconds: np.ndarray, sampling: Sampl
         position += len(new)
         history = ids[: position + 1]
         planner.learn(
-            Passed(tree, new, _NOTHING, sampler, history, "sampling", position - len(new), rows, cost)
+            StepResult(tree, new, _NOTHING, sampler, history, "sampling", position - len(new), rows, cost)
         )
     return plain / drafting
 

@@ -152,7 +152,7 @@ class Server:
 
     def __init__(self, model: str) -> None:
         """Raises RuntimeError if it does not start."""
-        command = [sys.executable, "-m", "pass_edge.cli", "serve", "--port", "0", "-m", model]
+        command = [sys.executable, "-m", "pass_edge", "serve", "--port", "0", "-m", model]
         # in a session of its own: Ctrl-C is for the clients
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self._said: deque[str] = deque(maxlen=20)

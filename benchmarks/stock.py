@@ -26,10 +26,10 @@ from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.convert.training.prompts import as_prompt
-from pass_edge.costs import pass_times
 from pass_edge.native.devices import default_threads
 from pass_edge.native.library import kernels
 from pass_edge.native.stock import StockLlama, resident_bytes
+from pass_edge.planning.cost_model import pass_times
 
 DOCS = Path(__file__).parent.parent / "docs"
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)

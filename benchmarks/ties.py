@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pass_edge import Sampling
-from pass_edge.noise import TARGET, gumbel
-from pass_edge.sampling import Logits, Sampler
-from pass_edge.session import Session
+from pass_edge.decoding.session import Session
+from pass_edge.sampling.noise import TARGET, gumbel
+from pass_edge.sampling.sampler import Logits, Sampler
 
 UNFILTERED = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11, top_k=0, top_p=1, min_p=0))
 """Filters would let a token in or out at a near tie of its own."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pass_edge.bench import Comparison, Curve
-from pass_edge.native.output import written_whole
+from pass_edge.commands.comparison import Comparison, Curve
+from pass_edge.native.output_file import atomic_write
 
 FORMATS = (".png", ".svg", ".pdf")
 _BAR = 0.27
@@ -22,7 +22,7 @@ def plot_comparison(path: Path, title: str, comparison: Comparison) -> None:
     left, right = figure.subplots(1, 2)
     _draw_curve(left, comparison.curve)
     _draw_speeds(right, comparison)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:].lower())
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.lookahead import MAX_COUNT, Base, Lookahead
-from pass_edge.lookahead_file import read_base, write_sidecar
+from pass_edge.drafting.lookahead import MAX_COUNT, Base, Lookahead
+from pass_edge.drafting.lookahead_file import read_base, write_sidecar
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
-from pass_edge.native.output import check_free
+from pass_edge.native.output_file import check_free
 
 from .tensor_files import FLOATS, StoredTensor, stored_tensors
 

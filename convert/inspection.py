@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pass_edge.lookahead import Base, Lookahead
-from pass_edge.lookahead_file import Keys, find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.lookahead import Base, Lookahead
+from pass_edge.drafting.lookahead_file import Keys, find_lookahead, read_base, read_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
 from pass_edge.native.gguf_file import GgufFile

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.lookahead import Base, Lookahead
-from pass_edge.lookahead_file import Keys, is_merged, merged_metadata, read_base, read_lookahead
+from pass_edge.drafting.lookahead import Base, Lookahead
+from pass_edge.drafting.lookahead_file import Keys, is_merged, merged_metadata, read_base, read_lookahead
 from pass_edge.native.embeddings import OUTPUT_HEAD, TOKEN_EMBEDDINGS, TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, Value, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import check_loads
-from pass_edge.native.output import check_free, written_whole
-from pass_edge.native.stored import encode_rows
+from pass_edge.native.output_file import atomic_write, check_free
+from pass_edge.native.quantized_matrix import encode_rows
 
 OUTPUT_BIAS = "output.bias"
 # Repacked kernels take 8 or 16 rows at a time, and matrices of other sizes get slower ones that round
@@ -64,7 +64,7 @@ def merge(
         added = -(-len(found) // _ADDED_TOGETHER) * _ADDED_TOGETHER
         metadata = _vocabulary(file, found.base, added) | merged_metadata(found)
         tensors = _tensors(file, found, added, embedding_type)
-        with written_whole(output) as unfinished:
+        with atomic_write(output) as unfinished:
             write_gguf(unfinished, metadata, tensors, like=file, progress=progress)
             check_loads(unfinished)
     return warnings

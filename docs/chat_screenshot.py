@@ -26,7 +26,7 @@ SECONDS = 300
 def main() -> None:
     try:
         size = ["-x", str(WIDTH), "-y", str(HEIGHT)]
-        tmux("new-session", "-d", *size, f"{sys.executable} -m pass_edge.cli {COMMAND}")
+        tmux("new-session", "-d", *size, f"{sys.executable} -m pass_edge {COMMAND}")
         for answered, question in enumerate(QUESTIONS):
             wait_for_prompt(answered)
             tmux("send-keys", "-l", question)

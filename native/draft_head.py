@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .compute import compute
+from .device_matrix import DeviceMatrix, new_tensor, write
 from .devices import cpu_device
 from .errors import LibraryError
 from .library import GGML_TYPES, arena_params, ggml
-from .packed import PackedMatrix, new_tensor, write
-from .stored import Floats, StoredMatrix
+from .quantized_matrix import Floats, QuantizedMatrix
 
 _F32 = GGML_TYPES["f32"]
 _EPSILON = 1e-6
@@ -27,9 +27,9 @@ _EPSILON = 1e-6
 class HeadWeights:
     """``gate`` and ``up`` (width, inputs · n_embd), ``down`` (n_embd, width)."""
 
-    gate: StoredMatrix
-    up: StoredMatrix
-    down: StoredMatrix
+    gate: QuantizedMatrix
+    up: QuantizedMatrix
+    down: QuantizedMatrix
 
     @property
     def width(self) -> int:
@@ -43,7 +43,7 @@ class HeadWeights:
     @classmethod
     def of(cls, gate: Floats, up: Floats, down: Floats) -> HeadWeights:
         """Float32 matrices in eight bits: a draft is only a guess, and half of F16 is to be read for it."""
-        return cls(*(StoredMatrix.of(matrix) for matrix in (gate, up, down)))
+        return cls(*(QuantizedMatrix.of(matrix) for matrix in (gate, up, down)))
 
 
 class _Tensors:
@@ -86,11 +86,11 @@ class _Tensors:
             self.backend = None
 
 
-class OutputRows(PackedMatrix):
+class OutputRows(DeviceMatrix):
     """The rows of a model's output matrix for some candidates, in four bits; heads share them. Close it
     behind these, or use it as a context manager."""
 
-    def __init__(self, output: StoredMatrix, candidates: npt.NDArray[np.int32], device: int) -> None:
+    def __init__(self, output: QuantizedMatrix, candidates: npt.NDArray[np.int32], device: int) -> None:
         """``output``: (n_vocab, n_embd); ``candidates``: (m,) token ids; ``device``: ggml's handle. Raises
         LibraryError."""
         super().__init__(output.in_four_bits(candidates), device)
@@ -120,7 +120,7 @@ class DraftHead:
         self._inputs = [tensors.new(self._width) for _ in range(weights.inputs)]
         stored = weights.gate, weights.up, weights.down
         # between two passes all of it comes from memory anew: in half the bytes it drafts as well
-        self._matrices = [PackedMatrix(matrix.in_four_bits(), output.device) for matrix in stored]
+        self._matrices = [DeviceMatrix(matrix.in_four_bits(), output.device) for matrix in stored]
         self._next = self._forward(*(matrix.tensor for matrix in self._matrices))
         self._logits = tensors.apply("ggml_mul_mat", output.tensor, self._next)
         self._graph = ggml("ggml_new_graph")(tensors.arena)

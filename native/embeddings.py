@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .errors import ModelError
 from .gguf_file import GgufFile, opened, type_traits
-from .stored import StoredMatrix
+from .quantized_matrix import QuantizedMatrix
 
 # llama.cpp multiplies by sqrt(n_embd) for token ids but not for raw embeddings in these graphs
 # (src/models/gemma3.cpp and its relatives); every other graph treats both inputs alike.
@@ -42,14 +42,14 @@ class TokenEmbeddings:
             output = file.tensors.get(OUTPUT_HEAD, tensor)
         if tensor is None or output is None:
             raise ModelError(f"{path} holds no {TOKEN_EMBEDDINGS}; is it part of a split model?")
-        stored = StoredMatrix.mapped(path, tensor)
+        stored = QuantizedMatrix.mapped(path, tensor)
         self.type_name, self.width = stored.type_name, stored.width
         self._is_f32 = self.type_name == "f32"
         self._to_float = type_traits(tensor.code).to_float
         self._rows = stored.data
         self._bytes_a_row = self._rows.shape[1]
         self._first_row = self._rows.ctypes.data
-        self.output = StoredMatrix.mapped(path, output)
+        self.output = QuantizedMatrix.mapped(path, output)
         scaled = architecture in _SCALED_FOR_TOKEN_IDS_ONLY
         self.scale = np.float32(math.sqrt(self.width)) if scaled else np.float32(1)
 

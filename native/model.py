@@ -12,7 +12,7 @@ from pathlib import Path
 from .devices import can_offload
 from .errors import ModelError
 from .library import kernels, llama, take_errors
-from .memory import let_go_of_pages
+from .malloc_arenas import let_go_of_pages
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1

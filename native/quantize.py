@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import LibraryError, OutputError, SettingsError
 from .gguf_file import GgufFile
 from .library import llama, log, take_errors
-from .output import written_whole
+from .output_file import atomic_write
 
 FILE_TYPES = {
     "F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9,
@@ -44,7 +44,7 @@ def quantize(
     params.nthread = threads
     params.allow_requantize = True
     take_errors()
-    with written_whole(target) as unfinished, _watched(progress):
+    with atomic_write(target) as unfinished, _watched(progress):
         unfinished.touch()  # Python tells why it cannot; llama.cpp's streams do not
         status = llama.llama_model_quantize(
             str(source).encode(), str(unfinished).encode(), ctypes.byref(params)

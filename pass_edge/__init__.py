@@ -4,6 +4,9 @@ A model decodes faster by drafting its own next tokens with a few trained lookah
 verifying them in the next forward pass. The text stays what plain decoding gives.
 """
 
+from pass_edge.decoding.saved_session import SavedSession
+from pass_edge.drafting.lookahead import Lookahead
+from pass_edge.drafting.lookahead_file import read_lookahead, write_sidecar
 from pass_edge.native.errors import (
     ContextError,
     ContextFullError,
@@ -16,15 +19,12 @@ from pass_edge.native.errors import (
     SettingsError,
 )
 from pass_edge.native.grammar import LlamaGrammar
+from pass_edge.openai.llama import Llama
+from pass_edge.sampling.logprobs import Logprob
+from pass_edge.sampling.sampler import Sampling
 
 from .engine import Engine
 from .generation import Generation
-from .logprobs import Logprob
-from .lookahead import Lookahead
-from .lookahead_file import read_lookahead, write_sidecar
-from .openai.llama import Llama
-from .sampling import Sampling
-from .saved import SavedSession
 from .settings import Settings
 from .stats import Stats
 

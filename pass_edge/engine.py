@@ -14,6 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pass_edge.calibration.calibration import calibrate, gpu_verdict
+from pass_edge.decoding.batcher import Batcher, Inputs
+from pass_edge.decoding.kv_cache import sequences_needed
+from pass_edge.decoding.session import Session
+from pass_edge.decoding.slots import SlotPool
+from pass_edge.drafting.drafter import Drafter
+from pass_edge.drafting.heads import Heads, quickest
+from pass_edge.drafting.lookahead import Lookahead
+from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.schedules import FORMS, Fixed, Schedule, rows_needed
 from pass_edge.native import chat_template
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import can_offload, default_threads
@@ -22,26 +32,24 @@ from pass_edge.native.errors import ContextFullError, LibraryError, SettingsErro
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
+from pass_edge.openai.creating import creating, creating_later
+from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
+from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.draft_statistics import DraftStatistics
+from pass_edge.planning.planner import FEW_SIZES, Planner, may_look_ahead
+from pass_edge.sampling.constrained import sampler_for
+from pass_edge.sampling.sampler import Sampling
 
-from .calibration import calibrate, gpu_verdict
-from .cells import SPARE_CELLS, sequences_needed
-from .constrained import sampler_for
-from .costs import StepCosts, step_costs
-from .drafter import Drafter
-from .experience import Experience
 from .generation import Generation
-from .heads import Heads, quickest
-from .lookahead import Lookahead
-from .lookahead_file import find_lookahead, read_base, read_lookahead
-from .openai.completions import ChatCompletionRequest, CompletionRequest
-from .openai.creating import creating, creating_later
-from .passes import Inputs, Passes
-from .planner import FEW_SIZES, Planner, may_look_ahead
-from .sampling import Sampling
-from .schedules import FORMS, Fixed, Schedule, rows_needed
-from .session import Session
-from .settings import AUTO, DEFAULT_CONTEXT, Settings, context_settings, on_gpu, with_fitting_layers
-from .turns import Turns
+from .settings import (
+    AUTO,
+    DEFAULT_CONTEXT,
+    SPARE_CELLS,
+    Settings,
+    context_settings,
+    on_gpu,
+    with_fitting_layers,
+)
 
 _LONGEST_CHAIN = 8  # that heads draft, one call each
 _OTHERS = 2  # more in the place of each, of which few pay
@@ -93,14 +101,14 @@ class Engine:
             inputs = None
             if found is not None and embeddings is not None:
                 inputs = Inputs(embeddings, found.embeddings, found.prefix)
-            passes = Passes(context, inputs, parallel=self.parallel, widest=self.calibration.widest_step)
+            passes = Batcher(context, inputs, parallel=self.parallel, widest=self.calibration.widest_step)
             make_schedule = self._schedules(context, embeddings, opened, note)
             self.sessions = tuple(
                 Session(passes, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
                 for number in range(self.parallel)
             )
             self.session = self.sessions[0]
-            self._turns = Turns(self.sessions)
+            self._turns = SlotPool(self.sessions)
             self._opened = opened.pop_all()
 
     # -- generating -------------------------------------------------------------------------------
@@ -299,7 +307,7 @@ class Engine:
             drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks), others=_OTHERS)
             sizes = FEW_SIZES if on_gpu(self.settings) else ()
             quotes, most = self.settings.ngrams, self._depth
-            learnt = Experience(looks=looks)
+            learnt = DraftStatistics(looks=looks)
             return lambda: Planner(
                 costs, drafter, group, experience=learnt, quotes=quotes, most=most, sizes=sizes
             )

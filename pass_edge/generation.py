@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from pass_edge.decoding.session import Session, Step
+from pass_edge.decoding.slots import SlotPool
 from pass_edge.native.vocabulary import Vocabulary
+from pass_edge.sampling.logprobs import Logprob, logprob_of
+from pass_edge.sampling.sampler import Sampler
 
-from .asynchronous import in_a_thread
-from .logprobs import Logprob, logprob_of
-from .sampling import Sampler
-from .session import Session, Step
+from .async_stream import in_a_thread
 from .stats import Stats
-from .text import TextStream
-from .turns import Turns
+from .text_stream import TextStream
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Generation:
 
     def __init__(
         self,
-        turns: Turns,
+        turns: SlotPool,
         vocabulary: Vocabulary,
         prompt: Sequence[int],
         sampler: Sampler,

@@ -11,9 +11,10 @@ from pathlib import Path
 import llm
 from llm.parts import TextPart
 
+from pass_edge.sampling.sampler import Sampling
+
 from .engine import Engine
 from .models import default_model
-from .sampling import Sampling
 
 
 class PassEdge(llm.Model):

@@ -13,11 +13,16 @@ from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
 from pass_edge.native.offload import fitting_layers
 
-from .cells import MAX_PARALLEL
-from .schedules import FORMS
-from .verify import RULES
-
 AUTO = "auto"
+SCHEDULES = (AUTO, "plain", "head", "two-pass", "fused")
+VERIFICATION_RULES = ("sampling", "rejection")
+MAX_ROWS = 64
+"""Most rows that one pass may decode."""
+MAX_PARALLEL = 16
+"""Most conversations: each needs a few sequences."""
+SPARE_CELLS = 256
+"""KV cells of each conversation beyond the context size: for the drafts of a step, and for the gaps that
+rejected drafts leave."""
 DEFAULT_CONTEXT = 4096
 PROMPT_BATCH = 512
 """Tokens of a prompt that are read at once, if that changes no bits."""
@@ -56,8 +61,8 @@ class Settings:
     cache_type_v: str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("schedule", self.schedule, (AUTO, *FORMS))
-        _one_of("verification rule", self.verify, RULES)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("verification rule", self.verify, VERIFICATION_RULES)
         _one_of("flash-attn", self.flash_attn, _FLASH_ATTENTION)
         for cache_type in filter(None, (self.cache_type_k, self.cache_type_v)):
             _one_of("KV cache type", cache_type.lower(), GGML_TYPES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .session import Step
+from pass_edge.decoding.session import Step
 
 
 @dataclass

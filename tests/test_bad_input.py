@@ -16,8 +16,8 @@ from gguf import GGUFWriter
 from safetensors.numpy import save_file
 
 from pass_edge import Lookahead, read_lookahead, write_sidecar
-from pass_edge.cli import main
-from pass_edge.lookahead_file import shipped_sidecars
+from pass_edge.__main__ import main
+from pass_edge.drafting.lookahead_file import shipped_sidecars
 
 
 def run(*arguments: str, stdin: bytes = b"") -> Result:

@@ -17,9 +17,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from pass_edge import Engine, Settings, models
-from pass_edge.cli import main
-
-from .serving import serving
+from pass_edge.__main__ import main
+from tests.support.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

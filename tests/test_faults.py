@@ -18,10 +18,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from pass_edge import Engine, Settings
-
-from .serving import Running, serving
-from .test_serve import LONG, A, get, post, raw_request
-from .test_serve_command import started
+from tests.server.test_serve_command import started
+from tests.server.test_server import LONG, A, get, post, raw_request
+from tests.support.serving import Running, serving
 
 MARGIN = 4 << 20
 """Bytes that memory may be above where it was: allocators keep a little."""

@@ -31,8 +31,8 @@ from pass_edge import Lookahead, PassEdgeError, write_sidecar
 from pass_edge.convert.checkpoint import read_embeddings
 from pass_edge.convert.inspection import inspect
 from pass_edge.convert.merge import merge
-from pass_edge.lookahead import Base
-from pass_edge.lookahead_file import read_base
+from pass_edge.drafting.lookahead import Base
+from pass_edge.drafting.lookahead_file import read_base
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.tiny_model import write_tiny_model

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from pass_edge.decoding.session import Step
+from pass_edge.decoding.slots import SlotPool
 from pass_edge.generation import Generation, Piece
-from pass_edge.sampling import Sampler, Sampling
-from pass_edge.session import Step
-from pass_edge.turns import Turns
+from pass_edge.sampling.sampler import Sampler, Sampling
 
 END = 0
 
@@ -44,7 +44,7 @@ class Scripted:
 
 def generation(*passes: tuple[bytes, bytes], max_tokens: int = 99, stop: tuple[str, ...] = ()) -> Generation:
     return Generation(
-        Turns([Scripted(passes)]),  # type: ignore[list-item]
+        SlotPool([Scripted(passes)]),  # type: ignore[list-item]
         Bytes(),  # type: ignore[arg-type]
         [1],
         Sampler(Sampling()),

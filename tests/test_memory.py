@@ -17,7 +17,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from pass_edge import Lookahead, write_sidecar
-from pass_edge.lookahead_file import read_base
+from pass_edge.drafting.lookahead_file import read_base
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, type_traits, write_gguf
 from pass_edge.native.library import GGML_TYPES, kernels
 from pass_edge.native.tiny_model import write_tiny_model
@@ -101,7 +101,7 @@ def vocabulary_of_a_7b_model(path: Path, kind: GGMLQuantizationType) -> Path:
 
 MERGE = """
 import sys
-from pass_edge.cli import main
+from pass_edge.__main__ import main
 main(["merge", *sys.argv[1:]], standalone_mode=False)
 print(memory("VmHWM"))
 """

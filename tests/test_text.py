@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pass_edge.text import TextStream
+from pass_edge.text_stream import TextStream
 
 
 class Bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pass_edge.lookahead import Lookahead
+from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.native.draft_head import HeadWeights
 
 from .acceptance import HEAD, HIDDEN, LOOKAHEAD, rank

@@ -26,11 +26,11 @@ import torch
 from accelerate import PartialState
 
 from pass_edge import Engine, Settings
-from pass_edge.lookahead import Lookahead
-from pass_edge.lookahead_file import read_base, read_lookahead, write_sidecar
+from pass_edge.drafting.lookahead import Lookahead
+from pass_edge.drafting.lookahead_file import read_base, read_lookahead, write_sidecar
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.errors import OutputError, SettingsError
-from pass_edge.native.output import written_whole
+from pass_edge.native.output_file import atomic_write
 
 from .acceptance import HEAD, HIDDEN, Measured
 from .frozen import FrozenModel
@@ -178,7 +178,7 @@ class Training:
             for source in filter(None, (self.recipe.prompts, self.recipe.held_out)):
                 check_prompts(source)
             self.folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 unfinished.write_text(json.dumps(asked, indent=2) + "\n", "utf-8")
             return
         try:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from pass_edge.native.output import written_whole
+from pass_edge.native.output_file import atomic_write
 
 from .acceptance import Measured
 
@@ -44,7 +44,7 @@ def write_report(path: Path, title: str, recipe: Mapping[str, Any], courses: Map
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(page, "utf-8")
 
 

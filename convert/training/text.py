@@ -24,9 +24,9 @@ import numpy.typing as npt
 import torch
 
 from pass_edge import Engine, Sampling
+from pass_edge.decoding.batch_generator import BatchGenerator
 from pass_edge.native.errors import SettingsError
-from pass_edge.parallel import Parallel
-from pass_edge.sampling import Sampler
+from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import context_settings
 
 from .prompts import as_prompt
@@ -76,7 +76,7 @@ def make_text(
     if len(wanted) < count:
         raise SettingsError(f"there are {len(wanted)} prompts that can be used; {count} are asked for")
     settings = context_settings(engine.model, engine.settings, cells=1)
-    with Parallel(engine.model, settings, GROUP, max_prompt + max_tokens) as parallel:
+    with BatchGenerator(engine.model, settings, GROUP, max_prompt + max_tokens) as parallel:
         for start in range(done, count, GROUP):
             progress(start, count)
             group = wanted[start : start + GROUP]
@@ -90,7 +90,7 @@ def make_text(
 
 
 def _answered(
-    parallel: Parallel, prompts: Sequence[list[int]], samplers: Sequence[Sampler], max_tokens: int
+    parallel: BatchGenerator, prompts: Sequence[list[int]], samplers: Sequence[Sampler], max_tokens: int
 ) -> dict[str, bytes]:
     """What is to be added to each file for a group of prompts."""
     answers: list[list[tuple[int, bytes, bytes, bytes]]] = [[] for _ in prompts]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
 
-from pass_edge.asynchronous import in_a_thread
+from pass_edge.async_stream import in_a_thread
 from pass_edge.generation import Generation
 
-from .responses import ChatShape, Json, TextShape, usage_of
+from .formatters import ChatFormatter, Json, TextFormatter, usage_of
 
 
 class Answer:
@@ -19,7 +19,7 @@ class Answer:
     def __init__(
         self,
         generations: Sequence[Generation],
-        shape: TextShape | ChatShape,
+        shape: TextFormatter | ChatFormatter,
         *,
         n: int = 1,
         tells_usage: bool = False,
@@ -50,7 +50,7 @@ class Answer:
             generation.run()
         return self._shape.whole(self.generations, self.usage)
 
-    async def whole_later(self) -> Json:
+    async def awhole(self) -> Json:
         """``whole``, to be awaited; cancelling the task that waits cancels the answer."""
         async for _ in in_a_thread(self._pieces(), self.cancel):
             pass

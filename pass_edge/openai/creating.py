@@ -7,8 +7,8 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-from .completions import Request
-from .responses import Json
+from .formatters import Json
+from .requests import Request
 
 if TYPE_CHECKING:
     from pass_edge.engine import Engine
@@ -36,7 +36,7 @@ def creating_later(
     async def create(engine: Engine, *given: P.args, **named: P.kwargs) -> Json | AsyncIterator[Json]:
         asked = request(*given, **named)
         answer = await asyncio.to_thread(asked.answer, engine)
-        return aiter(answer) if asked.stream else await answer.whole_later()
+        return aiter(answer) if asked.stream else await answer.awhole()
 
     return _described(create, request)
 

@@ -10,7 +10,7 @@ from pass_edge.native.errors import SettingsError
 from pass_edge.native.llama_class import constructor_defaults
 from pass_edge.settings import AUTO, Settings
 
-from .completions import RANDOM_SEED
+from .requests import RANDOM_SEED
 
 # parameters of `llama_cpp.Llama` that change nothing here, because the engine does as they ask or decides
 # by itself

@@ -1,0 +1,85 @@
+"""pass-edge doctor: what this machine can do, and what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pass_edge.commands.terminal.output import quiet
+
+
+@click.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(model: Path | None, as_json: bool) -> None:
+    """Look at the library, the machine and MODEL, or the default model, and say what to do about what is
+    wrong."""
+    report = examine(model)
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for part in ("library", "machine", "model"):
+        click.secho(part.replace("_", " "), bold=True)
+        for key, value in report[part].items():
+            click.echo(f"  {key.replace('_', ' '):20} {value}")
+    for advice in report["advice"] or ["nothing is wrong"]:
+        click.echo(f"- {advice}")
+
+
+def examine(model: Path | None = None) -> dict[str, Any]:
+    """What doctor knows, as plain data; without ``model``, of the default one."""
+    from pass_edge.calibration.calibration import library_verdict
+    from pass_edge.native import build, devices
+    from pass_edge.native.library import kernels, library_path, system_info
+    from pass_edge.native.probe import BROKEN, WORKS
+
+    plan, verdict = build.plan(), library_verdict(quiet)
+    advice = [] if verdict == WORKS else ["rebuild llama.cpp here: make clean setup"]
+    report: dict[str, Any] = {
+        "library": {
+            "path": str(library_path()),
+            "verdict": verdict,
+            "features": system_info(),
+            "kernels": f"ours ({kernels()})" if kernels() else "llama.cpp's",
+        },
+        "machine": {
+            "devices": devices.device_names(),
+            "threads": devices.default_threads(),
+            "best_backend": plan.reasons[0].removeprefix("backend "),
+            "other_backends": list(plan.others),
+            "amx": plan.amx,
+        },
+        "model": {"path": None},
+        "advice": advice,
+    }
+    if verdict != BROKEN:
+        _examine_model(model, report)
+    return report
+
+
+def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
+    from pass_edge import Engine, ModelError
+    from pass_edge.models import default_model
+    from pass_edge.native.model import ALL_LAYERS
+
+    try:
+        path = path or default_model()
+    except ModelError as error:
+        report["advice"].append(str(error))
+        return
+    with Engine(path, note=quiet) as engine:
+        width = engine.calibration.width
+        report["model"] = {
+            "path": str(path),
+            "description": engine.model.description,
+            "lookahead": engine.lookahead.in_words() if engine.lookahead is not None else None,
+            "batch_invariance": f"up to {width} tokens a pass get the bits they would get alone"
+            if width > 1
+            else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",
+            "gpu_layers": "all" if engine.settings.gpu_layers == ALL_LAYERS else engine.settings.gpu_layers,
+            "repacked_weights": engine.calibration.repack,
+        }
+        report["advice"] += engine.notes

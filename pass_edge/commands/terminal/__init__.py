@@ -1,0 +1,1 @@
+"""Reading from and drawing on a terminal."""

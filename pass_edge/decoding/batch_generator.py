@@ -1,0 +1,97 @@
+"""Many prompts answered at once, plainly: one token of every conversation in each forward pass.
+
+A pass over n tokens costs less than n passes over one, so this is how text is made in bulk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pass_edge.native.batch import Rows, rows_of_sequence
+from pass_edge.native.context import Context, ContextSettings, Floats
+from pass_edge.native.model import Model
+from pass_edge.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One token for each of the conversations ``running`` (numbers of prompts): ``tokens``, and what they
+    were chosen from: ``logits`` (running, n_vocab) and ``hidden`` (running, n_embd), the state behind the
+    last norm; float32 views that are valid until the next pass."""
+
+    running: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logits: Floats
+    hidden: Floats
+
+
+class BatchGenerator:
+    """A context of ``sequences`` separate conversations of up to ``length`` tokens each. Close it, or use
+    it as a context manager. Not thread-safe."""
+
+    def __init__(self, model: Model, settings: ContextSettings, sequences: int, length: int) -> None:
+        """``settings``: cache types and threads. Raises ContextError."""
+        self.sequences, self.length = sequences, length
+        self._model = model
+        own = dataclasses.replace(
+            settings, cells=sequences * length, sequences=sequences, outputs=sequences, unified=False
+        )
+        self._context = Context(model, own)
+
+    def answer(
+        self, prompts: Sequence[Sequence[int]], samplers: Sequence[Sampler], max_tokens: int
+    ) -> Iterator[Pass]:
+        """Answer each of ``prompts`` (at most ``sequences`` of them) up to its end token, ``max_tokens`` or
+        the end of its room, pass by pass. An answer is the one that ``Engine.stream`` gives where the backend
+        is batch-invariant. Raises ContextError."""
+        self._context.clear()
+        self._context.keep_hidden(False)
+        for sequence, prompt in enumerate(prompts):
+            self._prefill(sequence, prompt[:-1])
+        self._context.keep_hidden(True)
+        conversations = [list(prompt) for prompt in prompts]
+        running = list(range(len(prompts)))
+        while running:
+            self._decode(conversations, running)
+            logits = self._context.logits(len(running))
+            tokens = []
+            for sequence, row in zip(running, logits, strict=True):
+                history = conversations[sequence]
+                tokens.append(samplers[sequence].choose(row, len(history), history))
+                history.append(tokens[-1])
+            yield Pass(tuple(running), tuple(tokens), logits, self._context.hidden(len(running)))
+            running = [s for s in running if self._goes_on(conversations[s], len(prompts[s]), max_tokens)]
+
+    def _prefill(self, sequence: int, tokens: Sequence[int]) -> None:
+        size = self._context.settings.batch_size
+        for start in range(0, len(tokens), size):
+            part = np.array(tokens[start : start + size], np.int32)
+            self._context.decode_tokens(rows_of_sequence(start, len(part), sequence=sequence), part)
+
+    def _decode(self, conversations: Sequence[Sequence[int]], running: Sequence[int]) -> None:
+        n = len(running)
+        rows = Rows(
+            positions=np.array([len(conversations[s]) - 1 for s in running], np.int32),
+            sequence_offsets=np.arange(n + 1, dtype=np.int32),
+            sequence_ids=np.array(running, np.int32),
+            outputs=np.ones(n, np.bool_),
+        )
+        self._context.decode_tokens(rows, np.array([conversations[s][-1] for s in running], np.int32))
+
+    def _goes_on(self, ids: Sequence[int], prompt: int, max_tokens: int) -> bool:
+        ended = self._model.vocabulary.is_end(ids[-1])
+        return not ended and len(ids) - prompt < max_tokens and len(ids) < self.length
+
+    def close(self) -> None:
+        """Free the cache; safe to call twice."""
+        self._context.close()
+
+    def __enter__(self) -> BatchGenerator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,10 @@
+"""Draft sources, and the tree of drafted tokens that one forward pass verifies.
+
+tree.py            the draft tree, and its layout as a llama.cpp batch
+ngrams.py          drafts from repetitions in the conversation (prompt lookup)
+heads.py           drafts from trained draft heads
+drafter.py         drafts from lookahead tokens and heads, one depth after the other
+lookahead.py       what was trained for a model: embeddings, prefix, heads
+lookahead_file.py  its file format
+schedules.py       which tree each pass decodes: plain, head, two-pass, fused
+"""

@@ -1,0 +1,194 @@
+"""The commands as a person uses them: in a pipe, and in a terminal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from pass_edge.decoding.saved_session import read_session
+from pass_edge.models import default_model
+
+COMMAND = [sys.executable, "-m", "pass_edge"]
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, timeout=300)
+
+
+def test_generate_prints_one_json_object() -> None:
+    done = run("generate", "Name three rivers.", "--temp", "0", "-n", "24", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["ids"]) == 24
+    assert report["finish_reason"] == "length"
+    assert report["schedule"] == "auto"
+    assert report["tokens_per_pass"] == pytest.approx(24 / report["passes"])
+    assert report["tokens_per_second"] > 0
+    assert all(0 <= share <= 1 for share in report["acceptance"])  # none, where nothing was drafted
+    assert report["text"]
+
+
+def test_ctrl_c_in_a_callback_of_llama_cpp_is_not_lost() -> None:
+    script = """
+import logging, signal, time
+from pass_edge.commands.terminal.output import interrupts_kept
+from pass_edge.native.library import llama, log
+class Struck(logging.Handler):
+    def emit(self, record):
+        log.removeHandler(self)
+        signal.raise_signal(signal.SIGINT)
+log.addHandler(Struck())
+log.setLevel(logging.DEBUG)
+with interrupts_kept():
+    try:
+        llama.llama_model_load_from_file(b"/no/such/file", llama.llama_model_default_params())
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert done.stdout == "stopped\n"
+    assert done.stderr == ""
+
+
+def test_the_same_seed_gives_the_same_text_on_every_schedule() -> None:
+    def text(schedule: str) -> bytes:
+        return run("generate", "A poem.", "--seed", "5", "-n", "24", "--schedule", schedule).stdout
+
+    assert text("auto") == text("fused") == text("plain") == text("two-pass") == text("head") != b""
+
+
+def test_a_stop_string_ends_the_text() -> None:
+    full = run("generate", "Count: one, two,", "--raw", "--temp", "0", "-n", "20").stdout.decode()
+    word = full.split()[2]
+    done = run("generate", "--raw", "--temp", "0", "-n", "20", "--stop", word, stdin=b"Count: one, two,")
+    assert done.stdout.decode().rstrip("\n") == full[: full.index(word)].rstrip("\n")
+
+
+def test_a_schema_and_a_grammar_are_kept_to(tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "s.json", tmp_path / "g.gbnf"
+    schema.write_text('{"enum": ["Loire", "Rhône"]}')
+    grammar.write_text('root ::= "Rhine" | "Elbe"')
+    ask = ("generate", "Name a river.", "--temp", "0")
+    assert json.loads(run(*ask, "--json-schema-file", str(schema)).stdout) in ("Loire", "Rhône")
+    assert run(*ask, "--grammar-file", str(grammar)).stdout.strip() in (b"Rhine", b"Elbe")
+    grammar.write_text("root")
+    for wrong in ((grammar, "cannot read this grammar"), (tmp_path / "none", "cannot be read")):
+        done = run(*ask, "--grammar-file", str(wrong[0]))
+        assert done.returncode == 2
+        assert wrong[1] in done.stderr.decode()
+
+
+def test_doctor_knows_the_default_model() -> None:
+    done = run("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["model"]["path"] == str(default_model())
+    assert report["library"]["verdict"] == "works"
+    assert report["machine"]["amx"] in ("absent", "works", "traps")
+
+
+def test_doctor_looks_at_the_model_given(tiny_path: Path) -> None:
+    done = run("doctor", str(tiny_path), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["path"] == str(tiny_path)
+    missing = run("doctor", "nowhere.gguf")
+    assert (missing.returncode, b"there is no file" in missing.stderr) == (2, True)
+
+
+def test_a_model_given_as_the_question_is_told(tiny_path: Path) -> None:
+    done = run("generate", str(tiny_path))
+    assert done.returncode == 2
+    assert b"give it with --model" in done.stderr
+
+
+def test_a_chat_through_a_pipe(tmp_path: Path) -> None:
+    saved = tmp_path / "chat.session"
+    lines = f"Say hello.\n/stats\n/save {saved}\n/reset\n/load {saved}\n/nonsense\n/quit\nnever read\n"
+    done = run("chat", "-n", "8", "--temp", "0", stdin=lines.encode())
+    assert done.returncode == 0, done.stderr
+    messages = read_session(saved).messages
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+    assert done.stdout.decode().strip() == messages[1]["content"].strip()
+    errors = done.stderr.decode()
+    assert "tokens/pass" in errors
+    assert "host share" in errors
+    assert "2 messages loaded" in errors
+    assert "there is no /nonsense" in errors
+
+
+def test_a_chat_in_a_terminal_survives_ctrl_c(tmp_path: Path) -> None:
+    child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], "chat", "--temp", "0"], encoding="utf-8", timeout=120)
+    try:
+        child.expect(">")
+        child.send("Write a very long story about the sea.\r")
+        child.expect_exact("\x1b[?2004l")  # the prompt has given the terminal back
+        child.expect(r"\w+ \w+ ")
+        child.sendintr()
+        child.expect("tokens/pass")
+        child.send("/reset\r")
+        child.expect("forgotten")
+        child.send("/help\r")
+        child.expect("/load FILE")
+        child.send("Hi\r")
+        child.expect("tokens/pass")
+        child.send("/quit\r")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 0
+    finally:
+        child.close(force=True)
+
+
+def test_quantize_writes_a_model_once(tmp_path: Path) -> None:
+    target = tmp_path / "q8.gguf"
+    done = run("quantize", str(default_model()), str(target), "Q8_0")
+    assert done.returncode == 0, done.stderr
+    assert b"MiB" in done.stdout
+    again = run("quantize", str(default_model()), str(target), "Q4_0")
+    assert again.returncode == 2
+    assert b"exists" in again.stderr
+    unknown = run("quantize", str(default_model()), str(tmp_path / "x.gguf"), "Q4_Z")
+    assert unknown.returncode == 2
+    assert b"unknown type" in unknown.stderr
+    broken = run("quantize", str(Path(__file__)), str(tmp_path / "x.gguf"), "Q4_0")
+    assert broken.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["q8.gguf"]
+
+
+def test_an_interrupted_quantize_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "q.gguf"
+    arguments = [*COMMAND[1:], "quantize", str(default_model()), str(target), "Q2_K", "-t", "1"]
+    child = pexpect.spawn(COMMAND[0], arguments, encoding="utf-8", timeout=120, dimensions=(24, 100))
+    try:
+        child.expect(r"[1-9]\d*/\d+")
+        child.sendintr()
+        child.expect("nothing was written")
+        child.expect(pexpect.EOF)
+        child.close()
+        assert child.exitstatus == 130
+        assert not list(tmp_path.iterdir())
+    finally:
+        child.close(force=True)
+
+
+def test_bench_compares_both_schedules_on_a_users_prompts(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text(
+        '"Name three rivers."\n{"turns": ["Count from 1 to 20.", "Go on."]}\n'
+    )
+    done = run("bench", "--prompts", str(tmp_path / "mine.jsonl"), "--tokens", "24", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["model"] == default_model().name
+    assert [each["prompt"] for each in report["prompts"]] == ["Name three rivers.", "Count from 1 to 20."]
+    assert report["same_ids"] is True
+    assert report["passes"]["rows"][0] == 1
+    assert all(sum(shares.values()) <= 1 + 1e-9 for shares in report["time"].values())
+    assert report["time"]["auto"]["llama_cpp"] > 0.5
+    assert b"answering: 1/2" in done.stderr
+    assert b"times stock" in done.stderr
