@@ -29,7 +29,7 @@ _COMMANDS = {
 
 
 class Commands(click.Group):
-    """Import a command when it is used, report a PassEdgeError as one sentence with exit status 2, and lose no
+    """Import a command when it is used, report a PassEdgeError in one sentence with exit status 2, lose no
     Ctrl-C."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
