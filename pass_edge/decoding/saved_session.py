@@ -125,7 +125,7 @@ def read_session(path: str | Path) -> SavedSession:
             if version != VERSION:
                 found = version.decode("ascii", "replace")
                 raise SessionError(
-                    f"{path} has format version {found}; this program reads {VERSION.decode()}"
+                    f"{path} has format version {found}; this program needs {VERSION.decode()}"
                 )
             line, state = file.readline(), file.read()
     except OSError as error:
