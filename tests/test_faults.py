@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from pass_edge import Engine, Settings
-from tests.server.test_serve_command import started
-from tests.server.test_server import LONG, A, get, post, raw_request
+from tests.support.http_requests import LONG, A, get, post, raw_request
+from tests.support.serve_command import started
 from tests.support.serving import Running, serving
 
 MARGIN = 4 << 20

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from pass_edge import ContextError, Engine, Generation, Sampling, Settings, SettingsError
 from pass_edge.decoding.batcher import Batcher
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
-from pass_edge.decoding.slots import SlotPool
 from pass_edge.drafting.drafter import PassOutput
 from pass_edge.drafting.schedules import Fixed, StepResult, plain
 from pass_edge.drafting.tree import NO_DRAFT
@@ -25,8 +24,8 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.planner import Planner
 from pass_edge.sampling.sampler import Sampler
-from tests.decoding.test_rollback import CACHE, DEPTH, GREEDY, Bench, Recording, build, tree_forms
-from tests.decoding.test_slots import Holding
+from tests.support.draft_trees import build, tree_forms
+from tests.support.reference_decoding import CACHE, DEPTH, GREEDY, Bench, Recording
 
 PARALLEL = 3
 
@@ -318,25 +317,6 @@ def test_four_of_a_kind_go_equally_fast(engine: Engine) -> None:
         generation.cancel()
         thread.join(10)
     assert min(made) > 0.8 * max(made)
-
-
-# -- who gets which slot ------------------------------------------------------------------------------------
-
-
-def test_a_slot_that_holds_the_prompt_is_preferred_else_the_one_used_least_recently() -> None:
-    sessions: list[Any] = [Holding(1, 2, 3, 4), Holding(5, 6, 7, 8), Holding()]
-    slots = SlotPool(sessions)
-
-    def slot(*prompt: int) -> int:
-        session, is_new = slots.acquire(prompt, prompt)
-        slots.release(prompt)
-        assert is_new
-        return sessions.index(session)
-
-    assert slot(5, 6, 7, 8, 9) == 1
-    assert slot(1, 2, 3, 9) == 0
-    assert slot(9, 9, 9, 9) == 2
-    assert slot(1, 9, 9, 9) == 1, "one token is no reason to throw a conversation away"
 
 
 def test_only_so_many_conversations_fit() -> None:

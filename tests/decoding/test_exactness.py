@@ -18,7 +18,7 @@ from pass_edge.decoding.kv_cache import ConversationCache
 from pass_edge.drafting.tree import DraftTree
 from pass_edge.native.devices import can_offload
 from pass_edge.native.model import ALL_LAYERS
-from tests.conftest import spread_questions
+from tests.support.questions import spread_questions
 
 TYPES = ("Q4_1", "Q4_0", "Q8_0", "Q4_K_M")
 SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11))

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from pass_edge import Engine, Llama, Sampling, SettingsError
 from pass_edge.llm_plugin import PassEdge
-from tests.openai.test_openai import GO
+from tests.support.chat_requests import GO
 from tests.support.serving import serving
 
 # -- llm --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,3 +218,19 @@ def test_a_forked_process_is_told_to_make_its_own(engine: Engine) -> None:
     process.join(20)
     assert process.exitcode == 0
     assert engine.stream("x", max_tokens=2).run().ids
+
+
+def test_a_slot_that_holds_the_prompt_is_preferred_else_the_one_used_least_recently() -> None:
+    sessions: list[Any] = [Holding(1, 2, 3, 4), Holding(5, 6, 7, 8), Holding()]
+    slots = SlotPool(sessions)
+
+    def slot(*prompt: int) -> int:
+        session, is_new = slots.acquire(prompt, prompt)
+        slots.release(prompt)
+        assert is_new
+        return sessions.index(session)
+
+    assert slot(5, 6, 7, 8, 9) == 1
+    assert slot(1, 2, 3, 9) == 0
+    assert slot(9, 9, 9, 9) == 2
+    assert slot(1, 9, 9, 9) == 1, "one token is no reason to throw a conversation away"

@@ -30,29 +30,9 @@ from pass_edge.native.model import Model
 from pass_edge.native.quantized_matrix import QuantizedMatrix, encode_rows
 from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import context_settings
+from tests.support.lookaheads import N_VOCAB, WIDTH, lookahead_for, random_head
 
-WIDTH, N_VOCAB = 64, 12
 SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=1.5, seed=5))
-
-
-def random_head(seed: int, n_embd: int = WIDTH, width: int = 96, inputs: int = 2) -> HeadWeights:
-    rng = np.random.default_rng(seed)
-
-    def matrix(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
-
-    told = inputs * n_embd
-    return HeadWeights.of(matrix(width, told), matrix(width, told), matrix(n_embd, width))
-
-
-def lookahead_for(model: Path, **parts: object) -> Lookahead:
-    embeddings = TokenEmbeddings(model).rows(np.array([2, 5], np.int32))
-    return Lookahead(
-        embeddings=embeddings if parts.pop("rows", True) else embeddings[:0],
-        base=read_base(model),
-        candidates=np.array([0, 1, 2, 3, 5, 7, 8, 9, 11], np.int32),
-        **parts,  # type: ignore[arg-type]
-    )
 
 
 def rms(x: np.ndarray) -> np.ndarray:

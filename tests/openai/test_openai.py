@@ -21,21 +21,7 @@ from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.openai.messages import plain_messages
 from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from pass_edge.openai.tools import CallReader
-
-MESSAGES = [{"role": "user", "content": "yes the"}]
-GO = {
-    "type": "function",
-    "function": {
-        "name": "go",
-        "parameters": {
-            "type": "object",
-            "properties": {"fast": {"$ref": "#/$defs/flag"}},
-            "required": ["fast"],
-            "$defs": {"flag": {"type": "boolean"}},
-        },
-    },
-}
-STOP = {"type": "function", "function": {"name": "stop"}}
+from tests.support.chat_requests import GO, MESSAGES, STOP
 
 
 @pytest.fixture(scope="module")

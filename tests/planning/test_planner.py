@@ -27,18 +27,8 @@ from pass_edge.planning.draft_statistics import AcceptanceEstimates, DraftStatis
 from pass_edge.planning.planner import Planner, may_look_ahead
 from pass_edge.planning.tree_selection import DraftBuilder, Throughput, TreeSelector
 from pass_edge.sampling.sampler import Sampler
-from tests.drafting.test_drafter import lookahead_for, random_head
-
-
-def flat(*_: object) -> StepCosts:
-    """As if drafting were nearly free."""
-    return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.011]), np.zeros(2))
-
-
-def steep(*_: object) -> StepCosts:
-    """As if every row cost as much as the first."""
-    return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.320]), np.zeros(2))
-
+from tests.support.lookaheads import lookahead_for, random_head
+from tests.support.pass_costs import flat, steep
 
 words = st.lists(st.integers(0, 3), max_size=60)
 

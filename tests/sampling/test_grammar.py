@@ -20,8 +20,8 @@ from pass_edge.native.grammar import JSON_GBNF, Grammar, schema_grammar
 from pass_edge.native.model import Model
 from pass_edge.sampling.constrained import ConstrainedSampler
 from pass_edge.sampling.sampler import Sampler
-from tests.decoding.test_rollback import build, tree_forms
-from tests.drafting.test_drafter import random_head
+from tests.support.draft_trees import build, tree_forms
+from tests.support.lookaheads import random_head
 
 LIST = 'root ::= "[" ("yes" | "no" | "0")+ "]"'
 WORDS = 'root ::= ("the" " "? | [a-c]+ ",")+ "."'

@@ -18,15 +18,12 @@ import openai
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
-from pass_edge.decoding.session import Session
 from pass_edge.server import access as gate
 from pass_edge.server import request_handler as desk
 from pass_edge.server.settings import ServerSettings
-from tests.openai.test_openai import GO, MESSAGES
+from tests.support.chat_requests import GO, MESSAGES
+from tests.support.http_requests import LONG, A, get, post, raw_request, slow
 from tests.support.serving import Running, serving
-
-A = 3 + ord("a")  # its token
-LONG = {"prompt": "the yes", "max_tokens": 4000, "logit_bias": {"2": -100}}  # never ends by itself
 
 
 @pytest.fixture(scope="module")
@@ -38,39 +35,6 @@ def server(engine: Engine) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def client(server: Running) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
-
-
-def slow(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.05) -> list[float]:
-    """Make every pass take that long; returns when each one ended."""
-    step, ended = Session.step, []
-
-    def slowly(self: Session, sampler: Any) -> Any:
-        time.sleep(seconds)
-        ended.append(time.monotonic())
-        return step(self, sampler)
-
-    monkeypatch.setattr(Session, "step", slowly)
-    return ended
-
-
-def post(server: Running, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any], Any]:
-    """Status, body and headers."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection.request("POST", path, raw, {"Content-Type": "application/json", **headers})
-    response = connection.getresponse()
-    content = json.loads(response.read())
-    connection.close()
-    return response.status, content, response.headers
-
-
-def get(server: Running, path: str, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.request("GET", path, headers=headers)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, content
 
 
 # -- OpenAI's client ------------------------------------------------------------------------------------
@@ -272,15 +236,6 @@ def test_prometheus_is_told(server: Running, client: openai.OpenAI) -> None:
 
 
 # -- clients that go away -------------------------------------------------------------------------------
-
-
-def raw_request(server: Running, body: dict[str, Any]) -> socket.socket:
-    content = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(content)}\r\n\r\n"
-    connection.sendall(head.encode() + content)
-    return connection
 
 
 def test_clients_cut_in_mid_stream_leave_nothing_behind(server: Running, engine: Engine) -> None:
