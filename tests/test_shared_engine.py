@@ -8,15 +8,12 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pass_edge import Engine, LibraryError, PassEdgeError, Sampling, Settings
-from pass_edge.decoding.slots import SlotPool
 
 SAMPLING = Sampling(temperature=1.0, seed=4)
 PROMPTS = ["one", "two the", "three", "the the the"]
@@ -46,40 +43,6 @@ def test_calls_from_several_threads_wait_for_each_other(engine: Engine) -> None:
     finally:
         sys.setswitchinterval(switching)
     assert [got[i] for i in range(6)] == [alone] * 6
-
-
-class Holding:
-    """A session that holds ``tokens``."""
-
-    def __init__(self, *tokens: int) -> None:
-        self.tokens = tokens
-
-    def shared_with(self, tokens: Sequence[int]) -> int:
-        differs = (
-            i for i, (mine, other) in enumerate(zip(self.tokens, tokens, strict=False)) if mine != other
-        )
-        return next(differs, min(len(self.tokens), len(tokens)))
-
-
-def test_turns_go_by_the_order_of_asking() -> None:
-    slots, order = SlotPool([Holding()]), []  # type: ignore[list-item]
-
-    def ask(name: str) -> None:
-        slots.acquire(name, [])
-        order.append(name)
-        slots.release(name)
-
-    slots.acquire("first", [])
-    threads = []
-    for name in "abcdefgh":
-        threads.append(threading.Thread(target=ask, args=(name,)))
-        threads[-1].start()
-        while name not in slots._waiting:
-            time.sleep(0.001)
-    slots.release("first")
-    for thread in threads:
-        thread.join(10)
-    assert order == list("abcdefgh")
 
 
 def test_generations_by_turns_in_one_thread_keep_their_texts(engine: Engine) -> None:
@@ -218,19 +181,3 @@ def test_a_forked_process_is_told_to_make_its_own(engine: Engine) -> None:
     process.join(20)
     assert process.exitcode == 0
     assert engine.stream("x", max_tokens=2).run().ids
-
-
-def test_a_slot_that_holds_the_prompt_is_preferred_else_the_one_used_least_recently() -> None:
-    sessions: list[Any] = [Holding(1, 2, 3, 4), Holding(5, 6, 7, 8), Holding()]
-    slots = SlotPool(sessions)
-
-    def slot(*prompt: int) -> int:
-        session, is_new = slots.acquire(prompt, prompt)
-        slots.release(prompt)
-        assert is_new
-        return sessions.index(session)
-
-    assert slot(5, 6, 7, 8, 9) == 1
-    assert slot(1, 2, 3, 9) == 0
-    assert slot(9, 9, 9, 9) == 2
-    assert slot(1, 9, 9, 9) == 1, "one token is no reason to throw a conversation away"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from click.testing import CliRunner
 
+from pass_edge.__main__ import main
 from pass_edge.decoding.saved_session import read_session
 from pass_edge.models import default_model
 
@@ -192,3 +194,12 @@ def test_bench_compares_both_schedules_on_a_users_prompts(tmp_path: Path) -> Non
     assert report["time"]["auto"]["llama_cpp"] > 0.5
     assert b"answering: 1/2" in done.stderr
     assert b"times stock" in done.stderr
+
+
+def test_gpu_layers_are_a_number_all_or_auto() -> None:
+    done = CliRunner().invoke(main, ["generate", "--gpu-layers", "some", "Hello"])
+    assert done.exit_code == 2
+    assert "some" in done.output
+    for layers in ("auto", "all", "0", "-1"):
+        done = CliRunner().invoke(main, ["generate", "--gpu-layers", layers, "-n", "1", "Hello"])
+        assert done.exit_code == 0, done.output

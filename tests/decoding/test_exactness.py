@@ -11,7 +11,6 @@ import pytest
 from ties import UNFILTERED, lead_at_parting
 
 from pass_edge import ContextError, Engine, Sampling, Settings
-from pass_edge.calibration import calibration
 from pass_edge.decoding import session as session_module
 from pass_edge.decoding import verify
 from pass_edge.decoding.kv_cache import ConversationCache
@@ -187,23 +186,6 @@ def leads_where_texts_part(path: Path, settings: Settings, count: int) -> tuple[
             leads += [] if lead is None else [lead]
         print(f"{len(leads)} of 8 texts parted, at leads of {leads}; {fused.calibration}")
         return leads, 0.0 if invariant else fused.calibration.difference
-
-
-@pytest.mark.parametrize(
-    ("differences", "expected"),
-    [
-        ([0, 0, 0, 0, 0, 0, 0], (32, 0.0)),
-        ([0, 0, 0, 0.2, 0.1, 0.9, 0.9], (4, 0.2)),
-        ([0.1, 0.2, 0.1, 0.1, 0, 0.9, 0.5], (1, 0.9)),
-    ],
-    ids=["all agree", "some agree", "none agrees"],
-)
-def test_the_difference_is_that_of_all_widths_that_will_differ(
-    differences: list[float], expected: tuple[int, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_width = dict(zip(calibration.WIDTHS, differences, strict=True))
-    monkeypatch.setattr(calibration._Trial, "_largest_difference", lambda _, width, known: by_width[width])
-    assert object.__new__(calibration._Trial).invariant_width() == expected
 
 
 @pytest.mark.parametrize(
