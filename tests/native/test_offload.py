@@ -74,8 +74,14 @@ def test_a_gpu_that_fails_is_left_alone(
             Engine(tiny_path, settings=Settings(schedule="plain", gpu_layers=ALL_LAYERS))
 
 
-@pytest.mark.skipif(can_offload(), reason="here is a GPU")
-def test_without_a_gpu_nothing_is_offloaded(tiny_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("can_offload", "kind"), [(False, "gpu"), (True, "cpu")], ids=["library without GPUs", "no GPU"]
+)
+def test_without_a_gpu_nothing_is_offloaded(
+    can_offload: bool, kind: str, monkeypatch: pytest.MonkeyPatch, tiny_path: Path
+) -> None:
+    monkeypatch.setattr(offload, "can_offload", lambda: can_offload)
+    monkeypatch.setattr(offload, "devices", lambda: [Device("X", "Some device", kind, 8 * GIB, 8 * GIB)])
     assert offload.fitting_layers(tiny_path, 4096) == 0
 
 
