@@ -270,12 +270,12 @@ keeping heaps: `MALLOC_ARENA_MAX=2` in its environment does the same there.
 
 ## What the tests hold
 
-`tests/test_faults.py` repeats each fault 30 times, or 1,000 in `make test-slow`: clients that hang up in
-mid-stream, malformed and oversized bodies, a full queue, prompts and answers beyond the context. After each,
-the server must answer the next request as the library does; at the end memory may be 4 MiB above where it
-was. A model file that is removed while the server runs is not missed. `tests/test_serve_command.py` stops a
-server by a signal in mid-answer, and `tests/test_library.py` counts memory and KV cells after 1,000 (or
-10,000) short requests.
+`tests/server/test_recovery.py` repeats each fault 30 times, or 1,000 in `make test-slow`: clients that hang
+up in mid-stream, malformed and oversized bodies, a full queue, prompts and answers beyond the context.
+After each, the server must answer the next request as the library does; at the end memory may be 4 MiB
+above where it was. A model file that is removed while the server runs is not missed.
+`tests/server/test_serve_command.py` stops a server by a signal in mid-answer, and
+`tests/openai/test_completions.py` counts memory and KV cells after 1,000 (or 10,000) short requests.
 """
 
 
