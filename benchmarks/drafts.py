@@ -15,15 +15,15 @@ from rich.progress import Progress, track
 
 from pass_edge import Engine, Settings, read_lookahead
 from pass_edge.convert.training.frozen import FrozenModel
-from pass_edge.convert.training.measure import Drafts, measure
+from pass_edge.convert.training.measure import DraftAccuracy, measure
 from pass_edge.convert.training.prompts import read_prompts
-from pass_edge.convert.training.text import Answered, make_text
+from pass_edge.convert.training.text import TrainingText, make_texts
 
 PROMPTS = Path(__file__).parent / "prompts" / "spec_bench_dev.jsonl"
 TREES = (4, 8, 16)
 
 
-def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -> list[Answered]:
+def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -> list[TrainingText]:
     """The model's answers to ``questions`` of the dev prompts, spread over their whole list."""
     prompts = list(read_prompts(PROMPTS))
     chosen = [prompts[i * len(prompts) // questions] for i in range(questions)]
@@ -33,7 +33,7 @@ def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -
         Progress() as bar,
     ):
         task = bar.add_task("answering", total=questions)
-        return make_text(
+        return make_texts(
             engine,
             chosen,
             folder,
@@ -45,7 +45,7 @@ def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -
         )
 
 
-def row(file: str, source: str, drafts: Drafts) -> list[str]:
+def row(file: str, source: str, drafts: DraftAccuracy) -> list[str]:
     first = " ".join(f"{share:.2f}" for share in drafts.shares[:, 0])
     third = " ".join(f"{share:.2f}" for share in drafts.shares[:, :3].sum(1))
     trees = [f"{drafts.tokens_per_pass(batch):.2f}" for batch in TREES]

@@ -22,12 +22,12 @@ from typing import Any
 
 import click
 from answers import CONTEXT, Answer, Contender, Job, llama, ours, questions_by_category, rotated
-from apart import Apart, Opened
+from contender_process import ContenderProcess, Opened
 from peers_report import Entrant, Round, Run, plot, report
 from rich.progress import track
 
 from pass_edge import Engine, Settings
-from pass_edge.convert.training.prompts import as_prompt
+from pass_edge.convert.training.prompts import encode_prompt
 from pass_edge.models import default_model
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.library import system_info
@@ -178,7 +178,7 @@ def enabled(info: str) -> set[str]:
 
 def open_all(entrants: list[Entrant], greeting: list[int]) -> tuple[dict[str, Contender], list[str]]:
     """All of them, warm, and what is to be known of them."""
-    opened = {entrant.name: Apart(entrant.name, entrant.open, greeting) for entrant in entrants}
+    opened = {entrant.name: ContenderProcess(entrant.name, entrant.open, greeting) for entrant in entrants}
     notes = dict.fromkeys(f"{name.partition(':')[0]}: {n}" for name, one in opened.items() for n in one.notes)
     most = max(opened, key=lambda name: opened[name].idle)
     idle = opened[most].idle
@@ -228,8 +228,8 @@ def main(
     job = Job(model or default_model(), tokens, threads, temp)
     chosen = list(questions_by_category(questions).items())[:categories]
     with engine_of(job, "plain") as plain:
-        asked = [(c, as_prompt(plain, q)) for c, qs in chosen for q in qs]
-        greeting = as_prompt(plain, "Hello")
+        asked = [(c, encode_prompt(plain, q)) for c, qs in chosen for q in qs]
+        greeting = encode_prompt(plain, "Hello")
         job = replace(job, server_cache=cache_types(plain) if same_cache else None)
     notes: list[str] = []
     entrants = [*llama_entrants(job), *our_entrants(job)]

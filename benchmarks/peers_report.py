@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from answers import Answer, Job, cpu_name, table
-from apart import Opened
+from contender_process import Opened
 
 DEFAULT = "ours: auto"
 PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")

@@ -19,7 +19,7 @@ from answers import PROMPTS, questions_by_category, table
 from drafts import answers
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.convert.training.text import Answered
+from pass_edge.convert.training.text import TrainingText
 from pass_edge.drafting.drafter import PassOutput
 from pass_edge.drafting.schedules import StepResult
 from pass_edge.drafting.tree import DraftTree
@@ -41,9 +41,9 @@ def accepted(tree: DraftTree, coming: list[int]) -> tuple[int, ...]:
     return tuple(coming)
 
 
-def ratio(text: Answered, planner: Planner, seconds: np.ndarray, sampling: Sampling) -> float:
+def ratio(text: TrainingText, planner: Planner, seconds: np.ndarray, sampling: Sampling) -> float:
     """How many times as fast as plain decoding ``text`` is made, by costs of ``seconds`` (depths, widths)."""
-    ids, position, sampler = text.ids.tolist(), text.prompt - 1, Sampler(sampling)
+    ids, position, sampler = text.ids.tolist(), text.prompt_length - 1, Sampler(sampling)
     plain, drafting = float(seconds[position : len(ids) - 1, 0].sum()), 0.0
     planner.begin(ids[: position + 1])
     while position < len(ids) - 1:

@@ -25,10 +25,10 @@ from answers import CONTEXT, code_questions, cpu_name, questions_by_category, ro
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.convert.training.prompts import as_prompt
+from pass_edge.convert.training.prompts import encode_prompt
 from pass_edge.native.devices import default_threads
 from pass_edge.native.library import kernels
-from pass_edge.native.stock import StockLlama, resident_bytes
+from pass_edge.native.stock_llama import StockLlama, resident_bytes
 from pass_edge.planning.cost_model import pass_times
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -124,7 +124,7 @@ def measure_answers(
             }
 
         for turn, (category, question) in enumerate(track(asked, model.name)):
-            ids = as_prompt(engines[names[0]], question)
+            ids = encode_prompt(engines[names[0]], question)
             order = rotated(["stock", *names], turn)
             rows.append({"category": category} | {name: answer(name, ids) for name in order})
     for engine in engines.values():

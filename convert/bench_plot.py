@@ -1,4 +1,4 @@
-"""What `pass-edge bench` measured, as a picture: what passes cost, and how fast each prompt was answered."""
+"""Plot the results of `pass-edge bench`: the cost of passes, and the speed of each prompt's answer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _BAR = 0.27
 
 
 def plot_comparison(path: Path, title: str, comparison: Comparison) -> None:
-    """Write the picture, in the format that the suffix of ``path`` (one of FORMATS) names. Raises
-    OutputError."""
+    """Write the plot in the format of the suffix of ``path``, one of FORMATS. Raises OutputError."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
@@ -32,7 +31,7 @@ def _draw_curve(axes: Axes, curve: Curve | None) -> None:
         axes.text(0.5, 0.5, "not measured: it decodes plainly", ha="center", transform=axes.transAxes)
         return
     for depth, milliseconds in zip(curve.depths, curve.milliseconds, strict=True):
-        axes.plot(curve.rows, milliseconds, marker=".", label=f"behind {depth:,} tokens")
+        axes.plot(curve.rows, milliseconds, marker=".", label=f"after {depth:,} tokens")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -18,9 +18,10 @@ from click.testing import CliRunner, Result
 import pass_edge.commands.train as train_command
 from pass_edge import Engine, Sampling, Settings, read_lookahead
 from pass_edge.__main__ import main
-from pass_edge.convert.training.heads import Anchors, likeliest, train_head
-from pass_edge.convert.training.recipe import STAGES, Recipe, Training
-from pass_edge.convert.training.text import read_text
+from pass_edge.convert.training.heads import Anchors, most_likely_tokens, train_head
+from pass_edge.convert.training.recipe import Recipe
+from pass_edge.convert.training.text import read_texts
+from pass_edge.convert.training.training import Training
 from pass_edge.drafting.lookahead_file import read_base
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
@@ -81,10 +82,15 @@ def test_what_was_trained_is_far_better_than_what_was_not(
 ) -> None:
     lookahead = read_lookahead(trained)
     texts, held_out = (
-        read_text(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
+        read_texts(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
     )
-    anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
-    settings = {"candidates": likeliest(texts, N_VOCAB), "width": 64, "steps": 1, "lr": Recipe.head_lr}
+    anchors = (Anchors.from_hidden_states(some) for some in (texts, held_out))
+    settings = {
+        "candidates": most_likely_tokens(texts, N_VOCAB),
+        "width": 64,
+        "steps": 1,
+        "lr": Recipe.head_lr,
+    }
     untrained = train_head("untrained", folder / "m.gguf", *anchors, tmp_path / "x.pt", **settings)
     before = untrained.measured[-1][1]["untrained"].top_1
     assert np.mean(lookahead.acceptance) > np.mean(before) + 0.3
@@ -284,7 +290,10 @@ def test_prompts_are_held_out_and_counted(folder: Path, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "4 prompts are left out" in made.stderr
     texts, held_out = (
-        [text.ids[: text.prompt].tolist() for text in read_text(tmp_path / "o.pass.training" / name, 64)]
+        [
+            text.ids[: text.prompt_length].tolist()
+            for text in read_texts(tmp_path / "o.pass.training" / name, 64)
+        ]
         for name in ("text", "held-out-text")
     )
     assert held_out == [[int(word) for word in prompt.split()] for prompt in prompts[5:9]]
@@ -315,7 +324,12 @@ def test_the_help_tells_the_recipe_as_it_is() -> None:
         assert field.name in told
         if field.default not in (None, ()):
             assert f"[default: {field.default}]" in told[field.name]
-    assert train_command.STAGES == STAGES
+
+
+def test_the_help_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from pass_edge.__main__ import main; main()"
+    shown = subprocess.run([sys.executable, "-c", code, "train", "--help"], capture_output=True, text=True)
+    assert "[default: sharegpt]" in shown.stdout, shown.stderr
 
 
 def test_the_text_of_another_training_is_learnt_from_too(folder: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_vulkan_is_chosen_only_where_all_of_it_is_here() -> None:
     assert without_device.backend == "cpu"
     assert "vulkan: needs a Vulkan device that vulkaninfo lists" in without_device.others
     without_headers = decide(
-        Machine("Linux", "Some CPU", vulkan_lacks=("SPIRV-Headers",), vulkan_device=True)
+        Machine("Linux", "Some CPU", vulkan_build_missing=("SPIRV-Headers",), vulkan_device=True)
     )
     assert without_headers.backend == "cpu"
     assert "vulkan: needs SPIRV-Headers" in without_headers.others
@@ -147,7 +147,7 @@ def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "sdk/include/vulkan/vulkan_core.h").write_text("#define VK_EXT_layer_settings 1")
     found = build.inspect_machine()
     assert (found.gpus, found.nvcc) == (("8.9",), str(tmp_path / "nvcc"))
-    assert not found.no_vulkan
+    assert not found.vulkan_missing
     assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in decide(found, "cuda").cmake_args
 
 
@@ -198,18 +198,18 @@ def test_a_whole_toolkit_needs_no_further_arguments(tmp_path: Path, monkeypatch:
 def test_a_software_renderer_is_no_vulkan_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     put_tool(tmp_path, "vulkaninfo", SUMMARY.format("CPU"))
-    assert "a Vulkan device" in build.inspect_machine().no_vulkan
+    assert "a Vulkan device" in build.inspect_machine().vulkan_missing
 
 
 def test_a_vulkan_build_asks_for_what_it_lacks_but_no_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "glslc" in build.inspect_machine().vulkan_lacks
-    lacking = dataclasses.replace(LINUX, vulkan_lacks=("glslc", "SPIRV-Headers"))
+    assert "glslc" in build.inspect_machine().vulkan_build_missing
+    lacking = dataclasses.replace(LINUX, vulkan_build_missing=("glslc", "SPIRV-Headers"))
     with pytest.raises(ValueError, match="lacks glslc, SPIRV-Headers; install"):
         decide(lacking, "vulkan")
-    elsewhere = dataclasses.replace(LINUX, vulkan_lacks=("SPIRV-Headers",))
+    elsewhere = dataclasses.replace(LINUX, vulkan_build_missing=("SPIRV-Headers",))
     assert "-DGGML_VULKAN=ON" in decide(elsewhere, "vulkan").cmake_args
 
 

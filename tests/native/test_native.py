@@ -15,7 +15,7 @@ import pytest
 
 from pass_edge import LibraryError, ModelError
 from pass_edge.calibration.calibration import library_verdict
-from pass_edge.native import probe
+from pass_edge.native import library_probe
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.compute import compute
 from pass_edge.native.context import Context, ContextSettings
@@ -132,27 +132,27 @@ SEGFAULT, FINE = str(int(signal.SIGSEGV)), "0"  # signal 0 does nothing
 
 
 def test_the_probe_survives_a_library_that_crashes() -> None:
-    assert probe.probe(child(FINE, FINE)) == probe.WORKS
-    assert probe.probe(child(SEGFAULT, FINE)) == probe.WORKS_WITHOUT_REPACKING
-    assert probe.probe(child(SEGFAULT, SEGFAULT)) == probe.BROKEN
-    assert probe.gpu_works(child(SEGFAULT, SEGFAULT))
-    assert not probe.gpu_works(child(FINE, FINE, gpu=SEGFAULT))
+    assert library_probe.probe(child(FINE, FINE)) == library_probe.WORKS
+    assert library_probe.probe(child(SEGFAULT, FINE)) == library_probe.WORKS_WITHOUT_REPACKING
+    assert library_probe.probe(child(SEGFAULT, SEGFAULT)) == library_probe.BROKEN
+    assert library_probe.gpu_works(child(SEGFAULT, SEGFAULT))
+    assert not library_probe.gpu_works(child(FINE, FINE, gpu=SEGFAULT))
 
 
 def test_the_child_decodes_a_tiny_model() -> None:
-    assert probe.gpu_works(), "without a GPU it decodes on the CPU"
+    assert library_probe.gpu_works(), "without a GPU it decodes on the CPU"
 
 
 def test_a_verdict_is_remembered_and_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "PASS_EDGE_CACHE", str(tmp_path))
     notes: list[str] = []
-    assert library_verdict(notes.append) == probe.WORKS
-    assert library_verdict(notes.append) == probe.WORKS
+    assert library_verdict(notes.append) == library_probe.WORKS
+    assert library_verdict(notes.append) == library_probe.WORKS
     assert len(notes) == 1
-    assert probe.check_verdict(probe.WORKS)
-    assert not probe.check_verdict(probe.WORKS_WITHOUT_REPACKING)
+    assert library_probe.check_verdict(library_probe.WORKS)
+    assert not library_probe.check_verdict(library_probe.WORKS_WITHOUT_REPACKING)
     with pytest.raises(LibraryError, match="crashes on this machine"):
-        probe.check_verdict(probe.BROKEN)
+        library_probe.check_verdict(library_probe.BROKEN)
 
 
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.
     for file in tmp_path.iterdir():
         file.write_text("{")
     notes: list[str] = []
-    assert library_verdict(notes.append) == probe.WORKS
+    assert library_verdict(notes.append) == library_probe.WORKS
     assert notes
 
 

@@ -20,7 +20,7 @@ Opened = tuple[Contender, Sequence[str]]
 """A contender, and what is to be known of it."""
 
 
-class Apart:
+class ContenderProcess:
     """A contender that ``opening`` (which must be picklable) gives, in a process of its own. ``notes``: what
     is to be known of it; ``idle``: the part of a core that it uses unasked."""
 
