@@ -125,7 +125,11 @@ def bench(
     if plot:
         from pass_edge.convert.bench_plot import plot_comparison
 
-        plot_comparison(plot, _headline(about), comparison)
+        speeds = {
+            name: [getattr(pair.figures, f"{name}_tokens_per_second") for pair in comparison.pairs]
+            for name in ("stock", "plain", "auto")
+        }
+        plot_comparison(plot, _headline(about), comparison.curve, speeds)
         quiet(f"the plot is in {plot}")
     if interrupted:
         quiet(f"Interrupted after {len(comparison.pairs)} of {len(prompts)} prompts.")
