@@ -254,12 +254,12 @@ def page(machines: dict[str, Measured]) -> str:
     return "\n".join(parts)
 
 
-_PASSES = """T(n) is a pass over n rows behind 128 tokens, in units of stock's pass over one (its milliseconds
-stand beside it); less than 1 is faster. Prompts: tokens a second of reading them, ratio to stock's. Load
-and memory: ratios to stock's, so less than 1 is less."""
-_ANSWERS = """Tokens a second to stock's on the same questions: means over the categories of Spec-Bench's dev
-half and over code questions (functions to complete); the worst category and question; prompt and answer
-together."""
+_PASSES = """T(n) is the time of a pass over n rows after 128 tokens, in units of stock's pass over one row, whose
+milliseconds are in the first column; less than 1 is faster. Prompts: ratios of the speeds of processing them;
+more than 1 is faster. Load and memory: ratios of the time to load and of the memory; less than 1 is less."""
+_ANSWERS = """Decoding speed relative to stock's on the same questions: means over the categories of Spec-Bench's dev half
+and over code questions (functions to complete); the worst category and the worst question; and the speed of
+prompt and answer together."""
 
 
 # -- commands -------------------------------------------------------------------------------------------

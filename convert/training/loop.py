@@ -120,7 +120,7 @@ class Run:
         if not self._accelerator.is_main_process:
             return
         state = {
-            "asked": self._settings,
+            "asked": self._settings,  # the names of keys must not change: work folders of users have them
             "step": self.step,
             "losses": self.losses,
             "measured": [
