@@ -265,12 +265,12 @@ It grew by {middle - start} MiB in the first half and by {end - middle} in the s
 
 ## Where memory goes
 
-The threads of `pass-edge serve` share two malloc arenas. By default, glibc gives each thread an arena of its
-own, up to eight for each core, and each keeps the memory of its largest moment: after some 500 of these
-requests, a server had 119 MiB more than after the first ones alone, and with two arenas 17. Otherwise, memory
-grows by pages of the model's file that are read for the first time (embeddings of new tokens), which the
-system takes back when it needs memory. Programs that use the library set their own limit, for example with
-`MALLOC_ARENA_MAX=2` in the environment.
+The threads of `pass-edge serve` have two heaps between them. glibc would give each thread one of its own, up
+to eight for each core, and each keeps what its busiest moment took: in a short run of these requests, after
+some 500 of them, a server had 119 MiB more than after the first ones alone, and with two heaps 17. What grows
+besides are pages of the model's file that are read for the first time (the embeddings of tokens that had not
+come up), which the system takes back where it needs them. A program that uses the library has its own way of
+keeping heaps: `MALLOC_ARENA_MAX=2` in its environment does the same there.
 
 ## What the tests hold
 

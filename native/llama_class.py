@@ -10,8 +10,4 @@ from llama_cpp import Llama
 def constructor_defaults() -> dict[str, object]:
     """Return the names and defaults of the optional parameters of `llama_cpp.Llama`."""
     parameters = inspect.signature(Llama.__init__).parameters.values()
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.default is not parameter.empty
-    }
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
