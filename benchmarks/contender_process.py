@@ -27,8 +27,7 @@ class ContenderProcess:
     that it uses while it is not asked."""
 
     def __init__(self, name: str, opening: Callable[[], Opened], greeting: list[int]) -> None:
-        """``opening``: picklable, makes the contender in the process. It answers ``greeting`` first, to warm
-        up."""
+        """``opening``: picklable, makes the contender in its process, where it first answers ``greeting``."""
         self._name = name
         context = multiprocessing.get_context("spawn")  # a fork would inherit this process's OpenMP state
         self._pipe, theirs = context.Pipe()

@@ -98,7 +98,7 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
 def measure_answers(
     model: Path, threads: int, questions: int, code: int, tokens: int, temperature: float, names: list[str]
 ) -> list[Measured]:
-    """Return for each question its category, and each contender's tokens, passes, seconds of prompt and
+    """Return each question's category, and each contender's tokens, passes and seconds of prompt and
     answer."""
     sampling = Sampling(temperature=temperature, seed=1)
     prompts = [(c, q) for c, in_category in questions_by_category(questions).items() for q in in_category]
@@ -143,8 +143,7 @@ def measure_answers(
 
 
 def rate(answer: Measured, contender: str) -> float:
-    """Return the decoding speed in tokens per second. Stock's first token belongs to the prompt, ours does
-    not."""
+    """Return the decoded tokens per second. Stock's first token belongs to the prompt, ours does not."""
     decoded = answer["tokens"] - (contender == "stock")
     return decoded / answer["seconds"] if decoded > 0 and answer["seconds"] else 0.0
 
@@ -254,12 +253,13 @@ def page(machines: dict[str, Measured]) -> str:
     return "\n".join(parts)
 
 
-_PASSES = """T(n) is the time of a pass over n rows after 128 tokens, in units of stock's pass over one row, whose
-milliseconds are in the first column; less than 1 is faster. Prompts: ratios of the speeds of processing them;
-more than 1 is faster. Load and memory: ratios of the time to load and of the memory; less than 1 is less."""
-_ANSWERS = """Decoding speed relative to stock's on the same questions: means over the categories of Spec-Bench's dev half
-and over code questions (functions to complete); the worst category and the worst question; and the speed of
-prompt and answer together."""
+_PASSES = """T(n) is the time of a pass over n rows after 128 tokens, in units of stock's pass over one row,
+whose milliseconds are in the first column; less than 1 is faster. Prompts: ratios of the speeds of processing
+them; more than 1 is faster. Load and memory: ratios of the time to load and of the memory; less than 1 is
+less."""
+_ANSWERS = """Decoding speed relative to stock's on the same questions: means over the categories of
+Spec-Bench's dev half and over code questions (functions to complete); the worst category and the worst
+question; and the speed of prompt and answer together."""
 
 
 # -- commands -------------------------------------------------------------------------------------------

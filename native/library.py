@@ -66,8 +66,7 @@ def system_info() -> str:
 
 
 def kernels() -> str:
-    """Return the instruction set of our kernels (`native/kernels`) in use; empty if llama.cpp's own are
-    used."""
+    """Return the instruction set of our kernels (`native/kernels`) in use; empty with llama.cpp's own."""
     try:
         return str(ggml("pass_edge_kernels")().decode())
     except AttributeError:  # built without them

@@ -67,8 +67,7 @@ class QuantizedMatrix:
         return QuantizedMatrix(encoded, _FOUR_BITS, self.width)
 
     def chunks(self, which: npt.NDArray[np.int32] | None = None) -> Iterator[tuple[int, Floats]]:
-        """Yield the rows ``which``, or all, as float32, in chunks: (index of the first, (n, width)
-        numbers)."""
+        """Yield the rows ``which``, or all, in chunks: the index of the first, (n, width) float32 numbers."""
         for start in range(0, len(self.data if which is None else which), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             rows = self.data[chunk if which is None else which[chunk]]
@@ -86,8 +85,7 @@ class QuantizedMatrix:
 
 
 def bytes_per_row(type_name: str, width: int) -> int:
-    """Return the size of a row of ``width`` numbers. Raises ModelError if the type's blocks do not divide
-    it."""
+    """Return the bytes of a row of ``width`` numbers. Raises ModelError if blocks do not divide it."""
     traits = type_traits(_code(type_name))
     if width % traits.block_size:
         raise ModelError(f"{type_name} takes rows of a multiple of {traits.block_size}, not of {width}")

@@ -65,8 +65,7 @@ def _ranks(
 
 
 def rank(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return how many tokens rank before the ``targets`` (…) in (…, n) ``logits``; n where a target is
-    -inf."""
+    """Return how many tokens rank before the ``targets`` (…) in (…, n) ``logits``; n for a target of -inf."""
     chosen = logits.gather(-1, targets[..., None])
     return torch.where(chosen[..., 0] == -torch.inf, logits.shape[-1], (logits > chosen).sum(-1))
 
