@@ -1,4 +1,4 @@
-"""What is measured of drafts is what the engine finds, and what a tree of them gains is the most it can."""
+"""The measured accuracy of drafts is the engine's, and the best tree is the best of all trees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training text: prompts from files, none of them measured on, and answers that a kill leaves whole."""
+"""Training text: prompts from files without held-out ones, and answers that resume after a kill."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_prompts_are_read_from_lines_and_from_json_each_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("line", ["not json", "3", "[]", '{"prompt": 3}', '{"turns": []}', "null"])
-def test_a_line_that_is_no_prompt_is_named(line: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_prompt_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'"Why?"\n{line}\n')
     with pytest.raises(SettingsError, match=r"a\.jsonl, line 2: neither a string"):
@@ -48,9 +48,9 @@ def test_prompts_that_share_words_with_held_out_ones_are_left_out() -> None:
     held_out = [f"Tell me: {LONG}!", "Why?"]
     same = [f"{LONG.upper()}, and so on", "why", LONG.replace(" ", ", ")]
     other = [LONG.removesuffix(" twelve"), "Why not?", f"zero {LONG}".replace("six", "6")]
-    left_out: list[str] = []
-    assert list(without_overlap([*same, *other], held_out, left_out.append)) == other
-    assert left_out == same
+    overlapping: list[str] = []
+    assert list(without_overlap([*same, *other], held_out, overlapping.append)) == other
+    assert overlapping == same
 
 
 # -- text ---------------------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("written", [1, 2, 3, 4])
-def test_a_half_written_group_is_cut_and_made_again(written: int, engine: Engine, tmp_path: Path) -> None:
-    """Killed while the second group is written: ``written`` of its files have a part of it."""
+def test_a_half_written_group_is_made_again(written: int, engine: Engine, tmp_path: Path) -> None:
+    """Killed while the second group is written: ``written`` of its files have a part of the group."""
     whole = make(engine, tmp_path / "whole")
     folder = tmp_path / "killed"
 
@@ -99,7 +99,7 @@ def test_a_half_written_group_is_cut_and_made_again(written: int, engine: Engine
     assert make(engine, folder) == whole
 
 
-def test_answers_are_what_the_engine_gives(engine: Engine, tmp_path: Path) -> None:
+def test_greedy_answers_are_the_most_likely_tokens(engine: Engine, tmp_path: Path) -> None:
     make(engine, tmp_path)
     greedy = read_texts(tmp_path, engine.model.n_embd)[::2]
     for answer in greedy[:8]:

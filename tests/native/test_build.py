@@ -1,4 +1,4 @@
-"""How llama.cpp is built is decided from what a machine shows; AMX is believed only when it executes."""
+"""The build plan follows the machine; AMX is used only if its instructions execute."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_cpuinfo_is_read_on_x86_and_arm() -> None:
     assert build.parse_cpuinfo("") == ("", frozenset())
 
 
-def test_the_real_probe_gives_a_verdict_here() -> None:
+def test_the_real_amx_probe_runs_here() -> None:
     advertised = "amx_tile" in build.inspect_machine().cpu_flags
     executes = build.amx_works()
     assert advertised or not executes
@@ -245,7 +245,7 @@ def test_the_real_compiler_is_asked_which_flags_it_knows() -> None:
     assert build.flags_accepted(["-O2", "-mno-such-thing"]) == ["-O2"]
 
 
-def test_without_a_compiler_there_is_still_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_amx_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert build.compiler() is None
     assert not build.amx_works()
@@ -260,10 +260,10 @@ def test_without_a_compiler_the_build_says_what_to_install(
     assert "build-essential" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("machine", "told"), [(LINUX, False), (WITH_GPU, True)])
-def test_where_a_gpu_build_fails_the_way_around_is_told(
+@pytest.mark.parametrize(("machine", "has_advice"), [(LINUX, False), (WITH_GPU, True)])
+def test_a_failed_gpu_build_advises_a_cpu_build(
     machine: Machine,
-    told: bool,
+    has_advice: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -271,7 +271,7 @@ def test_where_a_gpu_build_fails_the_way_around_is_told(
     monkeypatch.setattr(build, "compiler", lambda _: "cc")
     monkeypatch.setattr(sys, "executable", "false")
     assert build.build_wheel("llama-cpp-python", tmp_path, decide(machine)) == 1
-    assert ("make setup BACKEND=cpu" in capsys.readouterr().err) == told
+    assert ("make setup BACKEND=cpu" in capsys.readouterr().err) == has_advice
 
 
 def test_the_script_runs_on_its_own_and_prints_the_plan(tmp_path: Path) -> None:
