@@ -75,10 +75,11 @@ def measured(path: Path, rounds: int) -> Iterator[dict[str, list[float]]]:
     """Milliseconds by who chooses, at each of WIDTHS: what is known after each round."""
     settings = with_fitting_layers(Settings(context_size=2 * DEPTH), path)
     with ExitStack() as opened:
-        model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
+        model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers or 0))
         made = context_settings(model, settings, settings.context_size)
         host = opened.enter_context(Context(model, made))
-        device = opened.enter_context(ChoosingContext(model, made))
+        device = ChoosingContext(model, made)
+        opened.enter_context(device)
         ways: dict[str, Callable[[int], float]] = {
             "host": lambda width: _pass(host, width, lambda: host.logits(width).argmax(axis=1)),
             "device": lambda width: _pass(

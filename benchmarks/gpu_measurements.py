@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,7 @@ def counted() -> Iterator[Calls]:
     try:
         for name, counting in (("llama_decode", decode), *((name, waiting(name)) for name in readers)):
             setattr(llama, name, counting)
-        DraftHead.step = step  # type: ignore[method-assign]
+        DraftHead.step = step  # type: ignore[assignment, method-assign]
         yield calls
     finally:
         DraftHead.step = step_of_head  # type: ignore[method-assign]
@@ -281,7 +282,7 @@ def pass_costs(path: Path, run: Run) -> Growing:
     graph is there, and of one after another width."""
     settings = with_fitting_layers(Settings(context_size=max(run.depths) + max(run.widths)), path)
     costs: Result = {"repeated": {}, "changed": {}}
-    with Model(path, gpu_layers=settings.gpu_layers) as model:
+    with Model(path, gpu_layers=settings.gpu_layers or 0) as model:
         made = context_settings(model, settings, settings.context_size)
         with Context(model, made) as context:
             for before, depth in pairwise([0, *sorted(run.depths)]):
@@ -388,13 +389,13 @@ def _left_out(run: Run) -> Iterator[str]:
 def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None:
     """All stages, the most important first."""
     for path in models:
-        run.stage(f"exactness: {path.name}", 20, lambda path=path: exactness(path, run))
+        run.stage(f"exactness: {path.name}", 20, partial(exactness, path, run))
     for path in models:
-        run.stage(f"speed: {path.name}", 20, lambda path=path: speed(path, run))
+        run.stage(f"speed: {path.name}", 20, partial(speed, path, run))
     for path in models:
-        run.stage(f"passes: {path.name}", 15, lambda path=path: pass_costs(path, run))
+        run.stage(f"passes: {path.name}", 15, partial(pass_costs, path, run))
     for path in models:
-        run.stage(f"candidates: {path.name}", 5, lambda path=path: choosing(path, run))
+        run.stage(f"candidates: {path.name}", 5, partial(choosing, path, run))
     for file_type in PROJECTED_TYPES:
         for name in shapes:
             shape = SHAPES[name]
@@ -402,7 +403,7 @@ def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None
             run.stage(
                 f"passes: random {name} {file_type}",
                 15 + 8 * gigabytes,  # to write and to load them
-                lambda name=name, file_type=file_type: random_costs(name, file_type, run),
+                partial(random_costs, name, file_type, run),
             )
 
 

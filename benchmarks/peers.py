@@ -125,7 +125,7 @@ def open_server(job: Job, kind: str = "none", draft_model: Path | None = None) -
         cpu.n_threads = job.threads
     name = kind.replace("-", "_")
     drafting.types = [xllamacpp.common_speculative_type[f"COMMON_SPECULATIVE_TYPE_{name.upper()}"]]
-    options = drafting.draft if kind == "draft-simple" else getattr(drafting, name, None)
+    options: Any = drafting.draft if kind == "draft-simple" else getattr(drafting, name, None)
     for key, value in SPECULATION.get(kind, {}).items():
         setattr(options, key, value)
     if kind == "draft-simple":

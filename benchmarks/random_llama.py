@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGUFWriter
+from gguf import GGMLQuantizationType as Type
 
 Bytes = npt.NDArray[np.uint8]
-Type = GGMLQuantizationType
 
 
 @dataclass(frozen=True)

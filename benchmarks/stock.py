@@ -35,7 +35,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)
 PROMPTS = (256, 1024, 4096, 7500)
 DEPTH = 128
-OURS = {"plain": {"schedule": "plain"}, "auto": {}, "auto, no n-grams": {"ngrams": False}}
+OURS: dict[str, dict[str, Any]] = {
+    "plain": {"schedule": "plain"},
+    "auto": {},
+    "auto, no n-grams": {"ngrams": False},
+}
 Measured = dict[str, Any]
 
 
