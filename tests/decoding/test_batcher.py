@@ -133,7 +133,7 @@ def test_gaps_among_conversations_are_kept(crowd: Crowd) -> None:
 
 
 def test_without_the_spacer_the_bits_differ(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KVCache, "space", lambda *_: None)
+    monkeypatch.setattr(KVCache, "reserve_gap", lambda *_: None)
     with pytest.raises(AssertionError):
         play(crowd, LATE)
 
@@ -235,14 +235,14 @@ def test_drafts_are_accepted_in_joint_passes(engine: Engine) -> None:
 
 def test_passes_are_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = []
-    step = Batcher.step
+    decode = Batcher._decode_trees
 
-    def counting(self: Batcher, *arguments: Any, **options: Any) -> Any:
-        part = step(self, *arguments, **options)
-        shared.append(part.sharing)
-        return part
+    def counting(self: Batcher, batch: Any) -> Any:
+        results = decode(self, batch)
+        shared.extend(result.n_sharing for result in results)
+        return results
 
-    monkeypatch.setattr(Batcher, "step", counting)
+    monkeypatch.setattr(Batcher, "_decode_trees", counting)
     sampling = Sampling(temperature=1.0, seed=4, logit_bias={2: -100})
     at_once(*(lambda: engine.stream("one", sampling=sampling, max_tokens=100).run() for _ in range(PARALLEL)))
     assert shared.count(PARALLEL) > 200
@@ -251,7 +251,7 @@ def test_passes_are_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> N
 def test_narrow_passes_go_by_turns(speaking_path: Path) -> None:
     with Engine(speaking_path, settings=Settings(threads=1, parallel=4, schedule="plain")) as engine:
         expected = [engine.stream("one", sampling=SAMPLINGS[1], max_tokens=80).run().ids] * 4
-        engine.session._passes._widest = 2
+        engine.session._batcher._max_rows = 2
         ends: list[float] = []
 
         def work() -> list[int]:
@@ -325,11 +325,11 @@ def test_four_of_a_kind_go_equally_fast(engine: Engine) -> None:
 
 def test_a_slot_that_holds_the_prompt_is_preferred_else_the_one_used_least_recently() -> None:
     sessions: list[Any] = [Holding(1, 2, 3, 4), Holding(5, 6, 7, 8), Holding()]
-    turns = SlotPool(sessions)
+    slots = SlotPool(sessions)
 
     def slot(*prompt: int) -> int:
-        session, is_new = turns.take(prompt, prompt)
-        turns.give(prompt)
+        session, is_new = slots.acquire(prompt, prompt)
+        slots.release(prompt)
         assert is_new
         return sessions.index(session)
 

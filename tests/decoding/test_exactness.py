@@ -219,7 +219,7 @@ def test_texts_part_only_at_near_ties(settings: Settings, model_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConversationCache, "commit", keep_the_lookahead_cell)
+    monkeypatch.setattr(ConversationCache, "commit_path", keep_the_lookahead_cell)
     leads, difference = leads_where_texts_part(model_path, TIES, 60)
     assert max(leads) > 2 * difference
 
@@ -230,20 +230,20 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 def keep_the_lookahead_cell(self: ConversationCache, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
     keeper = 0 if len(path) > 1 else layout.shape.a_sequence[path[-1]]  # 0 is the root's own
-    start, first = self.length, self._placed[1]
-    self._keep_pending(path)
+    start, first = self.length, self._pending[1]
+    self._reserve_rejected(path)
     for sequence in self._sequences():
         if sequence != keeper:
             self._context.remove(sequence, start)
     self._context.remove(keeper, start + len(path))
-    self._mirror(keeper, start)
+    self._copy_to_active(keeper, start)
     self._stamps += [first + node for node in path]
 
 
 def test_a_broken_rollback_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions = spread_questions(3)
     plain = generate(model_path, "plain", questions, 60)
-    monkeypatch.setattr(ConversationCache, "commit", keep_the_lookahead_cell)
+    monkeypatch.setattr(ConversationCache, "commit_path", keep_the_lookahead_cell)
     assert generate(model_path, "fused", questions, 60) != plain
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge.decoding.batcher import Batcher, BatchResult, Inputs
+from pass_edge.decoding.batcher import Batcher, BatchResult, InputEmbeddings
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
 from pass_edge.decoding.session import Session
 from pass_edge.drafting.drafter import PassOutput
@@ -33,9 +33,9 @@ CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16"}
 class Recording(Session):
     """A session that keeps the logits of the last decode, row by row."""
 
-    def _outcome(self, part: BatchResult, *more: Any) -> PassOutput:
-        self.seen = part.logits.copy()
-        return super()._outcome(part, *more)
+    def _output(self, result: BatchResult, *more: Any) -> PassOutput:
+        self.seen = result.logits.copy()
+        return super()._output(result, *more)
 
 
 class Bench:
@@ -52,7 +52,7 @@ class Bench:
         rng = np.random.default_rng(1)
         rows = rng.standard_normal((N_LOOKAHEAD + n_prefix, self.model.n_embd), np.float32) * scale
         self.lookahead, self.prefix = rows[:N_LOOKAHEAD], rows[N_LOOKAHEAD:]
-        self.inputs = Inputs(embeddings, self.lookahead, self.prefix)
+        self.inputs = InputEmbeddings(embeddings, self.lookahead, self.prefix)
 
     def session(self) -> Recording:
         return Recording(Batcher(self.drafting, self.inputs), Fixed(plain))
@@ -178,7 +178,7 @@ def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
     session = tiny.session()
     form = ([-1, 0, 0], [True, False, True], [1, 1, 1])
     compactions = []
-    cache = session._passes._cache
+    cache = session._batcher._kv_cache
     cache.compact = lambda: (compactions.append(1), KVCache.compact(cache))  # type: ignore[method-assign]
     check_turn(tiny, session, [1, 2, 3], [form] * 35)
     assert compactions, "the cache never filled up; the test shows nothing"
@@ -216,7 +216,7 @@ def test_a_failed_step_leaves_an_empty_session(tiny: Bench, monkeypatch: pytest.
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session._cells, "commit", interrupted)
+    monkeypatch.setattr(session._cache, "commit_path", interrupted)
     with pytest.raises(KeyboardInterrupt):
         session.step(GREEDY)
     monkeypatch.undo()

@@ -61,21 +61,21 @@ class Holding:
 
 
 def test_turns_go_by_the_order_of_asking() -> None:
-    turns, order = SlotPool([Holding()]), []  # type: ignore[list-item]
+    slots, order = SlotPool([Holding()]), []  # type: ignore[list-item]
 
     def ask(name: str) -> None:
-        turns.take(name, [])
+        slots.acquire(name, [])
         order.append(name)
-        turns.give(name)
+        slots.release(name)
 
-    turns.take("first", [])
+    slots.acquire("first", [])
     threads = []
     for name in "abcdefgh":
         threads.append(threading.Thread(target=ask, args=(name,)))
         threads[-1].start()
-        while name not in turns._waiting:
+        while name not in slots._waiting:
             time.sleep(0.001)
-    turns.give("first")
+    slots.release("first")
     for thread in threads:
         thread.join(10)
     assert order == list("abcdefgh")

@@ -421,5 +421,5 @@ def test_many_short_requests_leave_nothing_behind(
     after = requests(many)
     assert after - before < 4 << 20  # the grammars alone are 10 MB
     session = engine.session
-    assert len(session.tokens) + session._passes._cache._gaps < 64
+    assert len(session.tokens) + session._batcher._kv_cache._gaps < 64
     assert session._context.last_position(0) == len(session.tokens) - 1

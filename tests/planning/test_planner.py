@@ -552,7 +552,7 @@ def test_lookahead_tokens_are_not_even_tried_where_they_cannot_pay() -> None:
 def test_the_text_is_plain_decodings(
     source: str, sampling: Sampling, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     lookahead = None
     if source != "n-grams":
         lookahead = lookahead_for(
@@ -572,7 +572,7 @@ def test_the_text_is_plain_decodings(
 
 
 def test_the_rejection_rule_drafts_too(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     lookahead = lookahead_for(tiny_path, hidden_head=random_head(4))
     with Engine(tiny_path, lookahead=lookahead, settings=Settings(verify="rejection")) as engine:
         done = engine.stream([1, 2, 3], sampling=Sampling(temperature=0.7, seed=1), max_tokens=200).run()
@@ -580,7 +580,7 @@ def test_the_rejection_rule_drafts_too(tiny_path: Path, monkeypatch: pytest.Monk
 
 
 def test_nothing_is_drafted_where_it_cannot_pay(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine.step_costs", steep)
+    monkeypatch.setattr("pass_edge.engine_setup.step_costs", steep)
     monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
     with Engine(tiny_path) as engine:
         done = engine.stream([1, 2, 1, 2, 1, 2], sampling=Sampling(temperature=0), max_tokens=60).run()
@@ -588,7 +588,7 @@ def test_nothing_is_drafted_where_it_cannot_pay(tiny_path: Path, monkeypatch: py
 
 
 def test_a_repeating_text_is_drafted_far_ahead(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     bias = Sampling(temperature=0, logit_bias={5: 1000.0})
     with Engine(tiny_path) as engine:
         done = engine.stream([1, 2, 3], sampling=bias, max_tokens=200).run()
