@@ -26,8 +26,8 @@ from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import pass_times
 from pass_edge.planning.planner import FEW_SIZES
 from pass_edge.stats import Stats
-from tests.drafting.test_drafter import lookahead_for, random_head
-from tests.planning.test_planner import flat
+from tests.support.lookaheads import lookahead_for, random_head
+from tests.support.pass_costs import flat
 
 
 def packed(folder: Path) -> dict[str, bytes]:

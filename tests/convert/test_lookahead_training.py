@@ -21,7 +21,7 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.native.tiny_model import write_tiny_model
-from tests.conftest import spread_questions
+from tests.support.questions import spread_questions
 
 Floats = npt.NDArray[np.float32]
 WIDTH, VOCABULARY = 64, 12

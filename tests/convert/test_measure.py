@@ -19,7 +19,7 @@ from pass_edge.convert.training.text import Answered, make_text
 from pass_edge.drafting.heads import Heads
 from pass_edge.drafting.lookahead_file import find_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
-from tests.conftest import spread_questions
+from tests.support.questions import spread_questions
 
 
 def best_by_trying_all(shares: np.ndarray, nodes: int) -> float:

@@ -276,7 +276,7 @@ def peak_memory() -> int:
 
 def run_child(first: int, total: int, folder: Path) -> Counter[tuple[str, str]]:
     """How many mutations of each kind ended how."""
-    command = [sys.executable, "-m", "tests.test_fuzz", str(first), str(total), str(folder)]
+    command = [sys.executable, "-m", "tests.test_damaged_files", str(first), str(total), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     if done.returncode != 0:
