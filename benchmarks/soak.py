@@ -244,11 +244,12 @@ def report(model: str, soak: Soak) -> str:
     wrong = "\n".join(f"- {each}" for each in sorted(set(soak.wrong))) or "None."
     return f"""# Reliability
 
-`python benchmarks/soak.py MODEL.gguf --minutes 30` makes this page: {CLIENTS} clients at once ask a server
-for completions, chats, streams and JSON of a schema, hang up in mid-stream, and send bodies that are refused.
-Every text is compared to what the same request got alone, and afterwards all are asked alone once more.
+`python benchmarks/soak.py MODEL.gguf --minutes 30` writes this page. {CLIENTS} clients at once ask a server
+for completions, chats, streams, and JSON that follows a schema. Some of them hang up in the middle of a
+stream, or send bodies that must be refused. Every text is compared to the text that the same request got
+alone; at the end, all requests are asked alone once more.
 
-## What was seen
+## Results
 
 {minutes:.3g} minutes, {Path(model).name}: {soak.done.total():,} requests, {len(soak.wrong)} answered wrong.
 {early}
@@ -259,27 +260,27 @@ Every text is compared to what the same request got alone, and afterwards all ar
 The server's memory in MiB, from the start and after each twentieth of the time: {samples}.
 It grew by {middle - start} MiB in the first half and by {end - middle} in the second.
 
-## Answered wrong
+## Wrong answers
 
 {wrong}
 
 ## Where memory goes
 
-The threads of `pass-edge serve` have two heaps between them. glibc would give each thread one of its own, up
-to eight for each core, and each keeps what its busiest moment took: in a short run of these requests, after
-some 500 of them, a server had 119 MiB more than after the first ones alone, and with two heaps 17. What grows
-besides are pages of the model's file that are read for the first time (the embeddings of tokens that had not
-come up), which the system takes back where it needs them. A program that uses the library has its own way of
-keeping heaps: `MALLOC_ARENA_MAX=2` in its environment does the same there.
+`pass-edge serve` limits glibc to two heaps. By default glibc gives each thread a heap of its own, up to
+eight for each core, and a heap keeps the memory of its busiest moment: after some 500 of these requests a
+server held 119 MiB more than after the first ones, and 17 MiB more with two heaps. Memory also grows when
+pages of the model's file are read for the first time (the embeddings of tokens that have not occurred
+before); the system takes these back when it needs them. A program that uses the library chooses for itself:
+`MALLOC_ARENA_MAX=2` in its environment has the same effect.
 
-## What the tests hold
+## What the tests check
 
-`tests/server/test_recovery.py` repeats each fault 30 times, or 1,000 in `make test-slow`: clients that hang
-up in mid-stream, malformed and oversized bodies, a full queue, prompts and answers beyond the context.
-After each, the server must answer the next request as the library does; at the end memory may be 4 MiB
-above where it was. A model file that is removed while the server runs is not missed.
-`tests/server/test_serve_command.py` stops a server by a signal in mid-answer, and
-`tests/openai/test_completions.py` counts memory and KV cells after 1,000 (or 10,000) short requests.
+The tests in `tests/server` repeat each fault 30 times, or 1,000 times in `make test-slow`: clients that
+hang up in the middle of a stream, malformed and oversized bodies, a full queue, prompts and answers that
+exceed the context. After each fault, the server must answer the next request as the library does. At the
+end, it may hold 4 MiB more than at the start. It goes on when its model file is removed, and it finishes
+its answers when a signal stops it. Further tests count memory and KV cells after 1,000 (or 10,000) short
+requests.
 """
 
 
