@@ -9,9 +9,9 @@ from pathlib import Path
 from pass_edge.native.context import ContextSettings
 from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.gpu_offload import fitting_layers
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
-from pass_edge.native.offload import fitting_layers
 
 AUTO = "auto"
 SCHEDULES = (AUTO, "plain", "head", "two-pass", "fused")

@@ -104,7 +104,7 @@ def gguf(kind: str) -> bytes:
             return model.read_bytes()
         sidecar = folder / "model.pass.gguf"
         numbers = np.random.default_rng(2).standard_normal((32, 2 * D)).astype(np.float32)
-        head = HeadWeights.of(numbers, -numbers, numbers[:D, :32].copy())
+        head = HeadWeights.quantize(numbers, -numbers, numbers[:D, :32].copy())
         some = {"head": head, "hidden_head": head, "candidates": np.arange(5, dtype=np.int32)}
         write_sidecar(Lookahead(ROWS, read_base(model), (0.5,), "by hand", ROWS[:1], **some), sidecar)
         if kind == "sidecar":

@@ -56,7 +56,7 @@ def test_what_is_split_joins_again(tmp_path: Path) -> None:
 def test_a_missing_part_is_noticed(tmp_path: Path) -> None:
     packed(tmp_path)
     next(tmp_path.glob("part-*/b.whl.001")).unlink()
-    with pytest.raises(SystemExit, match=r"b\.whl is not whole"):
+    with pytest.raises(SystemExit, match=r"b\.whl is incomplete"):
         gpu.join(tmp_path, tmp_path / "joined")
 
 

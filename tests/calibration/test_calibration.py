@@ -10,7 +10,7 @@ import pytest
 from pass_edge import LibraryError
 from pass_edge.calibration import calibration
 from pass_edge.calibration.calibration import library_verdict
-from pass_edge.native import probe
+from pass_edge.native import library_probe
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ def test_the_difference_is_that_of_all_widths_that_will_differ(
 def test_a_verdict_is_remembered_and_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "PASS_EDGE_CACHE", str(tmp_path))
     notes: list[str] = []
-    assert library_verdict(notes.append) == probe.WORKS
-    assert library_verdict(notes.append) == probe.WORKS
+    assert library_verdict(notes.append) == library_probe.WORKS
+    assert library_verdict(notes.append) == library_probe.WORKS
     assert len(notes) == 1
-    assert probe.check_verdict(probe.WORKS)
-    assert not probe.check_verdict(probe.WORKS_WITHOUT_REPACKING)
+    assert library_probe.check_verdict(library_probe.WORKS)
+    assert not library_probe.check_verdict(library_probe.WORKS_WITHOUT_REPACKING)
     with pytest.raises(LibraryError, match="crashes on this machine"):
-        probe.check_verdict(probe.BROKEN)
+        library_probe.check_verdict(library_probe.BROKEN)
 
 
 def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,5 +48,5 @@ def test_a_damaged_memory_is_measured_again(tmp_path: Path, monkeypatch: pytest.
     for file in tmp_path.iterdir():
         file.write_text("{")
     notes: list[str] = []
-    assert library_verdict(notes.append) == probe.WORKS
+    assert library_verdict(notes.append) == library_probe.WORKS
     assert notes

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from ties import UNFILTERED, lead_at_parting
+from ties import UNFILTERED, margin_at_divergence
 
 from pass_edge import ContextError, Engine, Sampling, Settings
 from pass_edge.decoding import session as session_module
@@ -182,7 +182,7 @@ def leads_where_texts_part(path: Path, settings: Settings, count: int) -> tuple[
         for question, sampling in itertools.product(long_questions, UNFILTERED):
             prompt = plain.render([{"role": "user", "content": question}])
             assert len(prompt) > 512, "too short for the other kernel"
-            lead = lead_at_parting(plain.session, fused.session, prompt, sampling, count)
+            lead = margin_at_divergence(plain.session, fused.session, prompt, sampling, count)
             leads += [] if lead is None else [lead]
         print(f"{len(leads)} of 8 texts parted, at leads of {leads}; {fused.calibration}")
         return leads, 0.0 if invariant else fused.calibration.difference

@@ -43,11 +43,11 @@ def test_the_head_computes_its_formula(
     weights, rng = random_head(0, inputs=inputs), np.random.default_rng(1)
     state, embedding, before = told = [rng.standard_normal(WIDTH).astype(np.float32) for _ in range(3)]
     x = np.concatenate([rms(part) for part in told[:inputs]])
-    gate, up, down = (matrix.in_four_bits().numbers() for matrix in (weights.gate, weights.up, weights.down))
+    gate, up, down = (matrix.to_four_bits().numbers() for matrix in (weights.gate, weights.up, weights.down))
     opened = (gate @ x) / (1 + np.exp(-(gate @ x))) * (up @ x)
     behind = state + down @ opened
     output_matrix, chosen = TokenEmbeddings(tiny_path).output, np.array(candidates, np.int32)
-    rows = output_matrix.rows(chosen).in_four_bits()
+    rows = output_matrix.rows(chosen).to_four_bits()
     device = {"cpu": cpu_device, "gpu": gpu_device}[where]()
     if not device:
         pytest.skip("here is no GPU")
@@ -95,12 +95,12 @@ def test_a_step_takes_time(tiny_path: Path) -> None:
 def test_four_bits_are_taken_where_they_are_fewer() -> None:
     numbers = np.random.default_rng(3).standard_normal((2500, 64)).astype(np.float32)
     exact = QuantizedMatrix(encode_rows(numbers, "f16"), "f16", 64)
-    rounded = exact.in_four_bits()
+    rounded = exact.to_four_bits()
     assert rounded.data.nbytes == 2500 * 64 * 4.5 / 8
     assert np.abs(rounded.numbers() - numbers).max() < np.abs(numbers).max() / 8, "sixteen steps, both signs"
-    assert rounded.in_four_bits() is rounded
+    assert rounded.to_four_bits() is rounded
     odd = QuantizedMatrix(encode_rows(numbers[:, :40], "f16"), "f16", 40)
-    assert odd.in_four_bits() is odd, "blocks of 32 do not divide its rows"
+    assert odd.to_four_bits() is odd, "blocks of 32 do not divide its rows"
 
 
 def test_what_is_written_is_read_back_as_it_is_computed(tiny_path: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_head_that_does_not_fit_is_refused(tiny_path: Path) -> None:
     with pytest.raises(LookaheadError, match="not finite"):
         lookahead_for(
             tiny_path,
-            head=HeadWeights.of(*(np.full(m.shape, np.nan) for m in vars(random_head(0)).values())),
+            head=HeadWeights.quantize(*(np.full(m.shape, np.nan) for m in vars(random_head(0)).values())),
         )
     with pytest.raises(LookaheadError, match="not different tokens"):
         Lookahead(

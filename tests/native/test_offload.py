@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pass_edge import Engine, LibraryError, Settings
-from pass_edge.native import offload
+from pass_edge.native import gpu_offload
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import Device, can_offload
@@ -37,13 +37,13 @@ MODEL = [
     [(-5, 0), (99, 0), (100, 1), (160, 2), (279, 3), (280, ALL_LAYERS), (9999, ALL_LAYERS)],
 )
 def test_the_output_and_then_the_last_layers_fit(room: int, layers: int) -> None:
-    assert offload.layers_within(room, MODEL, cells=10) == layers
+    assert gpu_offload.layers_within(room, MODEL, cells=10) == layers
 
 
 def test_a_tied_model_has_a_copy_of_its_embeddings_on_the_device() -> None:
     tied = [tensor("token_embd.weight", 50), tensor("blk.0.ffn_up.weight", 30)]
-    assert offload.layers_within(79, tied, cells=10) == 1
-    assert offload.layers_within(80, tied, cells=10) == ALL_LAYERS
+    assert gpu_offload.layers_within(79, tied, cells=10) == 1
+    assert gpu_offload.layers_within(80, tied, cells=10) == ALL_LAYERS
 
 
 @pytest.mark.parametrize(("free", "layers"), [(GIB // 2, 0), (8 * GIB, ALL_LAYERS)])
@@ -52,9 +52,9 @@ def test_free_memory_decides(
 ) -> None:
     card = Device("CUDA0", "Some card", "gpu", free, 8 * GIB)
     shared = Device("Vulkan0", "Some chip", "igpu", 99 * GIB, 99 * GIB)
-    monkeypatch.setattr(offload, "can_offload", lambda: True)
-    monkeypatch.setattr(offload, "devices", lambda: [card, shared])
-    assert offload.fitting_layers(model_path, 4096) == layers
+    monkeypatch.setattr(gpu_offload, "can_offload", lambda: True)
+    monkeypatch.setattr(gpu_offload, "devices", lambda: [card, shared])
+    assert gpu_offload.fitting_layers(model_path, 4096) == layers
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -80,9 +80,9 @@ def test_a_gpu_that_fails_is_left_alone(
 def test_without_a_gpu_nothing_is_offloaded(
     can_offload: bool, kind: str, monkeypatch: pytest.MonkeyPatch, tiny_path: Path
 ) -> None:
-    monkeypatch.setattr(offload, "can_offload", lambda: can_offload)
-    monkeypatch.setattr(offload, "devices", lambda: [Device("X", "Some device", kind, 8 * GIB, 8 * GIB)])
-    assert offload.fitting_layers(tiny_path, 4096) == 0
+    monkeypatch.setattr(gpu_offload, "can_offload", lambda: can_offload)
+    monkeypatch.setattr(gpu_offload, "devices", lambda: [Device("X", "Some device", kind, 8 * GIB, 8 * GIB)])
+    assert gpu_offload.fitting_layers(tiny_path, 4096) == 0
 
 
 @pytest.mark.skipif(not can_offload(), reason="here is no GPU")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pass_edge.native import probe
+from pass_edge.native import library_probe
 from pass_edge.native.batch import Rows
 from pass_edge.native.context import Context
 from pass_edge.native.model import ALL_LAYERS, Model
@@ -26,15 +26,15 @@ SEGFAULT, FINE = str(int(signal.SIGSEGV)), "0"  # signal 0 does nothing
 
 
 def test_the_probe_survives_a_library_that_crashes() -> None:
-    assert probe.probe(child(FINE, FINE)) == probe.WORKS
-    assert probe.probe(child(SEGFAULT, FINE)) == probe.WORKS_WITHOUT_REPACKING
-    assert probe.probe(child(SEGFAULT, SEGFAULT)) == probe.BROKEN
-    assert probe.gpu_works(child(SEGFAULT, SEGFAULT))
-    assert not probe.gpu_works(child(FINE, FINE, gpu=SEGFAULT))
+    assert library_probe.probe(child(FINE, FINE)) == library_probe.WORKS
+    assert library_probe.probe(child(SEGFAULT, FINE)) == library_probe.WORKS_WITHOUT_REPACKING
+    assert library_probe.probe(child(SEGFAULT, SEGFAULT)) == library_probe.BROKEN
+    assert library_probe.gpu_works(child(SEGFAULT, SEGFAULT))
+    assert not library_probe.gpu_works(child(FINE, FINE, gpu=SEGFAULT))
 
 
 def test_the_child_that_is_started_by_default_ends_well() -> None:
-    assert probe.gpu_works(), "without a GPU it decodes on the CPU"
+    assert library_probe.gpu_works(), "without a GPU it decodes on the CPU"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_child_decodes_a_tiny_model_in_each_type(
 
     monkeypatch.setattr(Model, "__init__", load_and_note)
     monkeypatch.setattr(Context, "decode_tokens", decode_and_note)
-    probe._child(how)
+    library_probe._decode_all_types(how)
     options = {"repack": repack, "gpu_layers": layers}
     assert loaded == [(file_type, options) for file_type in ("Q4_0", "Q8_0", "Q4_K_M")]
     assert decoded == [1, 2, 4, 8, 32, 1] * 3
@@ -66,4 +66,4 @@ def test_the_child_decodes_a_tiny_model_in_each_type(
 def test_the_child_dies_of_logits_that_are_no_numbers(logit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Context, "logits", lambda *_: np.array([[0, logit]], np.float32))
     with pytest.raises(AssertionError):
-        probe._child("plain")
+        library_probe._decode_all_types("plain")

@@ -192,11 +192,13 @@ MASKED = [
 def test_what_is_allowed_is_what_asking_about_every_token_tells(grammar: str, model_path: Path) -> None:
     with Model(model_path) as large:
         state = Grammar(large.vocabulary, grammar)
-        everything = state._all.copy
+        everything = state._candidates.copy
         rng, ways = np.random.default_rng(0), 0
         for _ in range(40):
             allowed = state.allowed()
-            np.testing.assert_array_equal(allowed, state._asked(everything()) & ~large.vocabulary.markup)
+            np.testing.assert_array_equal(
+                allowed, state._check(everything()) & ~large.vocabulary.control_tokens
+            )
             ends = [token for token in np.flatnonzero(allowed) if large.vocabulary.is_end(int(token))]
             allowed[ends] = False
             if not allowed.any():
@@ -208,8 +210,8 @@ def test_what_is_allowed_is_what_asking_about_every_token_tells(grammar: str, mo
 
 
 def test_where_few_are_allowed_few_are_asked_about(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ask = [], Grammar._asked
-    monkeypatch.setattr(Grammar, "_asked", lambda self, some: asked.append(len(some)) or ask(self, some))
+    asked, ask = [], Grammar._check
+    monkeypatch.setattr(Grammar, "_check", lambda self, some: asked.append(len(some)) or ask(self, some))
     with Model(model_path) as large:
         state = Grammar(large.vocabulary, JSON)
         state.accept(int(large.vocabulary.tokenize("{")[-1]))

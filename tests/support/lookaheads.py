@@ -21,7 +21,7 @@ def random_head(seed: int, n_embd: int = WIDTH, width: int = 96, inputs: int = 2
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
 
     told = inputs * n_embd
-    return HeadWeights.of(matrix(width, told), matrix(width, told), matrix(n_embd, width))
+    return HeadWeights.quantize(matrix(width, told), matrix(width, told), matrix(n_embd, width))
 
 
 def lookahead_for(model: Path, **parts: object) -> Lookahead:
