@@ -20,10 +20,10 @@ from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.decoding.session import Session
 from pass_edge.decoding.slots import SlotPool
 from pass_edge.drafting.drafter import Drafter
-from pass_edge.drafting.heads import Heads, quickest
+from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
-from pass_edge.drafting.schedules import FORMS, Fixed, Schedule, rows_needed
+from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
 from pass_edge.native import chat_template
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import can_offload, default_threads
@@ -36,7 +36,7 @@ from pass_edge.openai.creating import creating, creating_later
 from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
-from pass_edge.planning.planner import FEW_SIZES, Planner, may_look_ahead
+from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
 from pass_edge.sampling.constrained import sampler_for
 from pass_edge.sampling.sampler import Sampling
 
@@ -294,8 +294,8 @@ class Engine:
             # not more than passes have: those woken for a head alone spin on, and take the others' cores
             chosen = self.costs.threads if self.costs else None
             threads = chosen[0] if chosen else self.settings.threads or default_threads()
-            make = partial(Heads, lookahead, embeddings, threads=threads, corrects=corrects)
-            made = quickest(make) if on_gpu(self.settings) else make()
+            make = partial(Heads, lookahead, embeddings, threads=threads, correct_lookahead=corrects)
+            made = fastest_heads(make) if on_gpu(self.settings) else make()
             return opened.enter_context(closing(made))
 
         if self.schedule == AUTO:
@@ -303,13 +303,19 @@ class Engine:
             costs = self.costs = step_costs(context, self.settings, widest, note)
             group = 0 if self._why_not("fused") else min(_LONGEST_GROUP, len(self.lookahead or ()))
             hidden_head = self.lookahead.hidden_head if self.lookahead else None
-            looks = group > 0 and may_look_ahead(costs, has_head=bool(hidden_head))
-            drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks), others=_OTHERS)
-            sizes = FEW_SIZES if on_gpu(self.settings) else ()
+            looks = group > 0 and may_look_ahead(costs, has_hidden_head=bool(hidden_head))
+            drafter = Drafter(_LONGEST_CHAIN, heads(corrects=looks), n_alternatives=_OTHERS)
+            sizes = GPU_TREE_SIZES if on_gpu(self.settings) else ()
             quotes, most = self.settings.ngrams, self._depth
-            learnt = DraftStatistics(looks=looks)
+            learnt = DraftStatistics(lookahead_may_pay=looks)
             return lambda: Planner(
-                costs, drafter, group, experience=learnt, quotes=quotes, most=most, sizes=sizes
+                costs,
+                drafter,
+                group,
+                statistics=learnt,
+                use_ngrams=quotes,
+                max_drafted=most,
+                tree_sizes=sizes,
             )
         # two-pass stays the paper's own: lookahead tokens alone
         drafts_by_head = self.schedule in ("head", "fused")
@@ -318,7 +324,7 @@ class Engine:
             heads(corrects=self.schedule == "fused") if drafts_by_head else None,
             self.settings.draft_p_min,
         )
-        return lambda: Fixed(FORMS[self.schedule], drafter)
+        return lambda: FixedSchedule(FORMS[self.schedule], drafter)
 
     def _why_not(self, schedule: str) -> str:
         """Why this model cannot draft as ``schedule`` does, if it cannot."""

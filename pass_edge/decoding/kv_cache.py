@@ -208,7 +208,7 @@ class ConversationCache:
         """``layout`` was decoded: keep the nodes of ``path``, from the root on, and nothing else."""
         assert self._placed
         start, end = self.length, self.length + len(path)
-        keeper = self._base + layout.shape.a_sequence[path[-1]]
+        keeper = self._base + layout.shape.path_sequence[path[-1]]
         first = self._placed[1]
         self._keep_pending(path)
         if len(layout.rows) > 1:
@@ -236,7 +236,8 @@ class ConversationCache:
         cache = self._cache
         # shared passes are of ever other widths anyway
         alike = _ALIKE if len(cache.conversations) == 1 else 0
-        return tree.layout(self.length, self._base, cache.paths if len(self._prefix) else None, alike=alike)
+        first_group = cache.paths if len(self._prefix) else None
+        return tree.layout(self.length, self._base, first_group, min_paths=alike)
 
     def _has_sequences(self, layout: Layout) -> bool:
         shape, cache = layout.shape, self._cache

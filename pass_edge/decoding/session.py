@@ -146,7 +146,7 @@ class Session:
         assert root is not None, "prefill first"
 
         def step() -> Step:
-            return self.decode_tree(self._schedule.tree(root, len(self.tokens)), sampler)
+            return self.decode_tree(self._schedule.tree(root), sampler)
 
         # a pass and the heads that draft from it, handed over once; others could not lead meanwhile
         return step() if self._passes.are_shared else compute(step)
@@ -172,7 +172,7 @@ class Session:
             tree,
             new,
             self._outcome(part, logits, verdict),
-            sampler.free,
+            sampler.unconstrained,
             [*history, *new],
             self._rule,
             start,

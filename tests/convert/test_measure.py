@@ -56,7 +56,7 @@ def share_right(engine: Engine, lookahead: Lookahead, text: Answered) -> list[bo
     heads = Heads(lookahead, TokenEmbeddings(engine.model.path), threads=1)
     right = []
     for i in range(len(text.likely) - 4):
-        onward = heads.onward(text.hidden[i].astype(np.float32), int(text.ids[text.prompt + i]))
+        onward = heads.advance(text.hidden[i].astype(np.float32), int(text.ids[text.prompt + i]))
         assert onward
         right.append(onward[1].at(onward[1].logits.argmax())[0] == text.likely[i + 1, 0])
     heads.close()

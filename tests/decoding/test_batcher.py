@@ -19,7 +19,7 @@ from pass_edge.decoding.batcher import Batcher
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
 from pass_edge.decoding.slots import SlotPool
 from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import Fixed, StepResult, plain
+from pass_edge.drafting.schedules import FixedSchedule, StepResult, plain
 from pass_edge.drafting.tree import NO_DRAFT
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.planning.cost_model import StepCosts
@@ -64,7 +64,7 @@ class Crowd:
 
     def sessions(self) -> list[Recording]:
         passes = Batcher(self.context, self.bench.inputs, parallel=PARALLEL)
-        return [Recording(passes, Fixed(plain), number) for number in range(PARALLEL)]
+        return [Recording(passes, FixedSchedule(plain), number) for number in range(PARALLEL)]
 
     def check_step(self, session: Recording, form: Any) -> None:
         assert session.root is not None
@@ -352,12 +352,12 @@ def test_only_so_many_conversations_fit() -> None:
 def test_a_row_costs_what_it_adds_to_the_others() -> None:
     costs = StepCosts(np.array([1.0, 4.0, 5.0, 32.0]), np.array([1.0, 1.1, 9.0, 60.0]), np.zeros(4))
     planner = Planner(costs)
-    assert planner._plan.least[0] < 0.1, "up to four rows are nearly free"
+    assert planner._selector.min_probability[0] < 0.1, "up to four rows are nearly free"
     outcome = PassOutput(np.zeros((0, 12), np.float32))
     tree = NO_DRAFT.below(1)
     passed = StepResult(
-        tree, (3,), outcome, Sampler(Sampling()), [], "sampling", 5, 4, 1.1, others=3, sharing=4
+        tree, (3,), outcome, Sampler(Sampling()), [], "sampling", 5, 4, 1.1, other_rows=3, n_conversations=4
     )
     planner.learn(passed)
-    assert planner._plan.least[0] == 1, "the fifth is not"
-    assert planner._plan.most == 28
+    assert planner._selector.min_probability[0] == 1, "the fifth is not"
+    assert planner._selector.max_drafted == 28

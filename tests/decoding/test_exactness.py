@@ -202,8 +202,10 @@ def test_the_difference_is_that_of_all_widths_that_will_differ(
     differences: list[float], expected: tuple[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_width = dict(zip(calibration.WIDTHS, differences, strict=True))
-    monkeypatch.setattr(calibration._Trial, "_largest_difference", lambda _, width, known: by_width[width])
-    assert object.__new__(calibration._Trial).invariant_width() == expected
+    monkeypatch.setattr(
+        calibration._BatchComparison, "_largest_difference", lambda _, width, known: by_width[width]
+    )
+    assert object.__new__(calibration._BatchComparison).invariant_width() == expected
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 
 def keep_the_lookahead_cell(self: ConversationCache, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
-    keeper = 0 if len(path) > 1 else layout.shape.a_sequence[path[-1]]  # 0 is the root's own
+    keeper = 0 if len(path) > 1 else layout.shape.path_sequence[path[-1]]  # 0 is the root's own
     start, first = self.length, self._placed[1]
     self._keep_pending(path)
     for sequence in self._sequences():

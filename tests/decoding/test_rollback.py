@@ -16,7 +16,7 @@ from pass_edge.decoding.batcher import Batcher, BatchResult, Inputs
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
 from pass_edge.decoding.session import Session
 from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import Fixed, plain
+from pass_edge.drafting.schedules import FixedSchedule, plain
 from pass_edge.drafting.tree import DraftTree
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
@@ -55,7 +55,7 @@ class Bench:
         self.inputs = Inputs(embeddings, self.lookahead, self.prefix)
 
     def session(self) -> Recording:
-        return Recording(Batcher(self.drafting, self.inputs), Fixed(plain))
+        return Recording(Batcher(self.drafting, self.inputs), FixedSchedule(plain))
 
     def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
         """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
