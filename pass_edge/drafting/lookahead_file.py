@@ -18,10 +18,10 @@ import numpy.typing as npt
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
-from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, opened, write_gguf
+from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, open_gguf, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.output_file import atomic_write
-from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_a_row, encode_rows
+from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_per_row, encode_rows
 
 from .lookahead import MAX_COUNT, MAX_INPUTS, MAX_WIDTH, Base, Floats, Lookahead
 
@@ -184,7 +184,7 @@ def _matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> QuantizedMatri
             )
         if tensor.type_name not in _TYPES:
             raise LookaheadError(f"{file.path}: {name} is {tensor.type_name}; F32 and Q8_0 can be read")
-        return QuantizedMatrix.mapped(file.path, tensor)
+        return QuantizedMatrix.map_tensor(file.path, tensor)
     for type_name, dtype in _TYPES.items():
         if isinstance(array, np.ndarray) and array.dtype == dtype:
             return _matrix_of_key(file, name, array.view(np.uint8), type_name, shape)
@@ -195,7 +195,8 @@ def _matrix_of_key(
     file: GgufFile, name: str, data: npt.NDArray[np.uint8], type_name: str, shape: tuple[int, int]
 ) -> QuantizedMatrix:
     try:
-        return QuantizedMatrix(data.reshape(shape[0], bytes_a_row(type_name, shape[1])), type_name, shape[1])
+        rows = data.reshape(shape[0], bytes_per_row(type_name, shape[1]))
+        return QuantizedMatrix(rows, type_name, shape[1])
     except (ValueError, ModelError) as error:
         raise LookaheadError(f"{file.path}: {name} does not hold {shape[0]} × {shape[1]} numbers") from error
 
@@ -206,7 +207,7 @@ def _matrix_of_key(
 def read_base(model: str | Path | GgufFile) -> Base:
     """Return the identity of the model in a file; for a merged file, of the model before merging. Raises
     ModelError, LookaheadError."""
-    with opened(model) as file:
+    with open_gguf(model) as file:
         if _is_merged(file):
             return _base(file)
         if isinstance(made_for := file.get(Keys.BASE_NAME), str):
@@ -232,7 +233,7 @@ def read_base(model: str | Path | GgufFile) -> Base:
 
 def is_merged(model: str | Path | GgufFile) -> bool:
     """Return whether a file is a model with a lookahead merged into it. Raises ModelError."""
-    with opened(model) as file:
+    with open_gguf(model) as file:
         return _is_merged(file)
 
 
@@ -266,7 +267,7 @@ def _required(file: GgufFile, key: str, kind: type[T]) -> T:
 def find_lookahead(model: Path | GgufFile, base: Base) -> Path | None:
     """Return the lookahead file to use where the user names none: the model itself if one is merged into it,
     else ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
-    with opened(model) as file:
+    with open_gguf(model) as file:
         if _is_merged(file):
             return file.path
     beside = file.path.with_suffix(".pass.gguf")

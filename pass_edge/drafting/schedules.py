@@ -30,7 +30,7 @@ class StepResult:
     ``output``: what there is to draft from. ``sampler``: draws drafts. ``history``: the tokens up to the new
     root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``: tokens in
     the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
-    of other conversations. ``n_conversations``: how many shared the pass. Arrays are valid until the next
+    of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid until the next
     pass.
     """
 
@@ -44,7 +44,7 @@ class StepResult:
     rows: int
     seconds: float
     other_rows: int = 0
-    n_conversations: int = 1
+    n_sharing: int = 1
 
     @property
     def next_position(self) -> int:

@@ -1,7 +1,7 @@
 """What the planner learns about draft sources, shared by the conversations of one engine.
 
-A new conversation therefore starts with what earlier ones have learned. Not thread-safe: the session calls
-the planner while it has exclusive access to the context.
+A new conversation therefore starts with what earlier ones have learned. Not thread-safe: the planners of an
+engine run in one thread, the computing one.
 """
 
 from __future__ import annotations
@@ -42,19 +42,17 @@ class DraftStatistics:
             self._estimates[temperature] = AcceptanceEstimates()
         return self._estimates[temperature]
 
-    def head_trials(
-        self, n_conversations: int, best_probability: float, *, starts_rare: bool
-    ) -> TrialBackoff:
-        """Return when to ask heads in a pass that ``n_conversations`` share, with ``best_probability`` the
+    def head_trials(self, n_sharing: int, best_probability: float, *, starts_rare: bool) -> TrialBackoff:
+        """Return when to ask heads in a pass that ``n_sharing`` share, with ``best_probability`` the
         path probability of the best n-gram draft.
 
         Heads that do not pay in a shared pass may pay in one that is not shared, and heads add little to an
         n-gram draft that is nearly certain. ``starts_rare``: as for ``TrialBackoff``, in shared passes only.
         """
-        key = n_conversations, int(_PROBABILITY_BUCKETS * best_probability)
+        key = n_sharing, int(_PROBABILITY_BUCKETS * best_probability)
         if key not in self._head_trials:
             self._head_trials[key] = TrialBackoff(
-                starts_rare=starts_rare and n_conversations > 1,
+                starts_rare=starts_rare and n_sharing > 1,
                 max_interval=_MAX_HEADS_INTERVAL,
                 min_trials=_MIN_HEADS_TRIALS,
             )

@@ -105,13 +105,13 @@ class Planner:
         self._draft_heads(builder, selector, estimates, result)
         self._select(builder.build(), selector, result.new_tokens[-1])
         elapsed = result.seconds + time.perf_counter() - began
-        self._throughput.record(len(result.new_tokens) + result.n_conversations - 1, elapsed)
+        self._throughput.record(len(result.new_tokens) + result.n_sharing - 1, elapsed)
 
     # -- observe --------------------------------------------------------------------------------------
 
     def _observe(self, result: StepResult, estimates: AcceptanceEstimates) -> None:
         """Correct the costs by the time of the pass, and the acceptance rates by its tokens."""
-        self._costs.observe(result.rows, result.depth, result.seconds, 1 / result.n_conversations)
+        self._costs.observe(result.rows, result.depth, result.seconds, 1 / result.n_sharing)
         self._observe_heads(result.new_tokens)
         if self._use_ngrams:
             self._observe_ngrams(result.new_tokens, estimates.ngrams)
@@ -137,7 +137,7 @@ class Planner:
     def _price(self, result: StepResult) -> TreeSelector:
         """Return the selector for the next pass, with new costs from time to time, and whenever the number of
         conversations that share passes has changed."""
-        if self._n_passes % _REPLAN_INTERVAL == 0 or result.n_conversations != self._selector.n_conversations:
+        if self._n_passes % _REPLAN_INTERVAL == 0 or result.n_sharing != self._selector.n_sharing:
             self._selector = self._new_selector(result)
         self._n_passes += 1
         self._selector.last_drafted = len(result.tree.tokens) - 1
@@ -149,9 +149,9 @@ class Planner:
         return TreeSelector(
             seconds[other_rows : other_rows + self._max_drafted + 1],
             self._throughput,
-            result.n_conversations,
+            result.n_sharing,
             self._tree_sizes,
-            self._costs.rebuild_seconds if result.n_conversations == 1 else 0.0,
+            self._costs.rebuild_seconds if result.n_sharing == 1 else 0.0,
         )
 
     # -- draft n-grams --------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ class Planner:
             self._statistics.lookahead_trials.record(gain - paid)
         elif allowed and self.needs_hidden and selector.min_probability[0] < 1:
             trials = self._statistics.head_trials(
-                selector.n_conversations,
+                selector.n_sharing,
                 builder.best_probability,
                 starts_rare=selector.min_probability[0] > _LIKELY,
             )

@@ -57,7 +57,7 @@ class DraftBuilder:
 class TreeSelector:
     """Selects the part of a draft that is worth more than its rows cost.
 
-    Attributes: ``n_conversations``, that share the pass; ``tokens_per_second``, the throughput λ that time is
+    Attributes: ``n_sharing``, that share the pass; ``tokens_per_second``, the throughput λ that time is
     weighed with; ``max_drafted``, most tokens that can be drafted; ``last_drafted``, how many the last pass
     drafted, which the planner sets; ``min_probability``, by n: with n likelier nodes drafted, another node
     of lower path probability cannot pay, even together with further ones.
@@ -67,7 +67,7 @@ class TreeSelector:
         self,
         seconds: np.ndarray,
         throughput: Throughput,
-        n_conversations: int = 1,
+        n_sharing: int = 1,
         tree_sizes: Sequence[int] = (),
         rebuild_seconds: float = 0.0,
     ) -> None:
@@ -75,8 +75,8 @@ class TreeSelector:
         rows of other conversations; so a row is charged what it adds to theirs. ``tree_sizes``: as for the
         Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
         ``last_drafted``."""
-        self.n_conversations, self.last_drafted = n_conversations, 0
-        self.tokens_per_second = max(throughput.tokens_per_second, n_conversations / seconds[0])
+        self.n_sharing, self.last_drafted = n_sharing, 0
+        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / seconds[0])
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""

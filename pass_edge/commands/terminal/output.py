@@ -106,7 +106,9 @@ def show(generation: Generation, answer: Answer) -> None:
     in_terminal = sys.stdout.isatty()
     with interruptible() as stopped:
         for piece in chain([first] if first else [], pieces):
-            answer.feed(_harmless(piece.text) if in_terminal else piece.text, piece.drafted)
+            for text, is_drafted in ((piece.drafted, True), (piece.sampled, False)):
+                if text:
+                    answer.feed(_harmless(text) if in_terminal else text, is_drafted)
             if stopped:
                 break
     answer.finish()
