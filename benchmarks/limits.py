@@ -22,8 +22,8 @@ import numpy as np
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.drafting.ngrams import DIFFERS, LONGEST, OTHER
-from pass_edge.planning.acceptance import LENGTHS
+from pass_edge.drafting.ngrams import FIRST_CHOICE, MAX_MATCH_LENGTH, OTHER_CHOICE
+from pass_edge.planning.acceptance import MATCH_LENGTHS
 
 GREEDY = Sampling(temperature=0)
 
@@ -37,13 +37,13 @@ class Oracle:
         self._text, self._right, self._second, self._n_vocab = list(text), list(right), second, n_vocab
         self._length = 0
 
-    def become(self, tokens: Sequence[int]) -> None:
+    def reset_to(self, tokens: Sequence[int]) -> None:
         self._length = len(tokens)
 
     def append(self, token: int) -> None:
         self._length += 1
 
-    def ahead(self) -> Iterator[tuple[int, int, int, Iterable[Any]]]:
+    def continuations(self) -> Iterator[tuple[int, int, int, Iterable[Any]]]:
         return self._from(0, np.random.default_rng([7, self._length]))
 
     def _from(
@@ -57,11 +57,12 @@ class Oracle:
         probability = self._right[min(depth, len(self._right) - 1)]
         wrong = lost or drawn >= probability
         # acceptance is learned by match length, so each depth gets a length of its own
-        length = LENGTHS[min(depth, len(LENGTHS) - 1)] if probability < 1 else LONGEST
-        yield (token + wrong) % self._n_vocab, length, DIFFERS, self._from(depth + 1, rng, lost=wrong)
+        n = min(depth, len(MATCH_LENGTHS) - 1)
+        length = MATCH_LENGTHS[n] if probability < 1 else MAX_MATCH_LENGTH
+        yield (token + wrong) % self._n_vocab, length, FIRST_CHOICE, self._from(depth + 1, rng, lost=wrong)
         if self._second:
             is_right = not lost and probability <= drawn < probability + self._second
-            yield (token + 2 * (not is_right)) % self._n_vocab, length, OTHER, ()
+            yield (token + 2 * (not is_right)) % self._n_vocab, length, OTHER_CHOICE, ()
 
 
 def limit(engine: Engine, depth: int) -> float:

@@ -48,7 +48,7 @@ def ratio(text: TrainingText, planner: Planner, seconds: np.ndarray, sampling: S
     plain, drafting = float(seconds[position : len(ids) - 1, 0].sum()), 0.0
     planner.begin(ids[: position + 1])
     while position < len(ids) - 1:
-        tree = planner.tree(ids[position], position)
+        tree = planner.tree(ids[position])
         rows, new = len(tree.tokens), accepted(tree, ids[position + 1 :])
         cost = float(seconds[position, rows - 1])
         drafting += cost

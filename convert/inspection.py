@@ -55,7 +55,7 @@ def _lookahead(path: Path, lookahead: Lookahead) -> Report:
     return {
         "file": str(path),
         "kind": "lookahead",
-        "holds": lookahead.in_words(),
+        "holds": lookahead.describe(),
         "count": len(lookahead),
         "bytes": path.stat().st_size,
         "acceptance": list(lookahead.acceptance),

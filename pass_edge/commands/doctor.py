@@ -75,7 +75,7 @@ def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
         report["model"] = {
             "path": str(path),
             "description": engine.model.description,
-            "lookahead": engine.lookahead.in_words() if engine.lookahead is not None else None,
+            "lookahead": engine.lookahead.describe() if engine.lookahead is not None else None,
             "batch_invariance": f"up to {width} tokens a pass get the bits they would get alone"
             if width > 1
             else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",

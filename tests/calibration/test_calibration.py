@@ -26,8 +26,9 @@ def test_the_difference_is_that_of_all_widths_that_will_differ(
     differences: list[float], expected: tuple[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_width = dict(zip(calibration.WIDTHS, differences, strict=True))
-    monkeypatch.setattr(calibration._Trial, "_largest_difference", lambda _, width, known: by_width[width])
-    assert object.__new__(calibration._Trial).invariant_width() == expected
+    comparison = object.__new__(calibration._BatchComparison)
+    monkeypatch.setattr(comparison, "_largest_difference", lambda width, invariant: by_width[width])
+    assert comparison.invariant_width() == expected
 
 
 def test_a_verdict_is_remembered_and_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

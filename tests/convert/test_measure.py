@@ -56,9 +56,9 @@ def share_right(engine: Engine, lookahead: Lookahead, text: TrainingText) -> lis
     heads = Heads(lookahead, TokenEmbeddings(engine.model.path), threads=1)
     right = []
     for i in range(len(text.top_tokens) - 4):
-        onward = heads.onward(text.hidden[i].astype(np.float32), int(text.ids[text.prompt_length + i]))
-        assert onward
-        right.append(onward[1].at(onward[1].logits.argmax())[0] == text.top_tokens[i + 1, 0])
+        advanced = heads.advance(text.hidden[i].astype(np.float32), int(text.ids[text.prompt_length + i]))
+        assert advanced
+        right.append(advanced[1].at(advanced[1].logits.argmax())[0] == text.top_tokens[i + 1, 0])
     heads.close()
     return right
 

@@ -1,5 +1,5 @@
-"""Both verification rules leave the model's distribution unchanged: chi-square tests on a tiny vocabulary
-against the exact probabilities, and a wrong rule that they catch."""
+"""Both verification rules leave the model's distribution unchanged: chi-square tests against the exact
+probabilities, on a tiny vocabulary. Wrong rules fail them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.session import Session
 from pass_edge.decoding.verify import by_rejection, by_sampling
 from pass_edge.drafting.drafter import Drafter
-from pass_edge.drafting.schedules import Fixed, fused
+from pass_edge.drafting.schedules import FixedSchedule, fused
 from pass_edge.drafting.tree import DraftTree
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
@@ -27,7 +27,7 @@ from pass_edge.sampling.noise import DRAFT, gumbel
 from pass_edge.sampling.sampler import Distribution, Sampler, Sampling
 
 N_VOCAB = 12
-# each test runs with a few samples always, and with all of them when slow tests are asked for
+# tests always run with few samples, and with all of them if slow tests are selected
 FEW, ALL = 12_000, 100_000
 amounts = pytest.mark.parametrize("samples", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
 FILTERS = {"temperature": 1.3, "top_k": 8, "top_p": 0.95, "min_p": 0.02}
@@ -40,23 +40,25 @@ def p_value(counts: Counter, probabilities: dict) -> float:
     common = [outcome for outcome, p in probabilities.items() if p * total >= 5]
     observed = [counts[outcome] for outcome in common]
     expected = [probabilities[outcome] * total for outcome in common]
-    observed.append(total - sum(observed))  # the rare ones together
+    observed.append(total - sum(observed))  # the rare outcomes together
     expected.append(total - sum(expected))
     if expected[-1] < 5:
         observed[-2:], expected[-2:] = [sum(observed[-2:])], [sum(expected[-2:])]
     return float(chisquare(observed, expected).pvalue)
 
 
-# -- the rules alone, on trees with several candidates a depth ------------------------------------------
+# -- the rules alone, on trees with several candidates at each depth ----------------------------------------
 
 RNG = np.random.default_rng(5)
-TARGET_LOGITS = (RNG.standard_normal((N_VOCAB + 1, N_VOCAB)) * 1.5).astype(np.float32)  # by the token before
+TARGET_LOGITS = (RNG.standard_normal((N_VOCAB + 1, N_VOCAB)) * 1.5).astype(
+    np.float32
+)  # by the previous token
 DRAFT_LOGITS = (TARGET_LOGITS + RNG.standard_normal(TARGET_LOGITS.shape)).astype(np.float32)
-ROOT = N_VOCAB  # a "token" of its own, so that it has its own row of logits
+ROOT = N_VOCAB  # a token outside the vocabulary, so that it has its own row of logits
 
 
 def draw_children(q: Distribution, sampler: Sampler, position: int, count: int) -> list[int]:
-    """``count`` tokens drawn from q without replacement (the Gumbel-top-k trick)."""
+    """Draw ``count`` tokens from q without replacement (the Gumbel-top-k trick)."""
     with np.errstate(divide="ignore"):
         scores = np.log(q.probabilities) + gumbel(sampler.seed, position, DRAFT, q.tokens)
     return q.tokens[np.argsort(-scores)[:count]].tolist()
@@ -77,14 +79,14 @@ def draft_tree(sampler: Sampler, width: int, depth: int) -> DraftTree:
 
 
 def first_two(rule: Callable, samples: int, width: int, depth: int) -> Counter:
-    """How often each pair of first tokens came up, over ``samples`` seeds."""
+    """Count the pairs of first tokens, over ``samples`` seeds."""
     counts: Counter = Counter()
     for seed in range(samples):
         sampler = Sampler(Sampling(seed=seed, **FILTERS))
         tree = draft_tree(sampler, width, depth)
         verdict = rule(tree, TARGET_LOGITS[list(tree.tokens)], sampler, 1, [])
         tokens = [tree.tokens[node] for node in verdict.path[1:]] + [verdict.token]
-        if len(tokens) == 1:  # one token a step is enough; the second comes from a step of its own
+        if len(tokens) == 1:  # the step gave one token; the second comes from another step
             sampler_choice = sampler.distribution(TARGET_LOGITS[tokens[0]], [])
             tokens.append(sampler_choice.draw(seed + samples, 2, 0))
         counts[tuple(tokens[:2])] += 1
@@ -106,8 +108,8 @@ def test_verification_leaves_the_distribution_unchanged(
     assert p_value(first_two(rule, samples, width, depth), exact_pairs()) > SIGNIFICANCE
 
 
-def accept_whatever_is_possible(tree, logits, sampler, position, history):  # type: ignore[no-untyped-def]
-    """Wrong: takes any child that the target allows at all."""
+def accept_any_possible_token(tree, logits, sampler, position, history):  # type: ignore[no-untyped-def]
+    """A wrong rule: accept any child that has a target probability above 0."""
     p = sampler.distribution(logits[0], history)
     for child in tree.children(0):
         if p.of(np.array([tree.tokens[child]]))[0] > 0:
@@ -118,17 +120,17 @@ def accept_whatever_is_possible(tree, logits, sampler, position, history):  # ty
 
 
 def keep_p_after_rejecting(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Wrong, subtly: resamples from p instead of from (p - q)+."""
+    """A subtly wrong rule: resample from p instead of from (p - q)+."""
     monkeypatch.setattr(Distribution, "minus", lambda self, other: self)
     return by_rejection
 
 
-def test_a_wrong_acceptance_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert p_value(first_two(accept_whatever_is_possible, FEW, 2, 1), exact_pairs()) < SIGNIFICANCE
+def test_a_wrong_rule_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert p_value(first_two(accept_any_possible_token, FEW, 2, 1), exact_pairs()) < SIGNIFICANCE
     assert p_value(first_two(keep_p_after_rejecting(monkeypatch), FEW, 1, 1), exact_pairs()) < SIGNIFICANCE
 
 
-# -- the whole engine room: fused steps of a tiny model -------------------------------------------------
+# -- fused steps of a tiny model -------------------------------------------------------------------------
 
 PROMPT = [1, 2, 3]
 
@@ -138,9 +140,9 @@ def tiny_fused(tiny_path: Path) -> Iterator[Callable[[str], Session]]:
     settings = ContextSettings(cells=256, cache_type_k="q8_0", threads=1)
     with Model(tiny_path) as model, Context(model, settings) as context:
         embeddings = TokenEmbeddings(model.path)
-        # token rows as lookahead rows: drafts are then neither random nor always right
+        # embeddings of tokens as lookahead embeddings: drafts are then neither random nor always right
         inputs = InputEmbeddings(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
-        yield lambda rule: Session(Batcher(context, inputs), Fixed(fused, Drafter(2)), rule=rule)
+        yield lambda rule: Session(Batcher(context, inputs), FixedSchedule(fused, Drafter(2)), rule=rule)
 
 
 def exact_triples(session: Session, sampler: Sampler) -> dict:
@@ -176,20 +178,20 @@ def sample_triples(session: Session, samples: int) -> tuple[Counter, int]:
     return counts, accepted
 
 
-def check_engine_room(session: Session, samples: int) -> None:
+def check_steps(session: Session, samples: int) -> None:
     exact = exact_triples(session, Sampler(Sampling(seed=0, **FILTERS)))
     counts, accepted = sample_triples(session, samples)
-    assert accepted > samples / 100, "hardly a draft was accepted; the test shows nothing"
+    assert accepted > samples / 100, "too few drafts were accepted to test the rule"
     assert p_value(counts, exact) > SIGNIFICANCE
 
 
 @amounts
 @pytest.mark.parametrize("rule", ["sampling", "rejection"])
 def test_fused_steps_draw_from_the_models_distribution(tiny_fused: Callable, rule: str, samples: int) -> None:
-    check_engine_room(tiny_fused(rule), samples)
+    check_steps(tiny_fused(rule), samples)
 
 
-def test_a_wrong_rule_in_the_engine_room_is_noticed(
+def test_a_wrong_rule_in_fused_steps_fails_the_test(
     tiny_fused: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Distribution, "minus", lambda self, other: self)

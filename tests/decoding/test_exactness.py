@@ -211,7 +211,7 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 
 def keep_the_lookahead_cell(self: ConversationCache, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
-    keeper = 0 if len(path) > 1 else layout.shape.a_sequence[path[-1]]  # 0 is the root's own
+    keeper = 0 if len(path) > 1 else layout.shape.path_sequence[path[-1]]  # 0 is the root's own
     start, first = self.length, self._pending[1]
     self._reserve_rejected(path)
     for sequence in self._sequences():

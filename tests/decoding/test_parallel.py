@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pass_edge import ContextError, Engine, Generation, Sampling, Settings
 from pass_edge.decoding.batcher import Batcher
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
-from pass_edge.drafting.schedules import Fixed, plain
+from pass_edge.drafting.schedules import FixedSchedule, plain
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.planner import Planner
@@ -60,7 +60,7 @@ class Crowd:
 
     def sessions(self) -> list[Recording]:
         passes = Batcher(self.context, self.bench.inputs, parallel=PARALLEL)
-        return [Recording(passes, Fixed(plain), number) for number in range(PARALLEL)]
+        return [Recording(passes, FixedSchedule(plain), number) for number in range(PARALLEL)]
 
     def check_step(self, session: Recording, form: Any) -> None:
         assert session.root is not None

@@ -19,13 +19,13 @@ SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=1.5, seed=5))
 
 
 @pytest.mark.parametrize("schedule", ["fused", "two-pass", "auto"])
-def test_a_prefix_changes_drafts_and_no_text(schedule: str, tiny_path: Path) -> None:
+def test_a_prefix_changes_drafts_but_not_the_text(schedule: str, tiny_path: Path) -> None:
     plain, *drafted = (
         answer(tiny_path, lookahead, schedule if lookahead else "plain")
         for lookahead in (None, lookahead_for(tiny_path), lookahead_for(tiny_path, prefix=prefix_of(9)))
     )
     assert plain.ids == drafted[0].ids == drafted[1].ids
-    if schedule != "auto":  # which may find that nothing pays here
+    if schedule != "auto":  # auto may find that nothing pays here
         assert drafted[0].stats.accepted != drafted[1].stats.accepted
 
 
@@ -41,7 +41,7 @@ def answer(model: Path, lookahead: Lookahead | None, schedule: str) -> Generatio
 
 
 @pytest.mark.parametrize("rule", ["sampling", "rejection"])
-def test_a_draft_ends_where_it_is_less_sure_than_asked(rule: str) -> None:
+def test_a_draft_ends_where_its_probability_falls_below_p_min(rule: str) -> None:
     logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1]], np.float32))
     sampler = Sampler(Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=3))
     for p_min, length in ((0.0, 3), (0.6, 3), (0.7, 2), (0.73, 1), (0.9, 1), (0.91, 0)):
@@ -49,7 +49,7 @@ def test_a_draft_ends_where_it_is_less_sure_than_asked(rule: str) -> None:
         assert len(draft.tokens) == length
 
 
-def test_what_a_lookahead_lacks_is_said(tiny_path: Path) -> None:
+def test_a_note_says_what_the_lookahead_lacks(tiny_path: Path) -> None:
     settings = Settings(schedule="head")
     with Engine(tiny_path, lookahead=lookahead_for(tiny_path), settings=settings) as engine:
         assert engine.schedule == "plain"
@@ -57,7 +57,7 @@ def test_what_a_lookahead_lacks_is_said(tiny_path: Path) -> None:
 
 
 def test_two_pass_drafts_as_the_paper_does(tiny_path: Path) -> None:
-    """With lookahead tokens alone: every second pass has nothing to verify, heads or no heads."""
+    """With lookahead tokens alone, whether there are heads or not."""
     passes = []
     for parts in ({}, {"head": random_head(1), "hidden_head": random_head(2)}):
         settings = Settings(schedule="two-pass")
@@ -67,7 +67,7 @@ def test_two_pass_drafts_as_the_paper_does(tiny_path: Path) -> None:
     assert passes[0] == passes[1]
 
 
-def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path: Path) -> None:
+def test_corrected_outputs_come_first_and_then_the_hidden_head(tiny_path: Path) -> None:
     lookahead = lookahead_for(tiny_path, head=random_head(5, inputs=3), hidden_head=random_head(6))
     rng = np.random.default_rng(2)
     logits = rng.standard_normal((2, N_VOCAB)).astype(np.float32)
@@ -75,20 +75,20 @@ def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path
     hidden = rng.standard_normal(WIDTH).astype(np.float32)
     heads = Heads(lookahead, TokenEmbeddings(tiny_path), threads=1)
     tokens, drafted = [4], []
-    for guess in Drafter(4, heads)._chain(PassOutput(logits, hidden, states), tokens):
-        drafted.append(guess.logits.copy())
-        tokens.append(guess.at(int(guess.logits.argmax()))[0])
-    before, expected = hidden, []
+    for prediction in Drafter(4, heads)._predictions(PassOutput(logits, hidden, states), tokens):
+        drafted.append(prediction.logits.copy())
+        tokens.append(prediction.token_at(int(prediction.logits.argmax()))[0])
+    previous, expected = hidden, []
     for state, token in zip(states, tokens, strict=False):
-        corrected = heads.corrected(state, token, before)
+        corrected = heads.correct(state, token, previous)
         assert corrected
-        before = corrected[0]
+        previous = corrected[0]
         expected.append(corrected[1].logits.copy())
     state = hidden
     for token in tokens[:4]:
-        onward = heads.onward(state, token)
-        assert onward
-        state = onward[0]
-        expected.append(onward[1].logits.copy())
+        advanced = heads.advance(state, token)
+        assert advanced
+        state = advanced[0]
+        expected.append(advanced[1].logits.copy())
     heads.close()
     np.testing.assert_array_equal(drafted, [*expected[:2], *expected[4:]])

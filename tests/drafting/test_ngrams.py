@@ -1,4 +1,4 @@
-"""n-grams: what repeats in a text is found, and what followed it is drafted."""
+"""n-grams: repetitions in a text are found, and the tokens that followed are drafted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pass_edge.drafting.ngrams import AGREES, ALONE, DIFFERS, OTHER, NgramContinuations, NgramIndex
+from pass_edge.drafting.ngrams import (
+    FIRST_CHOICE,
+    OTHER_CHOICE,
+    SINGLE,
+    UNANIMOUS,
+    NgramContinuations,
+    NgramIndex,
+)
 
 words = st.lists(st.integers(0, 3), max_size=60)
 
 
 def longest_match(tokens: Sequence[int]) -> int:
-    """By brute force: how long the longest end of ``tokens`` is that stands in them before."""
+    """Return by brute force how many of the last ``tokens`` also occur earlier, at most."""
     end = len(tokens)
     return max(
         (
@@ -30,75 +37,86 @@ def longest_match(tokens: Sequence[int]) -> int:
 
 def index_of(tokens: Sequence[int]) -> NgramIndex:
     index = NgramIndex()
-    index.become(tokens)
+    index.reset_to(tokens)
     return index
 
 
-def ways(quoting: NgramContinuations, depth: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
-    """All that may follow, ``depth`` tokens deep: the draft, and of its last token what is told of it."""
-    for token, length, others, behind in quoting if depth else ():
-        yield (token,), length, others
-        yield from (((token, *draft), *told) for draft, *told in ways(behind, depth - 1))  # type: ignore[misc]
+def all_drafts(continuations: NgramContinuations, depth: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """Yield all drafts of up to ``depth`` tokens, each with the match length and agreement of its last."""
+    for token, length, agreement, following in continuations if depth else ():
+        yield (token,), length, agreement
+        for draft, last_length, last_agreement in all_drafts(following, depth - 1):
+            yield (token, *draft), last_length, last_agreement
 
 
-def likeliest(index: NgramIndex, depth: int) -> list[int]:
-    drafted, quoting = [], index.ahead()
+def most_likely(index: NgramIndex, depth: int) -> list[int]:
+    drafted, continuations = [], index.continuations()
     for _ in range(depth):
-        token, _, _, quoting = next(iter(quoting))
+        token, _, _, continuations = next(iter(continuations))
         drafted.append(token)
     return drafted
 
 
 @given(words)
-def test_a_match_is_a_true_one_and_its_draft_what_followed(tokens: list[int]) -> None:
-    found = list(ways(index_of(tokens).ahead(), 5))
-    assert bool(found) == (longest_match(tokens) > 0)
-    for draft, length, _ in found:
-        said = [*tokens, *draft[:-1]]
+def test_a_draft_is_what_followed_an_equal_run_of_tokens(tokens: list[int]) -> None:
+    drafts = list(all_drafts(index_of(tokens).continuations(), 5))
+    assert bool(drafts) == (longest_match(tokens) > 0)
+    for draft, length, _ in drafts:
+        text = [*tokens, *draft[:-1]]
         assert any(
-            said[place] == draft[-1] and said[place - length : place] == said[len(said) - length :]
-            for place in range(length, len(said))
+            text[position] == draft[-1] and text[position - length : position] == text[len(text) - length :]
+            for position in range(length, len(text))
         )
 
 
 @given(words)
-def test_what_a_rewound_index_says_is_what_a_new_one_says(tokens: list[int]) -> None:
+def test_a_reset_index_drafts_as_a_new_one(tokens: list[int]) -> None:
     index = index_of([*tokens, 9, 9, 9])
-    index.become(tokens)
-    assert list(ways(index.ahead(), 6)) == list(ways(index_of(tokens).ahead(), 6))
+    index.reset_to(tokens)
+    new_index = index_of(tokens)
+    assert list(all_drafts(index.continuations(), 6)) == list(all_drafts(new_index.continuations(), 6))
 
 
 @given(words)
 def test_the_longest_match_comes_first(tokens: list[int]) -> None:
-    lengths = [length for draft, length, _ in ways(index_of(tokens).ahead(), 1)]
+    lengths = [length for _, length, _ in all_drafts(index_of(tokens).continuations(), 1)]
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_loops_shorter_than_the_draft_go_on() -> None:
-    assert likeliest(index_of([7, 1, 2, 3, 1, 2, 3]), 7) == [1, 2, 3, 1, 2, 3, 1]
+def test_a_loop_shorter_than_the_draft_continues() -> None:
+    assert most_likely(index_of([7, 1, 2, 3, 1, 2, 3]), 7) == [1, 2, 3, 1, 2, 3, 1]
 
 
 @pytest.mark.parametrize(
-    ("tokens", "told"),
+    ("tokens", "expected"),
     [
-        ([1, 2, 3, 1], {(2,): (1, ALONE), (2, 3): (2, ALONE)}),
-        ([1, 2, 3, 0, 1, 2, 4, 0, 1, 2], {(4,): (3, DIFFERS), (3,): (2, OTHER), (3, 0): (3, ALONE)}),
+        ([1, 2, 3, 1], {(2,): (1, SINGLE), (2, 3): (2, SINGLE)}),
+        (
+            [1, 2, 3, 0, 1, 2, 4, 0, 1, 2],
+            {(4,): (3, FIRST_CHOICE), (3,): (2, OTHER_CHOICE), (3, 0): (3, SINGLE)},
+        ),
         (
             [1, 2, 3, 0, 1, 2, 3, 9, 1, 2],
-            {(3,): (2, AGREES), (3, 9): (3, DIFFERS), (3, 0): (3, OTHER), (3, 0, 1): (4, ALONE)},
+            {
+                (3,): (2, UNANIMOUS),
+                (3, 9): (3, FIRST_CHOICE),
+                (3, 0): (3, OTHER_CHOICE),
+                (3, 0, 1): (4, SINGLE),
+            },
         ),
     ],
 )
-def test_what_other_places_say_is_told(
-    tokens: list[int], told: dict[tuple[int, ...], tuple[int, int]]
+def test_the_agreement_of_matches(
+    tokens: list[int], expected: dict[tuple[int, ...], tuple[int, int]]
 ) -> None:
-    found = {draft: (length, others) for draft, length, others in ways(index_of(tokens).ahead(), 3)}
-    assert {draft: found[draft] for draft in told} == told
-    assert {draft for draft in found if len(draft) == 1} == {draft for draft in told if len(draft) == 1}
+    drafts = all_drafts(index_of(tokens).continuations(), 3)
+    found = {draft: (length, agreement) for draft, length, agreement in drafts}
+    assert {draft: found[draft] for draft in expected} == expected
+    assert {draft for draft in found if len(draft) == 1} == {draft for draft in expected if len(draft) == 1}
 
 
-def test_nothing_is_scanned_as_the_text_grows() -> None:
-    """A step looks at a fixed number of tokens, whatever stands before."""
+def test_a_step_reads_a_bounded_number_of_tokens() -> None:
+    """However long the text is."""
 
     class Counting(list):  # type: ignore[type-arg]
         reads = 0
@@ -116,5 +134,5 @@ def test_nothing_is_scanned_as_the_text_grows() -> None:
         Counting.reads = 0
         for token in tokens[-100:]:
             index.append(token)
-            list(ways(index.ahead(), 8))
+            list(all_drafts(index.continuations(), 8))
         assert Counting.reads < 100 * 100

@@ -1,4 +1,4 @@
-"""Costs of passes: measured, remembered, and corrected by every pass that runs."""
+"""Costs of passes are measured, stored, and corrected by every pass that runs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def test_costs_follow_the_machine() -> None:
     for _ in range(300):
         costs.observe(1, 100, 2.0)
     assert costs.at(0)[0] == pytest.approx(2.0, rel=0.01)
-    assert 2.0 < costs.at(0)[1] < 4.1, "what slows one down slows all down, if less surely"
-    costs.observe(99, 0, 1.0)  # wider than known: nothing to learn
+    assert 2.0 < costs.at(0)[1] < 4.1, "other widths are corrected half as much"
+    costs.observe(99, 0, 1.0)  # a wider step than measured is ignored
 
 
-def test_a_change_of_width_is_not_held_against_it() -> None:
-    costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2), switching=0.5)
+def test_rebuilding_the_graph_does_not_change_the_cost_of_a_width() -> None:
+    costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2), rebuild_seconds=0.5)
     for rows, seconds in ((2, 2.0), (2, 1.5), (1, 1.5), (1, 1.0)):
         costs.observe(rows, 0, seconds)
     assert costs.at(0).tolist() == [1.0, 1.5]
-    assert costs.switching == 0.5
+    assert costs.rebuild_seconds == 0.5
 
 
-def test_measured_costs_are_remembered_and_damage_is_measured_again(
+def test_measured_costs_are_stored_and_measured_again_if_damaged(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        "pass_edge.planning.cost_model._time", lambda context, depth, width: width + depth / 1000
+        "pass_edge.planning.cost_model._pass_time", lambda context, depth, width: width + depth / 1000
     )
     notes: list[str] = []
 
@@ -66,39 +66,40 @@ def test_measured_costs_are_remembered_and_damage_is_measured_again(
         measured = sum("steps cost" in note for note in notes)
 
 
-def test_costs_of_a_busy_machine_are_measured_again_on_an_idle_one(
+def test_costs_of_a_busy_machine_are_measured_again_when_it_is_idle(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr("pass_edge.planning.cost_model.default_threads", lambda: 2)
-    used, notes = [2], []
+    threads, notes = [2], []
     set_threads = Context.set_threads
 
-    def spied(self: Context, single: int, batched: int) -> None:
-        used[0] = single
+    def spy(self: Context, single: int, batched: int) -> None:
+        threads[0] = single
         set_threads(self, single, batched)
 
-    monkeypatch.setattr(Context, "set_threads", spied)
+    monkeypatch.setattr(Context, "set_threads", spy)
 
     def costs(seconds: dict[int, float]) -> StepCosts:
-        """Of passes that take ``seconds`` with so many threads."""
+        """Return the engine's costs if passes take ``seconds``, by the number of threads."""
         monkeypatch.setattr(
-            "pass_edge.planning.cost_model._time", lambda context, depth, width: width * seconds[used[0]]
+            "pass_edge.planning.cost_model._pass_time",
+            lambda context, depth, width: width * seconds[threads[0]],
         )
         notes.clear()
         with Engine(tiny_path, note=notes.append) as engine:
             assert engine.costs is not None
-            assert used[0] == (engine.costs.threads or (0,))[0]
+            assert threads[0] == (engine.costs.threads or (0,))[0]
             return engine.costs
 
     def was_measured() -> bool:
         return any("steps cost" in note for note in notes)
 
-    assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)  # one core has other work
+    assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)  # one core is busy
     assert was_measured()
     assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)
     assert not was_measured()
-    assert costs({1: 1.0, 2: 0.9}).threads == (2, 2)  # no more
+    assert costs({1: 1.0, 2: 0.9}).threads == (2, 2)  # both are idle
     assert was_measured()
     assert costs({1: 1.8, 2: 1.6}).at(0)[0] == pytest.approx(0.9), "a slow moment changes nothing"
     assert not was_measured()
@@ -107,7 +108,7 @@ def test_costs_of_a_busy_machine_are_measured_again_on_an_idle_one(
 
 
 def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
-    """So the fastest number may be chosen, for single and batched passes apart."""
+    """So the fastest number can be chosen, for passes over one row and over several separately."""
     logits = []
     with Engine(tiny_path, lookahead=None) as engine:
         context = engine.session._context
@@ -127,10 +128,10 @@ def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
     assert all(1 <= count <= default_threads() for count in engine.costs.threads)
 
 
-def test_lookahead_tokens_are_not_even_tried_where_they_cannot_pay() -> None:
+def test_lookahead_tokens_are_not_tried_where_they_cannot_pay() -> None:
     assert may_look_ahead(flat())
     assert not may_look_ahead(steep())
-    some = StepCosts(np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.1, 1.4]), np.zeros(3))
-    assert may_look_ahead(some)
-    assert not may_look_ahead(some, has_head=True), "a head drafts as much in less time"
-    assert may_look_ahead(flat(), has_head=True)
+    medium = StepCosts(np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.1, 1.4]), np.zeros(3))
+    assert may_look_ahead(medium)
+    assert not may_look_ahead(medium, has_hidden_head=True), "a head drafts as much in less time"
+    assert may_look_ahead(flat(), has_hidden_head=True)

@@ -1,4 +1,4 @@
-"""The planner: it drafts what pays and asks the sources that pay, and none of it shows in the text."""
+"""The planner drafts what pays, asks the sources that pay, and does not change the text."""
 
 from __future__ import annotations
 
@@ -22,101 +22,105 @@ from tests.support.lookaheads import lookahead_for, random_head
 from tests.support.pass_costs import flat, steep
 
 
-class Oracle:
-    """Drafts what comes, and counts how often it is asked."""
+class FakeDrafter:
+    """Drafts the token 3 with certainty, and counts how often it is asked."""
 
-    heads, asked = object(), 0
+    heads, n_asked = object(), 0
 
-    def ahead(self, *_: object) -> Iterator[DraftToken]:
-        self.asked += 1
+    def draft_tokens(self, *_: object) -> Iterator[DraftToken]:
+        self.n_asked += 1
         yield DraftToken(3, 1.0, None)
 
 
-def company(planner: Planner, passes: int, sharing: int, come: int) -> None:
-    """Passes that ``sharing`` conversations share, with a row each; ``come``: the token that comes."""
-    outcome = PassOutput(np.zeros((0, 8), np.float32), np.zeros(8, np.float32))
+def run_passes(planner: Planner, n_passes: int, n_sharing: int, next_token: int) -> None:
+    """Run passes that ``n_sharing`` share, the others with one row each, and that all give
+    ``next_token``."""
+    output = PassOutput(np.zeros((0, 8), np.float32), np.zeros(8, np.float32))
     sampler = Sampler(Sampling(temperature=0))
-    for depth in range(passes):
-        tree = planner.tree(3, depth)
-        rows = len(tree.tokens) + sharing - 1
+    others = n_sharing - 1
+    for depth in range(n_passes):
+        tree = planner.tree(3)
+        rows = len(tree.tokens) + others
         seconds = float(planner._costs.at(0)[rows - 1])
+        new = (next_token,)
         planner.learn(
-            StepResult(
-                tree, (come,), outcome, sampler, [], "sampling", depth, rows, seconds, sharing - 1, sharing
-            )
+            StepResult(tree, new, output, sampler, [], "sampling", depth, rows, seconds, others, n_sharing)
         )
 
 
-def test_heads_that_cannot_pay_in_company_are_not_asked_there_and_are_alone() -> None:
-    # a second row is cheap, and a fifth nearly as dear as four together
+def test_heads_are_not_asked_in_shared_passes_where_they_cannot_pay() -> None:
+    # a second row is cheap, and a fifth costs nearly as much as four together
     costs = StepCosts(np.array([1.0, 3.0, 4.0, 32.0]), np.array([1.0, 1.2, 2.0, 50.0]), np.zeros(4))
-    oracle = Oracle()
-    planner = Planner(costs, oracle, quotes=False)  # type: ignore[arg-type]
-    company(planner, 20, 1, come=3)
-    assert oracle.asked == 20
-    company(planner, 200, 4, come=3)
-    assert oracle.asked == 20
-    company(planner, 20, 1, come=3)
-    assert oracle.asked == 40
+    drafter = FakeDrafter()
+    planner = Planner(costs, drafter, use_ngrams=False)  # type: ignore[arg-type]
+    run_passes(planner, 20, 1, next_token=3)
+    assert drafter.n_asked == 20
+    run_passes(planner, 200, 4, next_token=3)
+    assert drafter.n_asked == 20
+    run_passes(planner, 20, 1, next_token=3)
+    assert drafter.n_asked == 40
 
 
-def test_a_second_thought_is_drafted_and_learnt() -> None:
-    class Doubting(Oracle):
-        def ahead(self, *_: object) -> Iterator[DraftToken]:
+def test_an_alternative_is_drafted_and_its_rate_learned() -> None:
+    class Doubting(FakeDrafter):
+        def draft_tokens(self, *_: object) -> Iterator[DraftToken]:
             yield DraftToken(3, 0.5, None, ((5, 0.3), (6, 0.01)))
 
-    planner = Planner(flat(), Doubting(), quotes=False)  # type: ignore[arg-type]
-    hidden = planner._experience.at(0).hidden
-    first, second = head_bucket(0, 0.5), head_bucket(0, 0.3, other=True)
-    before = hidden.of(first), hidden.of(second)
-    company(planner, 8, 1, come=5)
-    assert planner.tree(5, 8).children(0) == [1, 2]
-    assert planner.tree(5, 8).tokens == (5, 3, 5), "a third is hardly ever right"
-    assert hidden.of(first) < before[0]
-    assert hidden.of(second) > before[1]
+    planner = Planner(flat(), Doubting(), use_ngrams=False)  # type: ignore[arg-type]
+    hidden = planner._statistics.estimates(0).hidden
+    first, second = head_bucket(0, 0.5), head_bucket(0, 0.3, alternative=True)
+    before = hidden.rate(first), hidden.rate(second)
+    run_passes(planner, 8, 1, next_token=5)
+    assert planner.tree(5).children(0) == [1, 2]
+    assert planner.tree(5).tokens == (5, 3, 5), "the third token is hardly ever right"
+    assert hidden.rate(first) < before[0]
+    assert hidden.rate(second) > before[1]
 
 
-def test_what_one_conversation_learnt_another_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversations_share_what_they_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
     monkeypatch.setattr("pass_edge.planning.planner.time.perf_counter", lambda: next(clock) / 100)
     costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2))
-    oracle, shared = Oracle(), DraftStatistics()
-    planners = [Planner(costs, oracle, experience=shared, quotes=False) for _ in range(2)]  # type: ignore[arg-type]
-    company(planners[0], 200, 1, come=7)  # the oracle drafts threes
-    asked, believed = oracle.asked, shared.at(0).hidden.of(head_bucket(0, 1.0))
-    company(planners[1], 20, 1, come=7)
-    tries = oracle.asked - asked
-    assert 0 < tries <= 2, "it need not find out for itself that these drafts are wrong"
-    company(planners[1], 500, 1, come=3)
-    assert shared.at(0.04).hidden.of(head_bucket(0, 1.0)) > believed, "temperatures so near are one"
+    drafter, shared = FakeDrafter(), DraftStatistics()
+    planners = [
+        Planner(costs, drafter, statistics=shared, use_ngrams=False)  # type: ignore[arg-type]
+        for _ in range(2)
+    ]
+    run_passes(planners[0], 200, 1, next_token=7)  # all drafts are wrong
+    n_asked, rate = drafter.n_asked, shared.estimates(0).hidden.rate(head_bucket(0, 1.0))
+    run_passes(planners[1], 20, 1, next_token=7)
+    assert 0 < drafter.n_asked - n_asked <= 2, "the first conversation has learned that drafts are wrong"
+    run_passes(planners[1], 500, 1, next_token=3)
+    new_rate = shared.estimates(0.04).hidden.rate(head_bucket(0, 1.0))
+    assert new_rate > rate, "temperatures are rounded to a tenth"
 
 
-def test_heads_that_may_pay_in_company_are_asked_there() -> None:
-    oracle = Oracle()
-    planner = Planner(flat(), oracle, quotes=False)  # type: ignore[arg-type]
-    company(planner, 20, 4, come=3)
-    assert oracle.asked == 20
+def test_heads_are_asked_in_shared_passes_where_they_may_pay() -> None:
+    drafter = FakeDrafter()
+    planner = Planner(flat(), drafter, use_ngrams=False)  # type: ignore[arg-type]
+    run_passes(planner, 20, 4, next_token=3)
+    assert drafter.n_asked == 20
 
 
-@pytest.mark.parametrize(("step", "drafted"), [(0.0001, 4), (0.005, 1)])
-def test_a_head_goes_on_only_while_that_is_worth_its_time(
-    step: float, drafted: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("step_seconds", "n_drafted"), [(0.0001, 4), (0.005, 1)])
+def test_a_head_drafts_another_token_only_if_that_is_worth_its_time(
+    step_seconds: float, n_drafted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, asked = [0.0], []
+    clock, counts = [0.0], []
 
-    class Slow:
+    class SlowDrafter:
         heads = object()
 
-        def ahead(self, *_: object) -> Iterator[DraftToken]:
-            asked.append(0)
+        def draft_tokens(self, *_: object) -> Iterator[DraftToken]:
+            counts.append(0)
             for _ in range(4):
-                clock[0] += step
-                asked[-1] += 1
+                clock[0] += step_seconds
+                counts[-1] += 1
                 yield DraftToken(3, 1.0, None)
 
     monkeypatch.setattr("pass_edge.planning.planner.time.perf_counter", lambda: clock[0])
-    company(Planner(flat(), Slow(), quotes=False), 5, 1, come=3)  # type: ignore[arg-type]
-    assert asked == [drafted] * 5
+    run_passes(Planner(flat(), SlowDrafter(), use_ngrams=False), 5, 1, next_token=3)  # type: ignore[arg-type]
+    assert counts == [n_drafted] * 5
 
 
 # -- the schedule in the engine -------------------------------------------------------------------
@@ -124,7 +128,7 @@ def test_a_head_goes_on_only_while_that_is_worth_its_time(
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(temperature=1.0, seed=5)])
 @pytest.mark.parametrize("source", ["n-grams", "hidden head", "lookahead", "everything"])
-def test_the_text_is_plain_decodings(
+def test_the_text_is_that_of_plain_decoding(
     source: str, sampling: Sampling, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
@@ -146,7 +150,7 @@ def test_the_text_is_plain_decodings(
             assert sum(drafted.stats.accepted) > 0 or sampling.temperature
 
 
-def test_the_rejection_rule_drafts_too(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_are_accepted_by_the_rejection_rule(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     lookahead = lookahead_for(tiny_path, hidden_head=random_head(4))
     with Engine(tiny_path, lookahead=lookahead, settings=Settings(verify="rejection")) as engine:
@@ -162,7 +166,7 @@ def test_nothing_is_drafted_where_it_cannot_pay(tiny_path: Path, monkeypatch: py
         assert done.stats.passes == len(done.ids)
 
 
-def test_a_repeating_text_is_drafted_far_ahead(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeating_text_gets_long_drafts(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     bias = Sampling(temperature=0, logit_bias={5: 1000.0})
     with Engine(tiny_path) as engine:
@@ -171,53 +175,52 @@ def test_a_repeating_text_is_drafted_far_ahead(tiny_path: Path, monkeypatch: pyt
         assert done.stats.tokens_per_pass > 5
 
 
-def test_a_new_conversation_forgets_the_draft() -> None:
+def test_a_new_conversation_starts_without_a_draft() -> None:
     planner = Planner(flat())
     sampler = Sampler(Sampling(temperature=0))
     for conversation in ([1, 2, 3, 1, 2], [4, 5]):
         planner.begin(conversation)
         root, depth = conversation[-1], len(conversation) - 1
-        tree = planner.tree(root, depth)
+        tree = planner.tree(root)
         assert tree.tokens == (root,)
-        outcome = PassOutput(np.zeros((0, 8), np.float32))
-        planner.learn(StepResult(tree, (3,), outcome, sampler, [], "sampling", depth, 1, 0.01))
-        assert planner.tree(3, depth + 1).tokens[:3] == ((3, 1, 2) if len(conversation) > 2 else (3,))
+        output = PassOutput(np.zeros((0, 8), np.float32))
+        planner.learn(StepResult(tree, (3,), output, sampler, [], "sampling", depth, 1, 0.01))
+        assert planner.tree(3).tokens[:3] == ((3, 1, 2) if len(conversation) > 2 else (3,))
 
 
 @pytest.mark.parametrize(("rule", "children"), [("sampling", (4, 3)), ("rejection", (4,))])
-def test_other_ways_to_go_on_are_drafted_where_rows_are_cheap(rule: str, children: tuple[int, ...]) -> None:
+def test_both_continuations_are_drafted_where_rows_are_cheap(rule: str, children: tuple[int, ...]) -> None:
     planner, conversation = Planner(flat()), [1, 2, 3, 0, 1, 2, 4, 0, 1]
     planner.begin(conversation)
-    outcome, sampler = PassOutput(np.zeros((0, 8), np.float32)), Sampler(Sampling(temperature=0))
-    planner.learn(StepResult(planner.tree(1, 8), (2,), outcome, sampler, [], rule, 8, 1, 0.01))
-    tree = planner.tree(2, 9)
+    output, sampler = PassOutput(np.zeros((0, 8), np.float32)), Sampler(Sampling(temperature=0))
+    planner.learn(StepResult(planner.tree(1), (2,), output, sampler, [], rule, 8, 1, 0.01))
+    tree = planner.tree(2)
     assert tuple(tree.tokens[node] for node in tree.children(0)) == children
 
 
-def test_a_draft_is_compared_to_what_came_once() -> None:
-    """Where no head drafts behind it, it must not be held against what comes later."""
-    planner = Planner(flat(), quotes=False)
+def test_a_prediction_is_compared_only_once() -> None:
+    """Where no head drafts in later passes, it is not compared with their tokens."""
+    planner = Planner(flat(), use_ngrams=False)
     planner.begin([1, 2])
-    sampler, outcome = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
-    chances = planner._experience.at(0)
-    kind = head_bucket(0, 1.0)
-    before = chances.hidden.of(kind)
-    planner._expected = [(chances.hidden, {3: kind})]
-    for depth, came in ((1, 3), (2, 4), (3, 5)):
-        tree = planner.tree(2, depth)
-        planner.learn(StepResult(tree, (came,), outcome, sampler, [], "sampling", depth, 1, 0.01))
-        assert chances.hidden.of(kind) > before
+    sampler, output = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
+    rates, bucket = planner._statistics.estimates(0).hidden, head_bucket(0, 1.0)
+    before = rates.rate(bucket)
+    planner._predictions = [(rates, {3: bucket})]
+    for depth, new in ((1, 3), (2, 4), (3, 5)):
+        tree = planner.tree(2)
+        planner.learn(StepResult(tree, (new,), output, sampler, [], "sampling", depth, 1, 0.01))
+        assert rates.rate(bucket) > before
 
 
 def test_a_row_costs_what_it_adds_to_the_others() -> None:
     costs = StepCosts(np.array([1.0, 4.0, 5.0, 32.0]), np.array([1.0, 1.1, 9.0, 60.0]), np.zeros(4))
     planner = Planner(costs)
-    assert planner._plan.least[0] < 0.1, "up to four rows are nearly free"
-    outcome = PassOutput(np.zeros((0, 12), np.float32))
+    assert planner._selector.min_probability[0] < 0.1, "up to four rows are nearly free"
+    output = PassOutput(np.zeros((0, 12), np.float32))
     tree = NO_DRAFT.below(1)
     passed = StepResult(
-        tree, (3,), outcome, Sampler(Sampling()), [], "sampling", 5, 4, 1.1, others=3, sharing=4
+        tree, (3,), output, Sampler(Sampling()), [], "sampling", 5, 4, 1.1, other_rows=3, n_sharing=4
     )
     planner.learn(passed)
-    assert planner._plan.least[0] == 1, "the fifth is not"
-    assert planner._plan.most == 28
+    assert planner._selector.min_probability[0] == 1, "the fifth is not"
+    assert planner._selector.max_drafted == 28

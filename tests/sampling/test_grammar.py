@@ -1,5 +1,5 @@
-"""Text under a grammar: it matches, it is the same with and without drafts, and nothing that is no grammar
-kills."""
+"""Text under a grammar matches it, and is the same with and without drafts. Invalid grammars are errors, not
+crashes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def model(speaking_path: Path) -> Iterator[Model]:
 
 
 def texts(engine: Engine, grammar: str) -> tuple[list[list[int]], int]:
-    """Ids of answers to some prompts, and how many drafted tokens were right in them."""
+    """Return the ids of answers to some prompts, and how many drafted tokens were right."""
     ids, right = [], 0
     for seed, temperature in ((1, 0.0), (2, 1.0), (3, 2.0), (4, 0.7)):
         sampling = Sampling(temperature=temperature, seed=seed, grammar=grammar, repeat_penalty=1.3)
@@ -59,7 +59,7 @@ def test_a_grammar_gives_the_same_text_on_every_schedule(drafting: Engine, plain
         got, accepted = texts(drafting, grammar)
         assert got == texts(plain, grammar)[0]
         right += accepted
-    assert right > 0 or drafting.schedule == "auto", "no draft was ever right; the test shows nothing"
+    assert right > 0 or drafting.schedule == "auto", "no draft was right, so the test shows nothing"
 
 
 @pytest.mark.parametrize("drafting", ["fused"], indirect=True)
@@ -88,7 +88,7 @@ def test_any_pattern_of_right_and_wrong_drafts_gives_the_same_text(
         done += len(new)
 
 
-def test_what_a_schema_asks_for_is_what_comes(plain: Engine) -> None:
+def test_an_answer_matches_its_schema(plain: Engine) -> None:
     for seed in range(8):
         sampling = Sampling(temperature=1.5, seed=seed, grammar=JSON)
         answer = plain.stream("JSON: ", sampling=sampling, max_tokens=300).run()
@@ -104,14 +104,18 @@ def test_the_default_model_gives_the_same_json_on_every_schedule(model_path: Pat
     river = {"name": {"type": "string"}, "long": {"type": "boolean"}}
     rivers = {"type": "array", "items": {"type": "object", "properties": river, "required": ["name", "long"]}}
     schema = {"type": "object", "properties": {"rivers": {**rivers, "maxItems": 3}}, "required": ["rivers"]}
-    wanted = {"type": "json_schema", "json_schema": {"name": "rivers", "schema": schema}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "rivers", "schema": schema}}
     question = [{"role": "user", "content": "Name three rivers as JSON."}]
     texts, right = {}, 0
     for schedule in ("plain", "auto", "head", "fused", "two-pass"):
         with Engine(model_path, settings=Settings(schedule=schedule)) as engine:
             answers = [
                 engine.create_chat_completion(
-                    question, temperature=temperature, seed=seed, response_format=wanted, max_tokens=200
+                    question,
+                    temperature=temperature,
+                    seed=seed,
+                    response_format=response_format,
+                    max_tokens=200,
                 )
                 for seed, temperature in ((1, 0.0), (2, 0.8), (3, 1.2))
             ]
@@ -124,41 +128,39 @@ def test_the_default_model_gives_the_same_json_on_every_schedule(model_path: Pat
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_choosing_freely_first_is_choosing_among_the_allowed(model: Model, temperature: float) -> None:
-    """With the filters off, the short way and the long one give one token."""
+def test_choosing_freely_first_equals_masking_first(model: Model, temperature: float) -> None:
+    """With the filters off, both give the same token."""
     sampling = Sampling(temperature=temperature, seed=7, grammar=LIST, **UNFILTERED)
     constrained = ConstrainedSampler(sampling, Grammar(model.vocabulary, LIST), 0)
     rng, masked = np.random.default_rng(0), 0
     opened = model.vocabulary.tokenize("[").tolist()
     for position in range(200):
         logits = (rng.standard_normal(model.n_vocab) * 3).astype(np.float32)
-        logits[[260, 262, 271, 272, 273]] += (
-            6  # } and ] and the three words: now and then one of them is best
-        )
+        logits[[260, 262, 271, 272, 273]] += 6  # }, ] and the three words are sometimes best
         chosen = constrained.choose(logits, position, opened)
         allowed = Grammar(model.vocabulary, LIST)
         allowed.accept(opened[0])
-        only = np.where(allowed.allowed(), logits, -np.inf).astype(np.float32)
-        assert chosen == constrained.free.choose(only, position, opened)
-        masked += chosen != constrained.free.choose(logits, position, opened)
+        allowed_logits = np.where(allowed.allowed(), logits, -np.inf).astype(np.float32)
+        assert chosen == constrained.unconstrained.choose(allowed_logits, position, opened)
+        masked += chosen != constrained.unconstrained.choose(logits, position, opened)
     assert 0 < masked < 200
 
 
-def test_a_choice_depends_on_its_history_not_on_the_calls_before(model: Model) -> None:
+def test_a_choice_depends_on_its_history_not_on_earlier_calls(model: Model) -> None:
     sampling = Sampling(seed=1, grammar=WORDS)
     logits = np.random.default_rng(1).standard_normal(model.n_vocab).astype(np.float32)
     histories = [[9, 9, *model.vocabulary.tokenize(text)] for text in ("the", "", "ab,the", "ab", "c,c,")]
-    alone = [
+    expected = [
         ConstrainedSampler(sampling, Grammar(model.vocabulary, WORDS), 2).choose(
             logits, len(history), history
         )
         for history in histories
     ]
-    one = ConstrainedSampler(sampling, Grammar(model.vocabulary, WORDS), 2)
+    sampler = ConstrainedSampler(sampling, Grammar(model.vocabulary, WORDS), 2)
     for _ in range(2):
-        for history, expected in zip(histories, alone, strict=True):
-            assert one.choose(logits, len(history), history) == expected
-            assert abs(one.distribution(logits, history).probabilities.sum() - 1) < 1e-9
+        for history, token in zip(histories, expected, strict=True):
+            assert sampler.choose(logits, len(history), history) == token
+            assert abs(sampler.distribution(logits, history).probabilities.sum() - 1) < 1e-9
 
 
 def test_rejection_draws_only_what_the_grammar_allows(speaking_path: Path) -> None:
@@ -170,10 +172,10 @@ def test_rejection_draws_only_what_the_grammar_allows(speaking_path: Path) -> No
             assert re.fullmatch(r"\[(yes|no|0){1,9}]", answer.text)
 
 
-def test_control_tokens_are_no_text(model: Model) -> None:
+def test_control_tokens_are_not_text(model: Model) -> None:
     grammar = Grammar(model.vocabulary, 'root ::= [^x]* "<s>"?')
-    assert not grammar.allows(1)  # <s>, which is written like text that the grammar allows
-    assert grammar.allows(2)  # the end
+    assert not grammar.allows(1)  # <s> is spelled like a text that the grammar allows
+    assert grammar.allows(2)  # the end token
     assert not grammar.allowed()[1]
     assert not Grammar(model.vocabulary, 'root ::= "<" [a-z]{3} ">"').allows(0)  # <unk>
 
@@ -182,45 +184,47 @@ MASKED = [
     JSON_GBNF,
     JSON,
     WORDS,
-    'root ::= "é" [^ü]+ "→"',  # characters of several bytes, and tokens that are a part of one
+    'root ::= "é" [^ü]+ "→"',  # characters of several bytes, and tokens that are part of one
     'root ::= [^x]* "<s>"?',
-    "root ::= ([a-z]+ | <[260]> | <[338]>)+",  # tokens by number, whatever what their texts begin with
+    "root ::= ([a-z]+ | <[260]> | <[338]>)+",  # tokens by number, whatever their texts begin with
 ]
 
 
 @pytest.mark.parametrize("grammar", MASKED)
-def test_what_is_allowed_is_what_asking_about_every_token_tells(grammar: str, model_path: Path) -> None:
+def test_the_allowed_tokens_are_those_found_by_testing_every_token(grammar: str, model_path: Path) -> None:
     with Model(model_path) as large:
         state = Grammar(large.vocabulary, grammar)
-        everything = state._candidates.copy
-        rng, ways = np.random.default_rng(0), 0
+        all_candidates = state._candidates.copy
+        rng, steps = np.random.default_rng(0), 0
         for _ in range(40):
             allowed = state.allowed()
             np.testing.assert_array_equal(
-                allowed, state._check(everything()) & ~large.vocabulary.control_tokens
+                allowed, state._check(all_candidates()) & ~large.vocabulary.control_tokens
             )
             ends = [token for token in np.flatnonzero(allowed) if large.vocabulary.is_end(int(token))]
             allowed[ends] = False
             if not allowed.any():
                 state.restart()
                 continue
-            ways += 1
+            steps += 1
             state.accept(int(rng.choice(np.flatnonzero(allowed))))
-    assert ways > 20
+    assert steps > 20
 
 
-def test_where_few_are_allowed_few_are_asked_about(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ask = [], Grammar._check
-    monkeypatch.setattr(Grammar, "_check", lambda self, some: asked.append(len(some)) or ask(self, some))
+def test_where_few_tokens_are_allowed_few_are_tested(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, check = [], Grammar._check
+    monkeypatch.setattr(Grammar, "_check", lambda self, some: counts.append(len(some)) or check(self, some))
     with Model(model_path) as large:
         state = Grammar(large.vocabulary, JSON)
         state.accept(int(large.vocabulary.tokenize("{")[-1]))
-        asked.clear()
+        counts.clear()
         assert 0 < state.allowed().sum() < 10
-        assert sum(asked) < large.n_vocab / 20
+        assert sum(counts) < large.n_vocab / 20
 
 
-def test_a_grammar_that_leaves_nothing_is_told(plain: Engine) -> None:
+def test_a_grammar_that_allows_no_token_is_an_error(plain: Engine) -> None:
     ban = {token: float("-inf") for token in plain.tokenize("a")[-1:]}
     sampling = Sampling(grammar='root ::= "a"', logit_bias=ban)
     with pytest.raises(SettingsError, match="allows no token"):
@@ -245,12 +249,12 @@ def test_a_grammar_that_leaves_nothing_is_told(plain: Engine) -> None:
         'root ::= "a\0"',
     ],
 )
-def test_what_is_no_grammar_is_refused(model: Model, text: str) -> None:
+def test_an_invalid_grammar_is_refused(model: Model, text: str) -> None:
     with pytest.raises(SettingsError, match="grammar"):
         Grammar(model.vocabulary, text)
 
 
-def test_accepting_what_is_not_allowed_is_an_error_not_an_abort(model: Model) -> None:
+def test_accepting_a_disallowed_token_is_an_error_not_an_abort(model: Model) -> None:
     grammar = Grammar(model.vocabulary, LIST)
     with pytest.raises(SettingsError, match="does not allow"):
         grammar.accept(7)
@@ -259,7 +263,7 @@ def test_accepting_what_is_not_allowed_is_an_error_not_an_abort(model: Model) ->
     assert grammar.allows(3 + ord("["))
 
 
-def test_a_model_without_text_has_no_grammars(tiny_path: Path) -> None:
+def test_a_model_without_a_tokenizer_has_no_grammars(tiny_path: Path) -> None:
     with Model(tiny_path) as model, pytest.raises(ModelError, match="no tokenizer"):
         Grammar(model.vocabulary, LIST)
 
@@ -267,12 +271,12 @@ def test_a_model_without_text_has_no_grammars(tiny_path: Path) -> None:
 @pytest.mark.parametrize(
     "schema", [{"type": "nonsense"}, {"$ref": "https://x.y/z"}, {"$ref": "#/no"}, {"enum": 3}]
 )
-def test_what_is_no_schema_is_refused(schema: dict) -> None:
+def test_an_invalid_schema_is_refused(schema: dict) -> None:
     with pytest.raises(SettingsError, match="schema"):
         schema_grammar(schema)
 
 
-def test_a_schema_that_nests_too_deep_is_refused() -> None:
+def test_a_schema_nested_too_deep_is_refused() -> None:
     schema: dict = {"type": "integer"}
     for _ in range(5000):
         schema = {"type": "array", "items": schema}

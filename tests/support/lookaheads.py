@@ -20,8 +20,8 @@ def random_head(seed: int, n_embd: int = WIDTH, width: int = 96, inputs: int = 2
     def matrix(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
 
-    told = inputs * n_embd
-    return HeadWeights.quantize(matrix(width, told), matrix(width, told), matrix(n_embd, width))
+    n_input = inputs * n_embd
+    return HeadWeights.quantize(matrix(width, n_input), matrix(width, n_input), matrix(n_embd, width))
 
 
 def lookahead_for(model: Path, **parts: object) -> Lookahead:

@@ -8,10 +8,10 @@ from pass_edge.planning.cost_model import StepCosts
 
 
 def flat(*_: object) -> StepCosts:
-    """As if drafting were nearly free."""
+    """Costs of a machine where drafting is nearly free."""
     return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.011]), np.zeros(2))
 
 
 def steep(*_: object) -> StepCosts:
-    """As if every row cost as much as the first."""
+    """Costs of a machine where every row costs as much as the first."""
     return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.320]), np.zeros(2))

@@ -11,7 +11,7 @@ from pass_edge.decoding.batcher import Batcher, BatchResult, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.decoding.session import Session
 from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import Fixed, plain
+from pass_edge.drafting.schedules import FixedSchedule, plain
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
@@ -49,7 +49,7 @@ class Bench:
         self.inputs = InputEmbeddings(embeddings, self.lookahead, self.prefix)
 
     def session(self) -> Recording:
-        return Recording(Batcher(self.drafting, self.inputs), Fixed(plain))
+        return Recording(Batcher(self.drafting, self.inputs), FixedSchedule(plain))
 
     def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
         """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
