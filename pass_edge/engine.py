@@ -32,8 +32,6 @@ from pass_edge.native.errors import ContextFullError, LibraryError, SettingsErro
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
-from pass_edge.openai.creating import creating, creating_later
-from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
 from pass_edge.planning.planner import FEW_SIZES, Planner, may_look_ahead
@@ -154,11 +152,6 @@ class Engine:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
         model's own chat template; ``options`` as for ``stream``."""
         return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
-
-    create_completion = creating(CompletionRequest)
-    create_chat_completion = creating(ChatCompletionRequest)
-    acreate_completion = creating_later(CompletionRequest)
-    acreate_chat_completion = creating_later(ChatCompletionRequest)
 
     def render(
         self,

@@ -18,9 +18,10 @@ import pytest
 from pass_edge import ContextFullError, Engine, Llama, LlamaGrammar, ModelError, Settings, SettingsError
 from pass_edge.native.chat_template import CHATML
 from pass_edge.native.tiny_model import write_tiny_model
+from pass_edge.openai.complete import acomplete, complete
 from pass_edge.openai.messages import plain_messages
 from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
-from pass_edge.openai.tools import CallReader
+from pass_edge.openai.tools import ToolCallParser
 
 MESSAGES = [{"role": "user", "content": "yes the"}]
 GO = {
@@ -132,13 +133,11 @@ def test_greedy_text_is_llama_cpp_pythons(both: tuple[dict, dict]) -> None:
     assert other["token_logprobs"][:count] == pytest.approx(one["token_logprobs"], abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("request_type", "method"),
-    [(CompletionRequest, "create_completion"), (ChatCompletionRequest, "create_chat_completion")],
-)
-def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(request_type: type, method: str) -> None:
+@pytest.mark.parametrize("method", ["create_completion", "create_chat_completion"])
+def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str) -> None:
     theirs = list(inspect.signature(getattr(llama_cpp.Llama, method)).parameters.values())
-    ours = list(inspect.signature(getattr(Engine, method)).parameters.values())
+    ours = list(inspect.signature(getattr(Llama, method)).parameters.values())
+    assert ours == list(inspect.signature(getattr(Llama, f"a{method}")).parameters.values())
     for their, our in zip(theirs, ours, strict=False):
         assert our.name == their.name
         assert our.default == their.default or (not our.default and not their.default)
@@ -166,7 +165,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(request_type
 )
 def test_what_is_not_supported_is_refused(engine: Engine, given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        engine.create_completion("x", **given)
+        complete(engine, CompletionRequest("x", **given))
 
 
 @pytest.mark.parametrize(
@@ -188,12 +187,12 @@ def test_what_is_not_supported_is_refused(engine: Engine, given: dict[str, Any])
 )
 def test_chats_that_make_no_sense_are_refused(engine: Engine, given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        engine.create_chat_completion(**{"messages": MESSAGES, **given})
+        complete(engine, ChatCompletionRequest(**{"messages": MESSAGES, **given}))
 
 
 def test_an_unknown_parameter_is_an_error(engine: Engine, speaking_path: Path) -> None:
     with pytest.raises(TypeError, match="dance"):
-        engine.create_completion("x", dance=True)
+        complete(engine, CompletionRequest("x", dance=True))
     for wrong in ({"lora_path": "x"}, {"use_mlock": True}, {"dance": None}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             Llama(str(speaking_path), **wrong)
@@ -205,18 +204,30 @@ def test_what_llama_cpp_would_abort_on_is_an_error(speaking_path: Path, tiny_pat
     with Llama(str(speaking_path), n_threads=1) as llm, pytest.raises(ModelError, match="no token"):
         llm.detokenize([10**6])
     with Engine(tiny_path, settings=Settings(threads=1)) as engine:
-        told = engine.create_completion([1, 2], logprobs=2, max_tokens=3)["choices"][0]
+        told = complete(engine, CompletionRequest([1, 2], logprobs=2, max_tokens=3))["choices"][0]
     assert len(told["logprobs"]["token_logprobs"]) == 3  # and no text
 
 
 def test_an_empty_prompt_begins_a_text(engine: Engine) -> None:
-    assert engine.create_completion("", max_tokens=2)["usage"]["prompt_tokens"] == 1
+    assert complete(engine, CompletionRequest("", max_tokens=2))["usage"]["prompt_tokens"] == 1
 
 
 def test_a_prompt_that_does_not_fit_is_a_value_error(engine: Engine) -> None:
     with pytest.raises(ValueError, match="1024") as caught:
-        engine.create_completion("the " * 1024)
+        complete(engine, CompletionRequest("the " * 1024))
     assert isinstance(caught.value, ContextFullError)
+
+
+def test_parameters_may_be_given_by_position(speaking_path: Path) -> None:
+    with Llama(str(speaking_path), n_threads=1, seed=1) as llm:
+        assert llm("the", None, 5, 0)["choices"] == llm("the", max_tokens=5, temperature=0)["choices"]
+        chat = llm.create_chat_completion(MESSAGES, None, None, None, None, 0, max_tokens=5)
+        assert (
+            chat["choices"]
+            == asyncio.run(llm.acreate_chat_completion(MESSAGES, temperature=0, max_tokens=5))["choices"]
+        )
+        with pytest.raises(TypeError, match="multiple values"):
+            llm("the", None, 5, max_tokens=5)
 
 
 # -- what the results say -------------------------------------------------------------------------------
@@ -229,8 +240,10 @@ def text_of(chunks: Any) -> str:
 def test_chunks_join_to_the_whole(engine: Engine) -> None:
     for options in ({"stop": "e"}, {"stop": [" true", "x"]}, {"logprobs": 2}, {"echo": True}):
         asked = {"prompt": "the yes", "max_tokens": 40, "seed": 5, **options}
-        whole = engine.create_completion(**asked)
-        chunks = list(engine.create_completion(**asked, stream=True, stream_options={"include_usage": True}))
+        whole = complete(engine, CompletionRequest(**asked))
+        chunks = list(
+            complete(engine, CompletionRequest(**asked, stream=True, stream_options={"include_usage": True}))
+        )
         assert text_of(chunks) == whole["choices"][0]["text"]
         assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
         for key in ("prompt_tokens", "completion_tokens"):
@@ -243,8 +256,8 @@ def test_chunks_join_to_the_whole(engine: Engine) -> None:
 
 
 def test_choices_have_seeds_of_their_own(engine: Engine) -> None:
-    three = engine.create_completion("the yes", max_tokens=20, seed=5, n=3)
-    alone = [engine.create_completion("the yes", max_tokens=20, seed=5 + i) for i in range(3)]
+    three = complete(engine, CompletionRequest("the yes", max_tokens=20, seed=5, n=3))
+    alone = [complete(engine, CompletionRequest("the yes", max_tokens=20, seed=5 + i)) for i in range(3)]
     assert [choice["index"] for choice in three["choices"]] == [0, 1, 2]
     assert [choice["text"] for choice in three["choices"]] == [one["choices"][0]["text"] for one in alone]
     assert three["usage"]["completion_tokens"] == sum(one["usage"]["completion_tokens"] for one in alone)
@@ -255,8 +268,11 @@ def test_a_seed_of_minus_one_is_drawn(engine: Engine, speaking_path: Path) -> No
     def texts(create: Any, **seed: int) -> set[str]:
         return {create("the", max_tokens=20, **seed)["choices"][0]["text"] for _ in range(4)}
 
-    assert len(texts(engine.create_completion, seed=-1)) == 4
-    assert len(texts(engine.create_completion, seed=7)) == 1
+    def own(prompt: str, **parameters: Any) -> Any:
+        return complete(engine, CompletionRequest(prompt, **parameters))
+
+    assert len(texts(own, seed=-1)) == 4
+    assert len(texts(own, seed=7)) == 1
     for seed, different in ((-1, 4), (0xFFFFFFFF, 4), (7, 1)):
         with Llama(str(speaking_path), n_threads=1, seed=seed) as llm:
             assert len(texts(llm)) == different
@@ -265,37 +281,43 @@ def test_a_seed_of_minus_one_is_drawn(engine: Engine, speaking_path: Path) -> No
 
 def test_several_prompts_are_answered_in_order(engine: Engine) -> None:
     prompts = ["the yes", "no"]
-    got = engine.create_completion(prompts, max_tokens=10, temperature=0)
-    alone = [engine.create_completion(each, max_tokens=10, temperature=0) for each in prompts]
+    got = complete(engine, CompletionRequest(prompts, max_tokens=10, temperature=0))
+    alone = [complete(engine, CompletionRequest(each, max_tokens=10, temperature=0)) for each in prompts]
     assert [choice["text"] for choice in got["choices"]] == [one["choices"][0]["text"] for one in alone]
     ids = [engine.tokenize(each) for each in prompts]
-    again = engine.create_completion(ids, max_tokens=10, temperature=0)
+    again = complete(engine, CompletionRequest(ids, max_tokens=10, temperature=0))
     assert again["choices"] == got["choices"]
 
 
 def test_usage_tells_what_drafting_did(engine: Engine) -> None:
-    usage = engine.create_completion("a" * 50, max_tokens=60, logit_bias={3 + ord("a"): 100.0})["usage"]
+    usage = complete(engine, CompletionRequest("a" * 50, max_tokens=60, logit_bias={3 + ord("a"): 100.0}))[
+        "usage"
+    ]
     assert usage["total_tokens"] == usage["prompt_tokens"] + 60
     draft = usage["draft"]
     assert 0 < draft["accepted_tokens"] <= draft["drafted_tokens"]
     assert draft["tokens_per_pass"] == pytest.approx(60 / draft["passes"])
     assert draft["tokens_per_second"] > 0
-    again = engine.create_completion("a" * 50, max_tokens=1)["usage"]
+    again = complete(engine, CompletionRequest("a" * 50, max_tokens=1))["usage"]
     assert again["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
 
 
 def test_the_async_form_gives_the_same(engine: Engine) -> None:
     async def main() -> tuple[Any, Any, str]:
         whole, chat = await asyncio.gather(
-            engine.acreate_completion("the yes", max_tokens=20, seed=5),
-            engine.acreate_chat_completion(MESSAGES, max_tokens=20, seed=5),
+            acomplete(engine, CompletionRequest("the yes", max_tokens=20, seed=5)),
+            acomplete(engine, ChatCompletionRequest(MESSAGES, max_tokens=20, seed=5)),
         )
-        chunks = await engine.acreate_completion("the yes", max_tokens=20, seed=5, stream=True)
+        chunks = await acomplete(engine, CompletionRequest("the yes", max_tokens=20, seed=5, stream=True))
         return whole, chat, text_of([chunk async for chunk in chunks])
 
     whole, chat, streamed = asyncio.run(main())
-    assert whole["choices"] == engine.create_completion("the yes", max_tokens=20, seed=5)["choices"]
-    assert chat["choices"] == engine.create_chat_completion(MESSAGES, max_tokens=20, seed=5)["choices"]
+    assert (
+        whole["choices"] == complete(engine, CompletionRequest("the yes", max_tokens=20, seed=5))["choices"]
+    )
+    assert (
+        chat["choices"] == complete(engine, ChatCompletionRequest(MESSAGES, max_tokens=20, seed=5))["choices"]
+    )
     assert streamed == whole["choices"][0]["text"]
 
 
@@ -312,7 +334,7 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
             "seed": seed,
             "max_tokens": 150,
         }
-        answer = engine.create_chat_completion(**asked)["choices"][0]
+        answer = complete(engine, ChatCompletionRequest(**asked))["choices"][0]
         if answer["finish_reason"] == "length":  # stop takes any object, which may never end
             assert choice == "required"
             continue
@@ -321,7 +343,7 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
         arguments = json.loads(call["function"]["arguments"])
         if call["function"]["name"] == "go":
             assert isinstance(arguments["fast"], bool)
-        chunks = list(engine.create_chat_completion(**asked, stream=True))
+        chunks = list(complete(engine, ChatCompletionRequest(**asked, stream=True)))
         assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
         (streamed,) = [
             call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())
@@ -331,9 +353,13 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
 
 
 def test_the_template_is_shown_the_tools(engine: Engine) -> None:
-    free = engine.create_chat_completion(MESSAGES, max_tokens=1)["usage"]["prompt_tokens"]
-    with_tools = engine.create_chat_completion(MESSAGES, tools=[GO], max_tokens=1)["usage"]["prompt_tokens"]
-    without = engine.create_chat_completion(MESSAGES, tools=[GO], tool_choice="none", max_tokens=1)["usage"]
+    free = complete(engine, ChatCompletionRequest(MESSAGES, max_tokens=1))["usage"]["prompt_tokens"]
+    with_tools = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], max_tokens=1))["usage"][
+        "prompt_tokens"
+    ]
+    without = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="none", max_tokens=1))[
+        "usage"
+    ]
     assert with_tools > free == without["prompt_tokens"]
 
 
@@ -349,8 +375,8 @@ def test_a_template_without_tools_chooses_none(tmp_path: Path) -> None:
     )
     with Engine(path, settings=Settings(schedule="plain", threads=1)) as engine:
         with pytest.raises(SettingsError, match="has no tools"):
-            engine.create_chat_completion(MESSAGES, tools=[GO])
-        forced = engine.create_chat_completion(MESSAGES, tools=[GO], tool_choice="required", seed=1)
+            complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO]))
+        forced = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="required", seed=1))
     (call,) = forced["choices"][0]["message"]["tool_calls"]
     assert set(json.loads(call["function"]["arguments"])) == {"fast"}
 
@@ -377,7 +403,7 @@ CALL = '{"name": "go", "arguments": {"fast": true}}'
 def test_calls_are_read_however_they_arrive(text: str, shown: str, names: list[str], pace: int) -> None:
     if len(text) > 1000 and pace == 1:
         pace = 1000
-    reader = CallReader(["go"])
+    reader = ToolCallParser(["go"])
     seen = "".join(reader.feed(text[i : i + pace]) for i in range(0, len(text), pace))
     rest, calls = reader.finish()
     assert seen + rest == shown
@@ -412,8 +438,13 @@ def test_many_short_requests_leave_nothing_behind(
 
     def requests(count: int) -> int:
         for i in range(count):
-            engine.create_completion(f"{i} the", max_tokens=3, seed=i, grammar=grammar if i % 2 else None)
-            next(iter(engine.create_chat_completion(MESSAGES, stream=True)))  # dropped in the middle
+            complete(
+                engine,
+                CompletionRequest(f"{i} the", max_tokens=3, seed=i, grammar=grammar if i % 2 else None),
+            )
+            next(
+                iter(complete(engine, ChatCompletionRequest(MESSAGES, stream=True)))
+            )  # dropped in the middle
         gc.collect()
         return resident()
 

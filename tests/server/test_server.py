@@ -19,8 +19,9 @@ import pytest
 
 from pass_edge import Engine, Settings, SettingsError
 from pass_edge.decoding.session import Session
-from pass_edge.server import access as gate
-from pass_edge.server import request_handler as desk
+from pass_edge.openai.complete import complete
+from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
+from pass_edge.server import access, request_handler
 from pass_edge.server.settings import ServerSettings
 from tests.openai.test_openai import GO, MESSAGES
 from tests.support.serving import Running, serving
@@ -79,7 +80,7 @@ def get(server: Running, path: str, **headers: str) -> tuple[int, bytes]:
 def test_completions_are_the_engines(client: openai.OpenAI, engine: Engine) -> None:
     asked = {"max_tokens": 30, "seed": 4, "temperature": 1.0, "stop": ["e"], "n": 2}
     got = client.completions.create(model="any", prompt="the yes", logprobs=2, **asked)
-    own = engine.create_completion("the yes", logprobs=2, **asked)
+    own = complete(engine, CompletionRequest("the yes", logprobs=2, **asked))
     assert [choice.text for choice in got.choices] == [choice["text"] for choice in own["choices"]]
     assert got.choices[1].logprobs.token_logprobs == own["choices"][1]["logprobs"]["token_logprobs"]
     assert got.usage.completion_tokens == own["usage"]["completion_tokens"]
@@ -90,7 +91,7 @@ def test_completions_are_the_engines(client: openai.OpenAI, engine: Engine) -> N
 def test_chats_are_the_engines(client: openai.OpenAI, engine: Engine) -> None:
     asked = {"max_tokens": 30, "seed": 4, "temperature": 1.0, "logprobs": True, "top_logprobs": 3}
     got = client.chat.completions.create(model="any", messages=MESSAGES, **asked)
-    own = engine.create_chat_completion(MESSAGES, **asked)
+    own = complete(engine, ChatCompletionRequest(MESSAGES, **asked))
     assert got.choices[0].message.content == own["choices"][0]["message"]["content"]
     first = got.choices[0].logprobs.content[0]
     assert first.model_dump() == own["choices"][0]["logprobs"]["content"][0]
@@ -211,7 +212,7 @@ def test_many_clients_at_once_are_all_answered_right(server: Running, engine: En
         return await asyncio.gather(*map(ask, range(24)))
 
     texts = asyncio.run(main())
-    own = [engine.create_completion(f"{seed} the", max_tokens=20, seed=seed) for seed in range(24)]
+    own = [complete(engine, CompletionRequest(f"{seed} the", max_tokens=20, seed=seed)) for seed in range(24)]
     assert texts == [each["choices"][0]["text"] for each in own]
 
 
@@ -291,7 +292,7 @@ def test_clients_cut_in_mid_stream_leave_nothing_behind(server: Running, engine:
     server.wait_until_idle()
     status, body, _ = post(server, "/v1/completions", {"prompt": "the", "max_tokens": 9, "seed": 1})
     assert status == 200
-    assert body["choices"] == engine.create_completion("the", max_tokens=9, seed=1)["choices"]
+    assert body["choices"] == complete(engine, CompletionRequest("the", max_tokens=9, seed=1))["choices"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -319,11 +320,11 @@ def test_a_client_that_goes_while_it_waits_frees_its_place(
     passes = slow(monkeypatch)
     first = raw_request(server, LONG)
     waiting = raw_request(server, {**LONG, "stream": stream})
-    while server.line.size < 2 or not passes:
+    while server.queue.size < 2 or not passes:
         time.sleep(0.005)
     waiting.close()
     end = time.monotonic() + 2
-    while server.line.size == 2:
+    while server.queue.size == 2:
         assert time.monotonic() < end
         time.sleep(0.005)
     first.close()
@@ -337,7 +338,7 @@ def test_a_full_queue_is_told_at_once(engine: Engine, monkeypatch: pytest.Monkey
     slow(monkeypatch)
     with serving(engine, queue=1) as server:
         taken = [raw_request(server, {**LONG, "stream": stream}) for stream in (True, False)]
-        while server.line.size < 2:
+        while server.queue.size < 2:
             time.sleep(0.005)
         status, body, headers = post(server, "/v1/completions", {"prompt": "x"})
         assert status == 429
@@ -357,7 +358,7 @@ def test_the_server_goes_on_talking_while_it_answers(
     connection = raw_request(server, LONG)
     for _ in range(20):
         assert get(server, "/health")[0] == 200
-    assert server.line.size == 1  # it has not ended meanwhile
+    assert server.queue.size == 1  # it has not ended meanwhile
     connection.close()
     server.wait_until_idle()
 
@@ -393,7 +394,7 @@ def test_an_answer_ends_at_the_time_limit(engine: Engine, monkeypatch: pytest.Mo
 
 def test_no_request_is_taken_while_it_shuts_down(engine: Engine) -> None:
     with serving(engine) as server:
-        server.line.close()
+        server.queue.close()
         assert post(server, "/v1/completions", {"prompt": "x"})[0] == 503
         assert get(server, "/health")[0] == 503
 
@@ -474,7 +475,7 @@ def test_bodies_over_the_limit_are_not_read(server: Running) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(access, "_BODY_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 100\r\n\r\nhalf of it".encode())
@@ -484,7 +485,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
 def test_a_client_that_reads_nothing_is_taken_for_gone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "_SEND_SECONDS", 0.3)
+    monkeypatch.setattr(request_handler, "_SEND_SECONDS", 0.3)
     content = json.dumps({**LONG, "stream": True, "n": 16, "logprobs": 20}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with serving(engine, send_buffer=4096) as server, socket.socket() as connection:
