@@ -1,7 +1,7 @@
-"""One llama.cpp batch in memory that numpy writes directly, and the rows that go into it.
+"""A llama.cpp batch in memory that numpy writes directly, and the rows that go into it.
 
-A *row* is one input token: its position, the sequences it belongs to, and whether its logits are
-wanted. What it is (a token id or an embedding) is given beside it.
+A *row* is one input: its position, its sequences, and whether it has logits. The inputs themselves (token ids
+or embeddings) are given separately.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Int32s = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Rows:
-    """Where n input tokens stand.
+    """Positions and sequences of n inputs.
 
     ``positions``: (n,) int32. Row i belongs to the sequences
     ``sequence_ids[sequence_offsets[i]:sequence_offsets[i + 1]]``; offsets are (n + 1,) int32.
-    ``outputs``: (n,) bool, whose logits are wanted.
+    ``outputs``: (n,) bool, which rows have logits.
     """
 
     positions: Int32s
@@ -37,7 +37,7 @@ class Rows:
 
 
 def rows_of_sequence(start: int, count: int, *, sequence: int = 0, outputs: int = 0) -> Rows:
-    """``count`` rows of one sequence from position ``start``; logits for the last ``outputs`` of them."""
+    """Return ``count`` rows of one sequence from position ``start``, with logits for the last ``outputs``."""
     return Rows(
         positions=np.arange(start, start + count, dtype=np.int32),
         sequence_offsets=np.arange(count + 1, dtype=np.int32),
@@ -47,7 +47,7 @@ def rows_of_sequence(start: int, count: int, *, sequence: int = 0, outputs: int 
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """All of ``parts``, one after the other."""
+    """Concatenate ``parts``."""
     if len(parts) == 1:
         return parts[0]
     ends = np.cumsum([len(part.sequence_ids) for part in parts], dtype=np.int32)
@@ -71,7 +71,7 @@ class Batch:
         self._counts = np.zeros(capacity, np.int32)
         self._outputs = np.zeros(capacity, np.int8)
         self._sequence_ids = np.zeros(capacity * n_sequences, np.int32)
-        # llama.cpp wants a pointer per row into the ids; as addresses they are one vector addition
+        # llama.cpp needs a pointer into the ids for each row; as addresses, one vector addition makes them
         self._id_addresses = np.zeros(capacity, np.uint64)
         self._first_id_address = np.uint64(self._sequence_ids.ctypes.data)
         self._struct = llama.llama_batch(
@@ -84,13 +84,13 @@ class Batch:
         self._token_pointer = _pointer(self._tokens, ctypes.c_int32)
 
     def fill_tokens(self, rows: Rows, tokens: Int32s) -> llama.llama_batch:
-        """The batch of ``tokens`` (n,) int32 at ``rows``."""
+        """Fill the batch with ``tokens`` (n,) int32 at ``rows``."""
         self._tokens[: len(rows)] = tokens
         self._struct.token, self._struct.embd = self._token_pointer, None
         return self._fill(rows)
 
     def fill_embeddings(self, rows: Rows, embeddings: npt.NDArray[np.float32]) -> llama.llama_batch:
-        """The batch of ``embeddings`` (n, n_embd) float32 at ``rows``; the array is used in place."""
+        """Fill the batch with ``embeddings`` (n, n_embd) float32 at ``rows``; the array is used in place."""
         self._embeddings = np.ascontiguousarray(embeddings)
         self._struct.token, self._struct.embd = None, _pointer(self._embeddings, ctypes.c_float)
         return self._fill(rows)

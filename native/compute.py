@@ -1,9 +1,9 @@
 """The one thread of this process that computes with ggml.
 
-OpenMP keeps a team of threads for every thread that ever computed, and once they are more than there are
-cores, all of them sleep at each barrier instead of waiting awake: where a second thread of a program decoded,
-passes took two to four times as long on two cores. So whoever asks, one thread computes; handing the work
-over takes some 30 µs.
+OpenMP keeps a team of threads for every thread that has computed. Once all teams together have more threads
+than there are cores, every thread sleeps at each barrier instead of spinning: with a second decoding thread,
+passes took two to four times as long on two cores. So one thread computes for all callers. Handing it work
+takes about 30 µs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 def compute(work: Callable[[], T]) -> T:
-    """What ``work`` returns, done in that thread; or what it raises. What interrupts the wait (Ctrl-C, or
-    what another signal's handler raises) is raised once it is done: what it computes on is not to be freed
-    under it. Where ``work`` asks for ``compute`` itself, it is in that thread already; it must not wait for
-    another thread that does."""
+    """Run ``work`` in the computing thread; return its result, or raise its error. An interrupt during the
+    wait (Ctrl-C, or an error raised by a signal handler) is raised when ``work`` is done, because the memory
+    that it uses must not be freed before. ``work`` may call ``compute`` itself, but must not wait for another
+    thread that does."""
     if getattr(_this_thread, "computes", False):
         return work()
     future = _thread().submit(work)

@@ -23,10 +23,10 @@ TO_THE_END = -1
 
 @dataclass(frozen=True)
 class ContextSettings:
-    """How a context is made. ``cells``: KV cells (positions it can hold); ``batch_size``: most rows
-    in one decode; ``sequences``: most sequence ids; ``outputs``: most rows with logits in a decode;
-    ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an
-    equal part of them; ``flash_attention`` None leaves that to llama.cpp."""
+    """The parameters of a context. ``cells``: number of KV cells; ``batch_size``: most rows of a decode;
+    ``sequences``: number of sequence ids; ``outputs``: most rows of a decode that have logits;
+    ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an equal
+    part of them; ``flash_attention``: None leaves the choice to llama.cpp."""
 
     cells: int
     batch_size: int = 512
@@ -40,10 +40,10 @@ class ContextSettings:
 
 
 class Context:
-    """One KV cache over a model and the calls that fill, read and cut it. Not thread-safe."""
+    """A llama.cpp context: a model with a KV cache. Not thread-safe."""
 
     def __init__(self, model: Model, settings: ContextSettings) -> None:
-        """Raises ContextError if the memory for it is not there."""
+        """Raises ContextError if there is not enough memory."""
         _check_memory(model, settings)
         self.model = model
         self.settings = settings
@@ -70,11 +70,11 @@ class Context:
         self._decode(self._batch.fill_embeddings(rows, embeddings))
 
     def set_threads(self, single: int, batched: int) -> None:
-        """CPU threads for passes over one row, and over more."""
+        """Set the CPU threads for passes over one row, and over several."""
         llama.llama_set_n_threads(self._handle, single, batched)
 
     def keep_hidden(self, wanted: bool) -> None:
-        """Whether the next decodes keep hidden states too; then every row of theirs gives logits."""
+        """Set whether the next decodes keep hidden states; every row has logits then."""
         if wanted != self._keeps_hidden:
             llama.llama_set_embeddings(self._handle, wanted)
             self._keeps_hidden = wanted
@@ -88,13 +88,13 @@ class Context:
         raise ContextError(f"llama.cpp refused a batch (status {status}): {take_errors()}")
 
     def logits(self, count: int) -> Floats:
-        """Logits of the last decode's first ``count`` outputs, in row order: a (count, n_vocab)
+        """Return the logits of the last decode's first ``count`` outputs, in row order: a (count, n_vocab)
         float32 view of llama.cpp's buffer, valid until the next decode."""
         return self._view(llama.llama_get_logits(self._handle), count, self.model.n_vocab)
 
     def hidden(self, count: int) -> Floats:
-        """Hidden states of the last decode's first ``count`` rows, behind the model's last norm: a
-        (count, n_embd) float32 view, valid until the next decode; ``keep_hidden`` comes first."""
+        """Return the hidden states of the last decode's first ``count`` rows, after the model's last norm: a
+        (count, n_embd) float32 view, valid until the next decode. ``keep_hidden`` must have been set."""
         return self._view(llama.llama_get_embeddings(self._handle), count, self.model.n_embd)
 
     def _view(self, pointer: ctypes._Pointer, *shape: int) -> Floats:  # type: ignore[type-arg]
@@ -108,47 +108,47 @@ class Context:
     # -- KV sequences -----------------------------------------------------------------------------
 
     def remove(self, sequence: int, start: int, end: int = TO_THE_END) -> None:
-        """Forget positions [start, end) of one sequence. Raises ContextError if this kind of memory
-        cannot forget only a part."""
+        """Remove positions [start, end) of a sequence. Raises ContextError if this kind of memory cannot be
+        removed in part."""
         if not llama.llama_memory_seq_rm(self._memory, sequence, start, end):
             raise ContextError(
                 f"the memory of a {self.model.architecture} model cannot be rolled back in part"
             )
 
     def copy(self, source: int, target: int, start: int, end: int = TO_THE_END) -> None:
-        """Let ``target`` share the cells of ``source`` at positions [start, end)."""
+        """Make ``target`` share the cells of ``source`` at positions [start, end)."""
         llama.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def keep(self, sequence: int) -> None:
-        """Forget every other sequence."""
+        """Remove all other sequences."""
         llama.llama_memory_seq_keep(self._memory, sequence)
 
     def last_position(self, sequence: int) -> int:
-        """The highest position a sequence holds; -1 if it is empty."""
+        """Return the highest position of a sequence; -1 if it is empty."""
         return int(llama.llama_memory_seq_pos_max(self._memory, sequence))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all sequences."""
         llama.llama_memory_clear(self._memory, False)
 
     @property
     def layout(self) -> str:
-        """Changes with all that decides whether a sequence saved elsewhere can be restored here: what
-        llama.cpp writes is raw, and tied to its version."""
+        """Describes the raw format of saved sequences, which depends on the version of llama.cpp: a sequence
+        can be restored only into a context with the same layout."""
         settings = self.settings
         types = f"K {settings.cache_type_k.lower()}, V {settings.cache_type_v.lower()}"
         attention = {True: "flash", False: "plain", None: "automatic"}[settings.flash_attention]
         return f"llama-cpp-python {version('llama-cpp-python')}, {types}, {attention} attention"
 
     def save_sequence(self, sequence: int) -> bytes:
-        """A sequence's cells as bytes, in cell order, bit for bit."""
+        """Return a sequence's cells as bytes, in cell order, bit for bit."""
         size = llama.llama_state_seq_get_size(self._handle, sequence)
         buffer = (ctypes.c_uint8 * size)()
         written = llama.llama_state_seq_get_data(self._handle, buffer, size, sequence)
         return bytes(memoryview(buffer)[:written])
 
     def restore_sequence(self, sequence: int, state: bytes) -> None:
-        """Put saved cells back at the first free place. Raises ContextError if they do not fit."""
+        """Restore saved cells at the first free place. Raises ContextError if they do not fit."""
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         if not llama.llama_state_seq_set_data(self._handle, buffer, len(state), sequence):
             raise ContextError(f"a saved sequence cannot be restored: {take_errors()}")
@@ -179,8 +179,8 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     params.type_v = _cache_type(settings.cache_type_v)
     params.flash_attn_type = -1 if settings.flash_attention is None else int(settings.flash_attention)
     params.no_perf = True
-    # A node of the draft tree lives in several sequences at once: that needs one cache for all, and
-    # a sliding-window cache that keeps what a rollback may come back to.
+    # A node of the draft tree belongs to several sequences: that needs one cache for all of them, and a
+    # sliding-window cache that keeps the cells that a rollback may need again.
     params.kv_unified = settings.unified
     params.swa_full = True
     return params
@@ -199,7 +199,7 @@ _BYTES_PER_VALUE = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1"
 
 
 def cache_bytes(model: Model, settings: ContextSettings) -> int:
-    """About how many bytes the KV cache takes."""
+    """Estimate the size of the KV cache in bytes."""
     width = {
         which: model.head_size(which) * model.n_head_kv * _BYTES_PER_VALUE.get(cache_type.lower(), 0.6)
         for which, cache_type in (("key", settings.cache_type_k), ("value", settings.cache_type_v))

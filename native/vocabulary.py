@@ -18,33 +18,34 @@ Tokens = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Beginnings:
-    """Which tokens' texts begin like others'. ``longest``: for each token the one with the longest text that
-    its own begins with, (n_vocab,); -1 where there is none. ``levels``: the tokens that begin with no other,
-    those that begin with one of these alone, and so on."""
+class TextPrefixes:
+    """Which tokens' texts are prefixes of other tokens' texts.
+
+    ``longest``: (n_vocab,), for each token the token whose text is its longest proper prefix; -1 if there is
+    none. ``levels``: the tokens without a prefix, then those whose prefix is one of these, and so on.
+    """
 
     longest: Tokens
     levels: tuple[Tokens, ...]
 
     @classmethod
-    def among(cls, texts: Sequence[bytes]) -> Beginnings:
-        """Of ``texts``. Those that are empty, or not whole UTF-8 characters, begin with none, and none with
-        them."""
+    def from_texts(cls, texts: Sequence[bytes]) -> TextPrefixes:
+        """Find the prefixes among ``texts``, by token id. Texts that are empty, or not complete UTF-8, have
+        no prefixes and are none."""
         longest, depths = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.int32)
-        above: list[int] = []
-        for token in sorted(
-            filter(lambda token: _is_whole(texts[token]), range(len(texts))), key=texts.__getitem__
-        ):
-            while above and not texts[token].startswith(texts[above[-1]]):
-                above.pop()
-            if above:
-                longest[token], depths[token] = above[-1], len(above)
-            above.append(token)
+        prefixes: list[int] = []
+        complete = (token for token, text in enumerate(texts) if _is_complete(text))
+        for token in sorted(complete, key=texts.__getitem__):
+            while prefixes and not texts[token].startswith(texts[prefixes[-1]]):
+                prefixes.pop()
+            if prefixes:
+                longest[token], depths[token] = prefixes[-1], len(prefixes)
+            prefixes.append(token)
         levels = range(depths.max(initial=0) + 1)
         return cls(longest, tuple(np.flatnonzero(depths == depth).astype(np.int32) for depth in levels))
 
 
-def _is_whole(text: bytes) -> bool:
+def _is_complete(text: bytes) -> bool:
     try:
         return bool(text.decode())
     except UnicodeDecodeError:
@@ -52,7 +53,11 @@ def _is_whole(text: bytes) -> bool:
 
 
 class Vocabulary:
-    """The tokenizer of a loaded model; valid as long as the model is. ``handle``: llama.cpp's pointer."""
+    """The tokenizer of a loaded model, valid as long as the model is.
+
+    Attributes: ``handle``: llama.cpp's pointer; ``size``: number of tokens; ``has_text``: whether tokens have
+    texts; ``bos``, ``eos``: token ids, -1 for none.
+    """
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -62,14 +67,14 @@ class Vocabulary:
         self.eos: int = llama.llama_vocab_eos(handle)
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
-        """Token ids of ``text``, (n,) int32.
+        """Return the token ids of ``text``, (n,) int32.
 
-        ``add_special`` adds the BOS/EOS that the model asks for; ``parse_special`` reads control
-        tokens written out in the text (as chat templates do). Raises ModelError if the model
-        carries no tokenizer.
+        ``add_special``: add the BOS and EOS tokens that the model expects. ``parse_special``: parse control
+        tokens written out in the text, as chat templates write them. Raises ModelError if the model has no
+        tokenizer.
         """
         if not self.has_text:
-            raise ModelError("this model carries no tokenizer; give it token ids instead of text")
+            raise ModelError("this model has no tokenizer; give it token ids instead of text")
         raw = text.encode("utf-8", "surrogatepass")
         ids = np.empty(len(raw) + 8, np.int32)
         count = self._tokenize(raw, ids, add_special, parse_special)
@@ -85,8 +90,9 @@ class Vocabulary:
         )
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless ``special``, and so is every token of
-        a model without text. Raises ModelError if there is no such token (llama.cpp would abort)."""
+        """Return the bytes of a token. They are empty for control tokens, unless ``special`` is set, and for
+        all tokens of a model without a tokenizer. Raises ModelError if there is no such token (llama.cpp
+        would abort)."""
         if not self.has_text:
             return b""
         if not 0 <= token < self.size:
@@ -99,38 +105,38 @@ class Vocabulary:
         return buffer.raw[:count]
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation (EOS, end of turn …)."""
+        """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
     @cached_property
-    def markup(self) -> npt.NDArray[np.bool_]:
-        """Which tokens have no text of their own and end nothing, (n_vocab,): control tokens, the unknown
-        one."""
-        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+    def control_tokens(self) -> npt.NDArray[np.bool_]:
+        """Which tokens have no text and do not end a generation, (n_vocab,): control tokens, the unknown
+        token."""
+        textless = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         attributes = [llama.llama_vocab_get_attr(self.handle, token) for token in range(self.size)]
-        marked = (np.array(attributes) & kinds) != 0
-        marked[[token for token in np.flatnonzero(marked) if self.is_end(int(token))]] = False
-        return marked
+        mask = (np.array(attributes) & textless) != 0
+        mask[[token for token in np.flatnonzero(mask) if self.is_end(int(token))]] = False
+        return mask
 
     @cached_property
-    def beginnings(self) -> Beginnings:
-        """Of the texts of all tokens but those that end an answer."""
-        return Beginnings.among(
+    def text_prefixes(self) -> TextPrefixes:
+        """The prefixes among the texts of all tokens that do not end a generation."""
+        return TextPrefixes.from_texts(
             [b"" if self.is_end(token) else self.piece(token) for token in range(self.size)]
         )
 
 
 class Detokenizer:
-    """Token ids to text as they come, holding back bytes that are not yet whole UTF-8 characters."""
+    """Convert a stream of token ids to text. Bytes of incomplete UTF-8 characters are held back."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:
-        """The text that became certain with these tokens."""
+        """Return the text that is complete with these tokens."""
         return self._decoder.decode(b"".join(self._vocabulary.piece(token) for token in tokens))
 
     def finish(self) -> str:
-        """What was held back, with U+FFFD for bytes that never became a character."""
+        """Return the text held back, with U+FFFD for bytes that never became a character."""
         return self._decoder.decode(b"", final=True)

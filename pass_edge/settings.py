@@ -1,4 +1,4 @@
-"""How an engine runs: what a user sets, and the context that follows from it for a model."""
+"""How an engine runs: the user's settings, the limits, and the context that they mean for a model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from pass_edge.native.context import ContextSettings
 from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.gpu_offload import fitting_layers
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
-from pass_edge.native.offload import fitting_layers
 
 AUTO = "auto"
 SCHEDULES = (AUTO, "plain", "head", "two-pass", "fused")
@@ -25,26 +25,26 @@ SPARE_CELLS = 256
 rejected drafts leave."""
 DEFAULT_CONTEXT = 4096
 PROMPT_BATCH = 512
-"""Tokens of a prompt that are read at once, if that changes no bits."""
+"""Tokens of a prompt that are decoded at once, if that changes no bits."""
 _FLASH_ATTENTION = {"on": True, "off": False, AUTO: None}
 _Q8_0_BLOCK = 32
-_MOST_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
+_MAX_THREADS = 512  # `ggml.h`, GGML_MAX_N_THREADS: beyond it llama.cpp aborts
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an engine runs. Raises SettingsError on values that cannot be.
+    """How an engine runs. Raises SettingsError on values that are not allowed.
 
-    ``schedule``: "auto" (each pass decodes what is worth most at what passes cost here), "plain", or one that
-    drafts at every step: "head", "two-pass", "fused". ``verify``: "sampling" (same text with and without
-    drafting) or "rejection" (the paper's rule: the same distribution). ``draft_max``: tokens drafted ahead at
-    most; None is as many as pay, or one where every step drafts; ``ngrams``: whether auto drafts from the
-    conversation too; ``draft_p_min``: the least chance that a draft must give itself to be verified, 0 to 1
-    (auto knows better, and does not ask). ``context_size``: tokens a conversation may hold (0: the model's
-    own, at most 4,096). ``parallel``: conversations side by side, at most 16, each with as much of the KV
-    cache: they share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None picks the
-    fastest pair that keeps batch sizes from changing the logits; ``flash_attn``: "on", "off", or "auto",
-    where the device can. ``gpu_layers``: None is as many as fit the device's free memory, -1 all.
+    ``schedule``: "auto" (each pass decodes the tree that gains most at what passes cost here), "plain" (no
+    drafts), or one that drafts at every step: "head", "two-pass", "fused". ``verify``: "sampling" (the same
+    text with and without drafts) or "rejection" (the paper's rule: the same distribution). ``draft_max``:
+    most tokens to draft ahead; None: as many as pay with auto, else one. ``ngrams``: whether auto also drafts
+    from the conversation. ``draft_p_min``: lowest confidence, 0 to 1, of a draft that is verified (auto
+    computes its own and ignores this). ``context_size``: tokens of a conversation (0: the model's own, at
+    most 4,096). ``parallel``: conversations side by side, at most 16, each with as much of the KV cache; they
+    share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None: the fastest pair for
+    which batch sizes do not change the logits. ``flash_attn``: "on", "off", or "auto" (if the device can).
+    ``gpu_layers``: None: as many as fit into the device's free memory; -1: all.
     """
 
     schedule: str = "auto"
@@ -66,17 +66,17 @@ class Settings:
         _one_of("flash-attn", self.flash_attn, _FLASH_ATTENTION)
         for cache_type in filter(None, (self.cache_type_k, self.cache_type_v)):
             _one_of("KV cache type", cache_type.lower(), GGML_TYPES)
-        least_values = {"draft_max": 1, "context_size": 0, "parallel": 1, "threads": 1, "gpu_layers": -1}
-        for name, least in least_values.items():
+        minima = {"draft_max": 1, "context_size": 0, "parallel": 1, "threads": 1, "gpu_layers": -1}
+        for name, minimum in minima.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {least} or more")
+            if value is not None and value < minimum:
+                raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {minimum} or more")
         if not 0 <= self.draft_p_min <= 1:
             raise SettingsError(f"draft-p-min is {self.draft_p_min}; it must be from 0 to 1")
         if self.parallel > MAX_PARALLEL:
             raise SettingsError(f"parallel is {self.parallel}; it must be {MAX_PARALLEL} or less")
-        if (self.threads or 0) > _MOST_THREADS:
-            raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MOST_THREADS}")
+        if (self.threads or 0) > _MAX_THREADS:
+            raise SettingsError(f"threads is {self.threads}; llama.cpp takes at most {_MAX_THREADS}")
 
 
 def _one_of(what: str, name: str, known: Iterable[str]) -> None:
@@ -85,7 +85,7 @@ def _one_of(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def with_fitting_layers(settings: Settings, path: Path) -> Settings:
-    """``settings`` with as many GPU layers as fit, where they leave that open. Raises ModelError."""
+    """Return ``settings`` with as many GPU layers as fit, if they do not say how many. Raises ModelError."""
     if settings.gpu_layers is not None:
         return settings
     cells = settings.parallel * (settings.context_size or DEFAULT_CONTEXT)
@@ -93,17 +93,17 @@ def with_fitting_layers(settings: Settings, path: Path) -> Settings:
 
 
 def on_gpu(settings: Settings) -> bool:
-    """Whether layers of a model go to a GPU, once it is settled how many."""
+    """Return whether layers of a model go to a GPU, once their number is known."""
     return can_offload() and bool(settings.gpu_layers)
 
 
 def context_settings(model: Model, settings: Settings, cells: int) -> ContextSettings:
-    """The context of ``cells`` KV cells that ``settings`` ask for with ``model``.
+    """Return the settings of a context with ``cells`` KV cells.
 
-    On the CPU, ggml decodes one token by another attention kernel than several where K and V have
-    one type (a split over the cache), and rounds differently; unlike types always take the same.
-    Q8_0 beside F16 is as fast for one token as F16 beside F16; heads that its blocks do not divide
-    get BF16. GPUs have no such pair, and like F16 best.
+    On the CPU, if K and V have the same type, ggml decodes one token with another attention kernel than
+    several tokens (split over the cache) and rounds differently. With different types it always uses the same
+    kernel. K in Q8_0 with V in F16 is as fast for one token as F16 for both; heads whose size Q8_0's blocks
+    do not divide get K in BF16. GPUs have no such pair, and are fastest with F16.
     """
     offloaded = on_gpu(settings)
     flash_attention = _FLASH_ATTENTION[settings.flash_attn]

@@ -17,8 +17,8 @@ from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ModelError
+from pass_edge.native.library_probe import check_verdict, gpu_works, probe
 from pass_edge.native.model import Model, check_loads
-from pass_edge.native.probe import check_verdict, gpu_works, probe
 from pass_edge.settings import PROMPT_BATCH, Settings, context_settings
 
 from .measurement_cache import library_key, load, run_key, store

@@ -16,8 +16,8 @@ import click
 from pass_edge import Engine, LibraryError, Sampling, SettingsError
 from pass_edge.commands.terminal.output import INTERRUPTED, flag_interrupts, quiet, stage_progress
 from pass_edge.native.devices import default_threads
-from pass_edge.native.output_file import check_free
-from pass_edge.native.stock import StockLlama
+from pass_edge.native.output_file import check_output_path
+from pass_edge.native.stock_llama import StockLlama
 
 from .bench_comparison import Comparison, CostCurve, Figures, Pair, compare
 from .engine_options import machine_options, open_engine
@@ -124,9 +124,13 @@ def bench(
     else:
         _print_tables(about, prompts, comparison)
     if plot:
-        from pass_edge.convert.bench_plot import plot_report
+        from pass_edge.convert.bench_plot import plot_comparison
 
-        plot_report(plot, _headline(about), report)
+        speeds = {
+            name: [prompt[f"{name}_tokens_per_second"] for prompt in report["prompts"]]
+            for name in ("stock", "plain", "auto")
+        }
+        plot_comparison(plot, _headline(about), comparison.curve, speeds)
         quiet(f"the plot is in {plot}")
     if interrupted:
         quiet(f"Interrupted after {len(comparison.pairs)} of {len(prompts)} prompts.")
@@ -143,7 +147,7 @@ def _check_plot(plot: Path | None, force: bool) -> None:
 
     if plot.suffix.lower() not in FORMATS:
         raise SettingsError(f"cannot plot to {plot.name}; its name must end in {', '.join(FORMATS)}")
-    check_free(plot, force)
+    check_output_path(plot, force)
 
 
 def _prompts(source: Path | None) -> Sequence[str]:
@@ -174,11 +178,11 @@ def _measure(
     sampling: Sampling,
     tokens: int,
 ) -> Comparison:
-    from pass_edge.convert.training.prompts import as_prompt
+    from pass_edge.convert.training.prompts import encode_prompt
 
     pairs: list[Pair] = []
     curve = CostCurve.of(auto)
-    ids = [as_prompt(auto, prompt) for prompt in prompts]
+    ids = [encode_prompt(auto, prompt) for prompt in prompts]
     with flag_interrupts() as interrupted, stage_progress() as progress:
 
         def note(done: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 from pass_edge.engine import Engine
-from pass_edge.native.stock import StockAnswer, StockLlama
+from pass_edge.native.stock_llama import StockAnswer, StockLlama
 from pass_edge.sampling.sampler import Sampling
 from pass_edge.stats import Stats
 

@@ -14,8 +14,8 @@ from pass_edge.commands.terminal.output import quiet
 from pass_edge.models import default_model
 from pass_edge.native import build, devices
 from pass_edge.native.library import kernels, library_path, system_info
+from pass_edge.native.library_probe import BROKEN, WORKS
 from pass_edge.native.model import ALL_LAYERS
-from pass_edge.native.probe import BROKEN, WORKS
 
 
 @click.command()

@@ -8,7 +8,7 @@ import click
 
 from pass_edge.commands.terminal.output import run_beside, tensor_progress
 from pass_edge.native.model import check_is_gguf, check_loads
-from pass_edge.native.output_file import check_free, unfinished_path
+from pass_edge.native.output_file import check_output_path, unfinished_path
 from pass_edge.native.quantize import quantize as quantize_model
 
 
@@ -27,7 +27,7 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
     \b
     pass-edge quantize model.Q4_1.gguf model.Q4_0.gguf Q4_0
     """
-    check_free(output, force, source)
+    check_output_path(output, force, source)
     check_loads(check_is_gguf(source))
     with tensor_progress("quantizing") as progress:
         run_beside(

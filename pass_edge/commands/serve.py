@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pass_edge.commands.terminal.output import quiet
-from pass_edge.native.malloc_arenas import share_malloc_arenas
+from pass_edge.native.process_memory import limit_malloc_arenas
 
 from .engine_options import engine_options, open_engine
 
@@ -73,7 +73,7 @@ def serve(body_limit: float, **options: Any) -> None:
             f"the server needs {error.name}, which is not installed: pip install 'pass-edge[serve]'"
         ) from error
 
-    share_malloc_arenas()  # each answer has a thread of its own
+    limit_malloc_arenas()  # each answer has a thread of its own
     names = ("host", "port", "api_key", "name", "queue", "time_limit", "drain")
     settings = ServerSettings(
         **{name: options[name] for name in names}, body_limit=int(body_limit * (1 << 20))

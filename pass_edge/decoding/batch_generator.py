@@ -1,6 +1,6 @@
-"""Many prompts answered at once, plainly: one token of every conversation in each forward pass.
+"""Many prompts answered at once, without drafts: each forward pass decodes one token of every conversation.
 
-A pass over n tokens costs less than n passes over one, so this is how text is made in bulk.
+A pass over n tokens costs less than n passes over one token, so text is generated in bulk this way.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pass_edge.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class Pass:
-    """One token for each of the conversations ``running`` (numbers of prompts): ``tokens``, and what they
-    were chosen from: ``logits`` (running, n_vocab) and ``hidden`` (running, n_embd), the state behind the
-    last norm; float32 views that are valid until the next pass."""
+    """One token for each conversation in ``running`` (indices of prompts): ``tokens``, the ``logits``
+    (running, n_vocab) that they were chosen from, and ``hidden`` (running, n_embd), the states after the last
+    norm; float32 views that are valid until the next pass."""
 
     running: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -30,7 +30,7 @@ class Pass:
 
 
 class BatchGenerator:
-    """A context of ``sequences`` separate conversations of up to ``length`` tokens each. Close it, or use
+    """A context for ``sequences`` separate conversations of up to ``length`` tokens each. Close it, or use
     it as a context manager. Not thread-safe."""
 
     def __init__(self, model: Model, settings: ContextSettings, sequences: int, length: int) -> None:
@@ -45,9 +45,9 @@ class BatchGenerator:
     def answer(
         self, prompts: Sequence[Sequence[int]], samplers: Sequence[Sampler], max_tokens: int
     ) -> Iterator[Pass]:
-        """Answer each of ``prompts`` (at most ``sequences`` of them) up to its end token, ``max_tokens`` or
-        the end of its room, pass by pass. An answer is the one that ``Engine.stream`` gives where the backend
-        is batch-invariant. Raises ContextError."""
+        """Answer ``prompts`` (at most ``sequences``), and yield each pass. An answer ends at its end token,
+        at ``max_tokens``, or when its conversation is full. It is the answer of ``Engine.stream`` if the
+        backend is batch-invariant. Raises ContextError."""
         self._context.clear()
         self._context.keep_hidden(False)
         for sequence, prompt in enumerate(prompts):

@@ -1,8 +1,12 @@
-"""Forward passes that conversations share: what several threads want decoded goes through llama.cpp at once.
+"""Forward passes that conversations share.
 
-A thread hands in what it wants and waits. Whoever finds nobody leading *leads*: it waits until every
-conversation that was in the last pass is here again, or has let ``PATIENCE`` pass, decodes what fits into one
-pass, in the order of asking, and gives each its slice. A prompt's batch is a pass of its own.
+A thread makes a request for its conversation and waits for the result. Every pass runs in the one computing
+thread (native/compute.py) as three steps: *schedule* the requests that share it, *decode* them, and *finish*
+each: its conversation verifies, commits and plans. Nothing else runs there meanwhile, so the KV cache needs
+no lock.
+
+A pass is either one batch of a prompt, or the draft trees of as many conversations as fit. It waits until
+every conversation of the last pass has made its next request, or ``PATIENCE`` is over.
 """
 
 from __future__ import annotations
@@ -10,14 +14,16 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from pass_edge.drafting.tree import DraftTree, Layout
 from pass_edge.native.batch import joined
+from pass_edge.native.compute import compute
 from pass_edge.native.context import Context, Floats
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ContextError
@@ -26,21 +32,21 @@ from pass_edge.settings import MAX_ROWS
 from .kv_cache import ConversationCache, KVCache
 
 PATIENCE = 0.005
-"""Seconds that a pass waits for those of the last one: more than it takes to turn a token into text, less
-than a reader of the others' would see."""
+"""Seconds: longer than a client needs to turn a token into text, shorter than a reader of another answer
+notices."""
 
 
-class Inputs:
-    """What rows of a layout are as embeddings: token rows and lookahead rows (L, n_embd) float32.
-    Attributes: ``prefix``, (P, n_embd) float32, what only lookahead rows see."""
+class InputEmbeddings:
+    """The inputs of a layout as embeddings: token rows, and lookahead rows (L, n_embd) float32. Attributes:
+    ``prefix``, (P, n_embd) float32, which only lookahead rows attend to."""
 
     def __init__(self, embeddings: TokenEmbeddings, lookahead: Floats, prefix: Floats | None = None) -> None:
         self._embeddings = embeddings
         self._lookahead = lookahead
         self.prefix = lookahead[:0] if prefix is None else prefix
 
-    def of(self, inputs: np.ndarray) -> Floats:
-        """(m,) layout inputs → (m, n_embd) float32."""
+    def rows(self, inputs: np.ndarray) -> Floats:
+        """Return the rows of layout ``inputs`` (m,) int32 as (m, n_embd) float32."""
         is_token = inputs >= 0
         rows = np.empty((len(inputs), self._lookahead.shape[1]), np.float32)
         rows[is_token] = self._embeddings.rows(inputs[is_token])
@@ -50,219 +56,208 @@ class Inputs:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a pass gave one conversation, for the m rows of ``layout``: ``logits`` (m, n_vocab) and ``hidden``
-    (m, n_embd) float32, None where it was not kept; valid until the next pass. The pass had ``rows`` in all,
-    of ``sharing`` conversations, and took ``seconds``."""
+    """The part of a pass that belongs to one conversation, for the m rows of ``layout``: ``logits``
+    (m, n_vocab) and ``hidden`` (m, n_embd) float32, None if hidden states were not kept; valid until the next
+    pass. The pass decoded ``rows`` in all, for ``n_sharing`` conversations, in ``seconds``."""
 
     layout: Layout
     logits: Floats
     hidden: Floats | None
     rows: int
-    sharing: int
+    n_sharing: int
     seconds: float
 
 
-class _Wanted:
-    """What a thread waits for: that ``tree`` is decoded, or else ``tokens``."""
+@dataclass(eq=False)
+class TreeRequest:
+    """Decode ``tree`` after the first ``start`` tokens, which are all that ``cache`` holds. ``finish`` is
+    called in the computing thread: it must commit the layout, and its result is the request's.
+    ``keep_hidden``: keep hidden states too."""
 
-    def __init__(
-        self,
-        cells: ConversationCache,
-        tree: DraftTree | None,
-        tokens: Sequence[int] = (),
-        hidden: bool = False,
-    ) -> None:
-        self.cells, self.tree, self.tokens, self.hidden = cells, tree, tokens, hidden
-        self.rows = len(tree.tokens) + sum(tree.lookahead) if tree else len(tokens)
-        self.part: BatchResult | None = None
-        self.error: BaseException | None = None
-        self.is_done = False
+    cache: ConversationCache
+    start: int
+    tree: DraftTree
+    finish: Callable[[BatchResult], Any]
+    keep_hidden: bool = False
+    future: Future[Any] = field(default_factory=Future)
+
+    @property
+    def rows(self) -> int:
+        return len(self.tree.tokens) + sum(self.tree.lookahead)
+
+
+@dataclass(eq=False)
+class PromptRequest:
+    """Keep the first ``start`` tokens in ``cache`` and decode ``tokens``, at most a batch, after them."""
+
+    cache: ConversationCache
+    start: int
+    tokens: Sequence[int]
+    future: Future[Any] = field(default_factory=Future)
+
+    @property
+    def rows(self) -> int:
+        return len(self.tokens)
 
 
 class Batcher:
     """The one way into a context, for several threads.
 
-    Attributes: ``context``; ``cells``, those of each conversation; ``room``, tokens that each may hold.
+    Attributes: ``context``; ``caches``, one for each conversation; ``room``: tokens that each may hold;
+    ``is_shared``: whether there may be several conversations.
     """
 
     def __init__(
-        self, context: Context, inputs: Inputs | None = None, *, parallel: int = 1, widest: int = MAX_ROWS
+        self,
+        context: Context,
+        embeddings: InputEmbeddings | None = None,
+        *,
+        parallel: int = 1,
+        max_rows: int = MAX_ROWS,
     ) -> None:
-        """``inputs`` is needed where there are lookahead tokens; conversations share passes of up to
-        ``widest`` rows."""
+        """``embeddings`` are needed for lookahead tokens. Trees share a pass as long as it has ``max_rows``
+        or fewer."""
         self.context = context
-        self._inputs = inputs
-        self._widest = widest
-        self._cache = KVCache(context, inputs.prefix if inputs else np.zeros((0, 0), np.float32), parallel)
-        self.cells, self.room = self._cache.conversations, self._cache.room
-        self._changed = threading.Condition()
-        self._waiting: list[_Wanted] = []
-        self._leads = False
+        self._embeddings = embeddings
+        self._max_rows = max_rows
+        prefix = embeddings.prefix if embeddings else np.zeros((0, 0), np.float32)
+        self._kv_cache = KVCache(context, prefix, parallel)
+        self.caches, self.room = self._kv_cache.conversations, self._kv_cache.room
+        self.is_shared = parallel > 1
+        self._arrived = threading.Condition()
+        self._waiting: list[TreeRequest | PromptRequest] = []
         self._expected: set[ConversationCache] = set()
-        self._ended = 0.0
+        self._last_end = 0.0
 
-    @property
-    def are_shared(self) -> bool:
-        """Whether there may be several conversations."""
-        return len(self.cells) > 1
-
-    # -- what a conversation asks -----------------------------------------------------------------
-
-    def step(self, cells: ConversationCache, tree: DraftTree, *, hidden: bool = False) -> BatchResult:
-        """Decode ``tree`` behind ``cells``; ``commit`` comes next. ``hidden``: keep hidden states. Raises
-        ContextError."""
-        wanted = _Wanted(cells, tree, hidden=hidden)
-        self._await(wanted)
-        assert wanted.part
-        return wanted.part
-
-    def read(self, cells: ConversationCache, tokens: Sequence[int]) -> None:
-        """Decode ``tokens``, a batch of them at most, behind ``cells``. Raises ContextFullError,
-        ContextError."""
-        self._await(_Wanted(cells, None, tokens))
-
-    def commit(self, cells: ConversationCache, layout: Layout, path: Sequence[int]) -> None:
-        """Keep the nodes of ``path`` of what ``step`` decoded."""
-        with self._changed:
-            cells.commit(layout, path)
-            self._changed.notify_all()
-
-    def forget(self, cells: ConversationCache) -> None:
-        """Empty ``cells``, whatever state they are in."""
-        with self._changed:
-            cells.clear()
-            self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else uses the context meanwhile, or what conversations share besides."""
-        with self._changed:
-            yield
-
-    @contextmanager
-    def settled(self) -> Iterator[None]:
-        """``alone``, with all that was decoded committed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._cache.is_settled)
-            yield
-
-    # -- leading ----------------------------------------------------------------------------------
-
-    def _await(self, wanted: _Wanted) -> None:
-        with self._changed:
-            self._waiting.append(wanted)
-            self._changed.notify_all()
-            try:
-                while not wanted.is_done:
-                    if self._leads:
-                        self._changed.wait()
-                    else:
-                        self._lead()
-            finally:
-                if wanted in self._waiting:
-                    self._waiting.remove(wanted)
-        if wanted.error:
-            raise wanted.error
-
-    def _lead(self) -> None:
-        self._leads = True
+    def run(self, request: TreeRequest | PromptRequest) -> Any:
+        """Return the result of ``request``, in a pass that it may share. If the pass fails, the
+        conversation's cache is empty. Raises ContextFullError, ContextError, and what ``finish`` raises."""
+        with self._arrived:
+            self._waiting.append(request)
+            self._arrived.notify()
         try:
-            left = self._ended + PATIENCE - time.perf_counter()
-            self._changed.wait_for(self._is_full, max(0.0, left))
-            self._decode_next()
+            # whose turn comes first runs the pass for all; the others then find their results
+            compute(lambda: self._run_until(request.future))
         finally:
-            self._leads = False
-            self._changed.notify_all()
+            with self._arrived:
+                if request in self._waiting:
+                    self._waiting.remove(request)
+        return request.future.result()
 
-    def _is_full(self) -> bool:
-        """Whether it is of no use to wait for others."""
-        here = {wanted.cells for wanted in self._waiting}
+    # -- in the computing thread ------------------------------------------------------------------
+
+    def _run_until(self, future: Future[Any]) -> None:
+        while not future.done():
+            batch = self._schedule()
+            if isinstance(batch, PromptRequest):
+                self._run_prompt(batch)
+            else:
+                self._run_trees(batch)
+            self._last_end = time.perf_counter()
+
+    def _schedule(self) -> PromptRequest | list[TreeRequest]:
+        """Take what the next pass decodes from the requests that wait."""
+        with self._arrived:
+            patience = self._last_end + PATIENCE - time.perf_counter()
+            self._arrived.wait_for(self._is_complete, max(0.0, patience))
+            present = {request.cache for request in self._waiting}
+            first = self._waiting[0]
+            if isinstance(first, PromptRequest):
+                self._expected |= present
+                self._waiting.remove(first)
+                return first
+            self._expected = present
+            batch = self._fitting_trees()
+            self._waiting = [request for request in self._waiting if request not in batch]
+            return batch
+
+    def _is_complete(self) -> bool:
+        """Return whether waiting longer is pointless."""
         return (
-            self._expected <= here
-            or not self._waiting[0].tree
-            or sum(wanted.rows for wanted in self._waiting) >= self._widest
+            self._expected <= {request.cache for request in self._waiting}
+            or isinstance(self._waiting[0], PromptRequest)
+            or sum(request.rows for request in self._waiting) >= self._max_rows
         )
 
-    def _decode_next(self) -> None:
-        if self._is_short():
-            self._changed.wait_for(lambda: self._cache.is_settled)
-        together = self._next()
-        try:
-            if self._is_short():
-                self._cache.compact()
-            self._decode(together)
-        except BaseException as error:
-            for wanted in together:
-                wanted.error = error if isinstance(error, Exception) else ContextError(_INTERRUPTED)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            for wanted in together:
-                wanted.is_done = True
-            self._expect(together)
-
-    def _expect(self, together: list[_Wanted]) -> None:
-        self._waiting = [wanted for wanted in self._waiting if not wanted.is_done]
-        here = {wanted.cells for wanted in (*together, *self._waiting)}
-        self._expected = here if together[0].tree else here | self._expected
-        self._ended = time.perf_counter()
-
-    def _is_short(self) -> bool:
-        return self._cache.is_short_of(sum(wanted.rows for wanted in self._next()))
-
-    def _next(self) -> list[_Wanted]:
-        """Those whose turn it is: a prompt's batch, or as many steps as fit."""
-        first, *others = self._waiting
-        if not first.tree:
-            return [first]
-        together, rows = [first], first.rows
-        for wanted in others:
-            if wanted.tree and rows + wanted.rows > self._widest:
+    def _fitting_trees(self) -> list[TreeRequest]:
+        """Return the trees that share the next pass: as many as fit, in the order of asking, at least one."""
+        batch: list[TreeRequest] = []
+        rows = 0
+        for request in self._waiting:
+            if isinstance(request, PromptRequest):
+                continue
+            rows += request.rows
+            if batch and rows > self._max_rows:
                 break
-            if wanted.tree:
-                together.append(wanted)
-                rows += wanted.rows
-        return together
+            batch.append(request)
+        return batch
 
-    def _decode(self, together: list[_Wanted]) -> None:
-        began = time.perf_counter()
-        if not together[0].tree:
-            self._read(together[0])
+    def _run_prompt(self, request: PromptRequest) -> None:
+        try:
+            request.cache.truncate(request.start)
+            if request.tokens:
+                self._make_room(request.rows)
+                rows = request.cache.layout_prompt(request.rows)
+                self.context.keep_hidden(False)
+                self.context.decode_tokens(rows, np.array(request.tokens, np.int32))
+                request.cache.commit_prompt()
+            request.future.set_result(None)
+        except BaseException as error:
+            _fail(request, error)
+
+    def _run_trees(self, batch: Sequence[TreeRequest]) -> None:
+        try:
+            self._make_room(sum(request.rows for request in batch))
+            results = self._decode_trees(batch)
+        except BaseException as error:
+            for request in batch:
+                _fail(request, error)
             return
-        layouts = [wanted.cells.layout(wanted.tree) for wanted in together if wanted.tree]
-        hidden = any(wanted.hidden for wanted in together)
-        self._decode_layouts(layouts, hidden)
+        for request, result in zip(batch, results, strict=True):
+            try:
+                request.future.set_result(request.finish(result))
+            except BaseException as error:
+                _fail(request, error)
+
+    def _make_room(self, rows: int) -> None:
+        if self._kv_cache.needs_compaction(rows):
+            self._kv_cache.compact()
+
+    def _decode_trees(self, batch: Sequence[TreeRequest]) -> list[BatchResult]:
+        began = time.perf_counter()
+        keep_hidden = any(request.keep_hidden for request in batch)
+        layouts = [_layout(request) for request in batch]
+        self._decode_layouts(layouts, keep_hidden)
         ends = list(itertools.accumulate(len(layout.rows) for layout in layouts))
-        logits = self.context.logits(ends[-1])
-        states = self.context.hidden(ends[-1]) if hidden else None
-        if self.are_shared:  # somebody else's pass may come before this one is looked at
-            logits, states = logits.copy(), None if states is None else states.copy()
+        n_rows = ends[-1]
+        logits = self.context.logits(n_rows)
+        hidden = self.context.hidden(n_rows) if keep_hidden else None
         seconds = time.perf_counter() - began
-        for wanted, layout, start, end in zip(together, layouts, [0, *ends], ends, strict=False):
-            wanted.part = BatchResult(
-                layout,
-                logits[start:end],
-                None if states is None else states[start:end],
-                ends[-1],
-                len(together),
-                seconds,
+        slices = itertools.starmap(slice, zip([0, *ends], ends, strict=False))
+        return [
+            BatchResult(
+                layout, logits[own], None if hidden is None else hidden[own], n_rows, len(batch), seconds
             )
+            for layout, own in zip(layouts, slices, strict=True)
+        ]
 
-    def _read(self, wanted: _Wanted) -> None:
-        rows = wanted.cells.next_rows(len(wanted.tokens))
-        self.context.keep_hidden(False)
-        self.context.decode_tokens(rows, np.array(wanted.tokens, np.int32))
-        wanted.cells.extended()
-
-    def _decode_layouts(self, layouts: list[Layout], hidden: bool) -> None:
+    def _decode_layouts(self, layouts: list[Layout], keep_hidden: bool) -> None:
         rows = joined([layout.rows for layout in layouts])
         inputs = np.concatenate([layout.inputs for layout in layouts])
-        self.context.keep_hidden(hidden)
+        self.context.keep_hidden(keep_hidden)
         if not any(any(layout.tree.lookahead) for layout in layouts):
             self.context.decode_tokens(rows, inputs)
         else:
-            assert self._inputs is not None, "lookahead tokens without lookahead embeddings"
-            self.context.decode_embeddings(rows, self._inputs.of(inputs))
+            assert self._embeddings is not None, "lookahead tokens without lookahead embeddings"
+            self.context.decode_embeddings(rows, self._embeddings.rows(inputs))
 
 
-_INTERRUPTED = "the pass was interrupted by another conversation that shared it"
+def _layout(request: TreeRequest) -> Layout:
+    if request.cache.length != request.start:  # a compaction that failed has emptied it
+        raise ContextError("the conversation's KV cache was lost; read its prompt again")
+    return request.cache.layout_tree(request.tree)
+
+
+def _fail(request: TreeRequest | PromptRequest, error: BaseException) -> None:
+    request.cache.clear()
+    request.future.set_exception(error)

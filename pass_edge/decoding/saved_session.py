@@ -1,11 +1,11 @@
-"""Saved sessions: a conversation in a file, and whether the file is whole and belongs to this model.
+"""Saved sessions: a conversation in a file, with checks that the file is whole and belongs to this model.
 
-Two lines of text, one of JSON, then bytes:
+The file has two lines of text, one line of JSON, then bytes:
 
     pass-edge session 1
-    SHA-256 of all that follows, in hexadecimal
+    SHA-256 of everything after this line, in hexadecimal
     {"model": …, "tokens": …, "messages": …, "sampling": …, "cache": …}
-    the KV cache of sequence 0 as llama.cpp writes it, where it was asked for
+    the KV cache of sequence 0 as llama.cpp writes it, if it was asked for
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _LONGEST_LINE = 128  # of the first two
 
 @dataclass(frozen=True)
 class SavedCache:
-    """The KV cache of sequence 0: ``layout`` says who can read ``state``, as llama.cpp wrote it."""
+    """The KV cache of sequence 0: ``state`` as llama.cpp wrote it; a context with the same ``layout`` can
+    read it."""
 
     layout: str
     state: bytes
@@ -38,11 +39,11 @@ class SavedCache:
 
 @dataclass(frozen=True)
 class SavedSession:
-    """What a session file holds.
+    """The contents of a session file.
 
-    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids, the last chosen but not
-    decoded, so that the cache is that of the others; ``messages``: dicts with ``role`` and ``content``;
-    ``sampling``: how the next tokens are to be chosen, if that was saved.
+    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids, of which the last is chosen
+    but not decoded, so the cache holds the others; ``messages``: dicts with ``role`` and ``content``;
+    ``sampling``: how to choose the next tokens, if that was saved.
     """
 
     model: Mapping[str, str]
@@ -52,7 +53,7 @@ class SavedSession:
     cache: SavedCache | None = None
 
     def __post_init__(self) -> None:
-        """Raises SessionError if it cannot be."""
+        """Raise SessionError if a part is of the wrong kind."""
         if not all(isinstance(self.model[key], str) for key in ("name", "weights_sha256")):
             raise SessionError("its model is not a name and a hash")
         if not all(type(token) is int and token >= 0 for token in self.tokens):
@@ -61,8 +62,9 @@ class SavedSession:
             raise SessionError("its messages are not role and content")
 
     def fitting(self, model: Mapping[str, str], *, n_vocab: int, room: int, layout: str) -> SavedSession:
-        """This session for ``model`` (as ``identity`` says), of ``n_vocab`` tokens, in a context of ``room``
-        tokens; without the cache, if that is not of ``layout``. Raises SessionError, ContextFullError."""
+        """Return this session for ``model`` (its ``identity``) with ``n_vocab`` tokens, in a context with
+        room for ``room`` tokens; without the cache if its layout is not ``layout``. Raises SessionError,
+        ContextFullError."""
         if self.model["weights_sha256"] != model["weights_sha256"]:
             both = f"{self.model['name']}, and this is {model['name']}"
             other = ", with other weights" if self.model["name"] == model["name"] else ""
@@ -83,8 +85,8 @@ def _is_message(message: object) -> bool:
 
 
 def identity(path: Path) -> dict[str, str]:
-    """The model in ``path`` as sessions know it: the hash is over the start of every tensor, so another
-    quantization and another training both differ, and another chat template does not."""
+    """Return the identity of the model in ``path``. The hash covers the start of every tensor, so it differs
+    for another quantization or training, and stays the same for another chat template."""
     digest = hashlib.sha256()
     with GgufFile(path) as file, path.open("rb") as raw:
         for tensor in file.tensors.values():
@@ -96,8 +98,8 @@ def identity(path: Path) -> dict[str, str]:
 
 
 def write_session(saved: SavedSession, path: str | Path) -> None:
-    """Write ``saved`` to ``path``, over an older session but over nothing else; the file appears only once
-    it is whole. Raises OutputError."""
+    """Write ``saved`` to ``path``, which may replace an older session but no other file; the file appears
+    only when it is complete. Raises OutputError."""
     path = Path(path)
     if path.exists() and not _is_session(path):
         raise OutputError(f"{path} exists and is no saved session; choose another name")
@@ -112,7 +114,8 @@ def write_session(saved: SavedSession, path: str | Path) -> None:
 
 
 def read_session(path: str | Path) -> SavedSession:
-    """The session in ``path``. Raises SessionError if it cannot be read, is none, or is damaged."""
+    """Read the session in ``path``. Raises SessionError if it cannot be read, is no session, or is
+    damaged."""
     try:
         with Path(path).open("rb") as file:
             first, stated = (file.readline(_LONGEST_LINE).rstrip(b"\n") for _ in range(2))
@@ -120,8 +123,10 @@ def read_session(path: str | Path) -> SavedSession:
             if mark != FORMAT:
                 raise SessionError(f"{path} is no saved session")
             if version != VERSION:
-                told = version.decode("ascii", "replace")
-                raise SessionError(f"{path} has format version {told}; this program reads {VERSION.decode()}")
+                found = version.decode("ascii", "replace")
+                raise SessionError(
+                    f"{path} has format version {found}; this program needs {VERSION.decode()}"
+                )
             line, state = file.readline(), file.read()
     except OSError as error:
         raise SessionError(f"the session {path} cannot be read: {error.strerror}") from error

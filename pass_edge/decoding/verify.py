@@ -1,4 +1,5 @@
-"""Which drafted tokens are kept: two rules, each leaving the model's own distribution unchanged.
+"""Verification: which drafted tokens are accepted, by one of two rules. Both leave the model's distribution
+unchanged.
 
 Notation: p, the target distribution at a node; q, the distribution its children were drafted from;
 y, the token chosen at a node.
@@ -18,7 +19,7 @@ from pass_edge.sampling.sampler import Distribution, Logits, Sampler
 
 @dataclass(frozen=True)
 class Verdict:
-    """``path``: the accepted nodes, the root first. ``token``: what the model chose after them."""
+    """``path``: the accepted nodes, the root first. ``token``: the token that the model chose after them."""
 
     path: tuple[int, ...]
     token: int
@@ -27,10 +28,10 @@ class Verdict:
 def by_sampling(
     tree: DraftTree, logits: Logits, sampler: Sampler, position: int, history: Sequence[int]
 ) -> Verdict:
-    """Choose as plain decoding would, and follow the tree as long as it drafted just that.
+    """Choose each token as plain decoding would, and follow the tree while it drafted that token.
 
-    ``logits``: (≥ n nodes, n_vocab) float32, node by node; ``position``: of the token after the root;
-    ``history``: the tokens up to and with the root. The noise is keyed by position, so y does not
+    ``logits``: (≥ n nodes, n_vocab) float32, a row for each node; ``position``: of the token after the root;
+    ``history``: the tokens up to and including the root. The noise is keyed by position, so y does not
     depend on the draft (Daliri, Musco, Suresh 2024, arXiv 2408.07978).
     """
     path, history = [0], list(history)
@@ -47,7 +48,8 @@ def by_sampling(
 def by_rejection(
     tree: DraftTree, logits: Logits, sampler: Sampler, position: int, history: Sequence[int]
 ) -> Verdict:
-    """Accept a drafted x with min(1, p(x) / q(x)), else go on with p := norm((p - q)+), q without x.
+    """Accept a drafted token x with probability min(1, p(x) / q(x)), else continue with p := norm((p - q)+)
+    and q without x.
 
     Arguments as for ``by_sampling``. The rule of the PaSS paper (arXiv 2311.13581, section 3), for
     several children drawn without replacement (multi-candidate; arXiv 2401.06706).
@@ -69,11 +71,11 @@ def _first_accepted(
     q: Distribution | None = tree.proposals.get(node)
     for child in tree.children(node):
         x = np.array([tree.tokens[child]], np.int64)
-        if q is None:  # nothing left that the draft could have been drawn from
+        if q is None:  # every token of q was rejected
             break
         if uniform(seed, position, ACCEPT, x)[0] * q.of(x)[0] < p.of(x)[0]:
             return child, p
-        # p - q can only vanish by rounding: then rejection had no chance, and p itself is right
+        # p - q vanishes only by rounding; then p equals q, and p itself is right
         p = p.minus(q) or p
         q = q.without(int(x[0]))
     return None, p

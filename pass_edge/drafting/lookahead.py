@@ -123,7 +123,7 @@ def _check_head(head: HeadWeights, base: Base, most_inputs: int) -> None:
     for matrix in (head.gate, head.up, head.down):
         for _, numbers in matrix.chunks():
             _check_finite("draft head", numbers)
-        matrix.let_go()
+        matrix.release_pages()
 
 
 def _check_candidates(candidates: npt.NDArray[np.int32], base: Base) -> None:

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
-from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, opened, write_gguf
+from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, open_gguf, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.output_file import atomic_write
-from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_a_row, encode_rows
+from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_per_row, encode_rows
 
 from .lookahead import MAX_COUNT, MAX_INPUTS, MAX_WIDTH, Base, Floats, Lookahead
 
@@ -181,7 +181,7 @@ def _matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> QuantizedMatri
             )
         if tensor.type_name not in _TYPES:
             raise LookaheadError(f"{file.path}: {name} is {tensor.type_name}; F32 and Q8_0 can be read")
-        return QuantizedMatrix.mapped(file.path, tensor)
+        return QuantizedMatrix.map_tensor(file.path, tensor)
     for type_name, kind in _TYPES.items():
         if isinstance(flat, np.ndarray) and flat.dtype == kind:
             return _stored(file, name, flat.view(np.uint8), type_name, shape)
@@ -192,7 +192,8 @@ def _stored(
     file: GgufFile, name: str, data: npt.NDArray[np.uint8], type_name: str, shape: tuple[int, int]
 ) -> QuantizedMatrix:
     try:
-        return QuantizedMatrix(data.reshape(shape[0], bytes_a_row(type_name, shape[1])), type_name, shape[1])
+        rows = data.reshape(shape[0], bytes_per_row(type_name, shape[1]))
+        return QuantizedMatrix(rows, type_name, shape[1])
     except (ValueError, ModelError) as error:
         raise LookaheadError(f"{file.path}: {name} has not the numbers of {shape[0]} × {shape[1]}") from error
 
@@ -203,7 +204,7 @@ def _stored(
 def read_base(model: str | Path | GgufFile) -> Base:
     """The model in a file; of a merged file, the model that the lookahead was merged into.
     Raises ModelError, LookaheadError."""
-    with opened(model) as file:
+    with open_gguf(model) as file:
         if _is_merged(file):
             return _base(file)
         if isinstance(made_for := file.get(Keys.BASE_NAME), str):
@@ -229,7 +230,7 @@ def read_base(model: str | Path | GgufFile) -> Base:
 
 def is_merged(model: str | Path | GgufFile) -> bool:
     """Whether a file is a model with its lookahead inside. Raises ModelError."""
-    with opened(model) as file:
+    with open_gguf(model) as file:
         return _is_merged(file)
 
 
@@ -263,7 +264,7 @@ def _required(file: GgufFile, key: str, kind: type[T]) -> T:
 def find_lookahead(model: Path | GgufFile, base: Base) -> Path | None:
     """The file to use when none is named: the model itself if one is merged into it, else
     ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
-    with opened(model) as file:
+    with open_gguf(model) as file:
         if _is_merged(file):
             return file.path
     beside = file.path.with_suffix(".pass.gguf")

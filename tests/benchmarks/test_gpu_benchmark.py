@@ -26,8 +26,8 @@ from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import pass_times
 from pass_edge.planning.planner import FEW_SIZES
 from pass_edge.stats import Stats
-from tests.drafting.test_drafter import lookahead_for, random_head
-from tests.planning.test_planner import flat
+from tests.support.lookaheads import lookahead_for, random_head
+from tests.support.pass_costs import flat
 
 
 def packed(folder: Path) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ def test_what_is_split_joins_again(tmp_path: Path) -> None:
 def test_a_missing_part_is_noticed(tmp_path: Path) -> None:
     packed(tmp_path)
     next(tmp_path.glob("part-*/b.whl.001")).unlink()
-    with pytest.raises(SystemExit, match=r"b\.whl is not whole"):
+    with pytest.raises(SystemExit, match=r"b\.whl is incomplete"):
         gpu.join(tmp_path, tmp_path / "joined")
 
 
@@ -139,11 +139,11 @@ def test_the_time_of_heads_is_told_apart(tiny_path: Path) -> None:
 
 
 def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     lookahead = lookahead_for(tiny_path, rows=False, hidden_head=random_head(4))
     rows: dict[bool, set[int]] = {}
     for gpu_is_used in (False, True):
-        monkeypatch.setattr("pass_edge.engine.on_gpu", lambda _, used=gpu_is_used: used)
+        monkeypatch.setattr("pass_edge.engine_setup.on_gpu", lambda _, used=gpu_is_used: used)
         with (
             Engine(tiny_path, lookahead=lookahead, settings=Settings(threads=1)) as engine,
             counted() as calls,

@@ -19,7 +19,7 @@ from pass_edge import Engine, LibraryError, Sampling, Settings
 from pass_edge.__main__ import main
 from pass_edge.commands.bench_comparison import Answer, Comparison, CostCurve, Figures, Pair, compare
 from pass_edge.native.quantize import quantize
-from pass_edge.native.stock import StockAnswer, StockLlama
+from pass_edge.native.stock_llama import StockAnswer, StockLlama
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.stats import Stats
 

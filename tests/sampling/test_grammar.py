@@ -13,17 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge import Engine, Lookahead, ModelError, Sampling, Settings, SettingsError
-from pass_edge.drafting.lookahead_file import read_base
-from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge import Engine, ModelError, Sampling, Settings, SettingsError
 from pass_edge.native.grammar import JSON_GBNF, Grammar, schema_grammar
 from pass_edge.native.model import Model
 from pass_edge.openai.complete import complete
 from pass_edge.openai.requests import ChatCompletionRequest
 from pass_edge.sampling.constrained import ConstrainedSampler
-from pass_edge.sampling.sampler import Sampler
-from tests.decoding.test_rollback import build, tree_forms
-from tests.drafting.test_drafter import random_head
+from tests.support.draft_trees import build, tree_forms
 
 LIST = 'root ::= "[" ("yes" | "no" | "0")+ "]"'
 WORDS = 'root ::= ("the" " "? | [a-c]+ ",")+ "."'
@@ -45,29 +41,6 @@ UNFILTERED = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 def model(speaking_path: Path) -> Iterator[Model]:
     with Model(speaking_path) as model:
         yield model
-
-
-@pytest.fixture(scope="module")
-def plain(speaking_path: Path) -> Iterator[Engine]:
-    with Engine(speaking_path, settings=Settings(schedule="plain", threads=1)) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module", params=["auto", "head", "fused"])
-def drafting(speaking_path: Path, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    candidates = np.array([*(3 + byte for byte in b'[]{}",:.yesnothabc01 '), *range(259, 275)], np.int32)
-    rows = TokenEmbeddings(speaking_path).rows(candidates[:2])
-    lookahead = Lookahead(
-        embeddings=rows,
-        base=read_base(speaking_path),
-        candidates=np.unique(candidates),
-        head=random_head(3),
-        hidden_head=random_head(4),
-    )
-    chosen = Settings(schedule=request.param, threads=1, draft_max=None if request.param == "auto" else 2)
-    with Engine(speaking_path, lookahead=lookahead, settings=chosen) as engine:
-        assert engine.schedule == request.param
-        yield engine
 
 
 def texts(engine: Engine, grammar: str) -> tuple[list[list[int]], int]:
@@ -224,11 +197,13 @@ MASKED = [
 def test_what_is_allowed_is_what_asking_about_every_token_tells(grammar: str, model_path: Path) -> None:
     with Model(model_path) as large:
         state = Grammar(large.vocabulary, grammar)
-        everything = state._all.copy
+        everything = state._candidates.copy
         rng, ways = np.random.default_rng(0), 0
         for _ in range(40):
             allowed = state.allowed()
-            np.testing.assert_array_equal(allowed, state._asked(everything()) & ~large.vocabulary.markup)
+            np.testing.assert_array_equal(
+                allowed, state._check(everything()) & ~large.vocabulary.control_tokens
+            )
             ends = [token for token in np.flatnonzero(allowed) if large.vocabulary.is_end(int(token))]
             allowed[ends] = False
             if not allowed.any():
@@ -240,8 +215,8 @@ def test_what_is_allowed_is_what_asking_about_every_token_tells(grammar: str, mo
 
 
 def test_where_few_are_allowed_few_are_asked_about(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ask = [], Grammar._asked
-    monkeypatch.setattr(Grammar, "_asked", lambda self, some: asked.append(len(some)) or ask(self, some))
+    asked, ask = [], Grammar._check
+    monkeypatch.setattr(Grammar, "_check", lambda self, some: asked.append(len(some)) or ask(self, some))
     with Model(model_path) as large:
         state = Grammar(large.vocabulary, JSON)
         state.accept(int(large.vocabulary.tokenize("{")[-1]))
@@ -315,44 +290,3 @@ def test_strings_of_a_schema_hold_no_control_characters(model: Model) -> None:
     grammar.accept(3 + ord('"'))
     assert grammar.allows(3 + ord("x"))
     assert not grammar.allows(3 + ord("\n"))
-
-
-# -- logprobs and logit bias ---------------------------------------------------------------------------
-
-
-def test_logprobs_are_the_models_own(plain: Engine, drafting: Engine) -> None:
-    sampling = Sampling(temperature=2, seed=3, top_k=3, logit_bias={5: 4.0}, grammar=WORDS)
-    for engine in (plain, drafting):
-        answer = engine.stream("the the the", sampling=sampling, max_tokens=40, logprobs=4).run()
-        tokens = engine.tokenize("the the the")
-        for i, told in enumerate(answer.logprobs):
-            engine.session.prefill([*tokens, *answer.ids[:i]])
-            row = engine.session.step(Sampler(Sampling(temperature=0))).logits[0].astype(np.float64)
-            expected = row - np.log(np.exp(row - row.max()).sum()) - row.max()
-            assert told.token == answer.ids[i]
-            assert told.logprob == pytest.approx(expected[told.token], abs=1e-5)
-            best = np.argsort(-expected, kind="stable")[:4]
-            assert [token for token, _ in told.top] == best.tolist()
-            assert [value for _, value in told.top] == pytest.approx(expected[best].tolist(), abs=1e-5)
-
-
-def test_no_logprobs_unless_asked(plain: Engine) -> None:
-    assert plain.stream("a", max_tokens=5).run().logprobs == []
-
-
-def test_a_bias_forces_a_token_on_every_schedule(plain: Engine, drafting: Engine) -> None:
-    sampling = Sampling(seed=1, logit_bias={3 + ord("a"): 1000.0, 3 + ord("b"): 900.0})
-    for engine in (plain, drafting):
-        assert engine.stream("x", sampling=sampling, max_tokens=30).run().text == "a" * 30
-
-
-@pytest.mark.parametrize("bias", [float("nan"), float("inf"), 1e31])
-def test_a_bias_that_is_no_number_is_refused(bias: float) -> None:
-    with pytest.raises(SettingsError, match="logit bias"):
-        Sampling(logit_bias={1: bias})
-
-
-@pytest.mark.parametrize("token", [-1, 1000])
-def test_a_bias_for_no_token_is_refused(plain: Engine, token: int) -> None:
-    with pytest.raises(SettingsError, match="outside the vocabulary"):
-        plain.stream("a", sampling=Sampling(logit_bias={token: 1.0}))

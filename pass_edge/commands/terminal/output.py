@@ -112,7 +112,9 @@ def show(generation: Generation, display: Display) -> None:
     in_terminal = sys.stdout.isatty()
     with flag_interrupts() as interrupted:
         for piece in chain([first] if first else [], pieces):
-            display.feed(_without_controls(piece.text) if in_terminal else piece.text, piece.drafted)
+            for text, is_drafted in ((piece.drafted, True), (piece.sampled, False)):
+                if text:
+                    display.feed(_without_controls(text) if in_terminal else text, is_drafted)
             if interrupted:
                 break
     display.finish()

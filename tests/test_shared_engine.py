@@ -8,14 +8,12 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pass_edge import Engine, LibraryError, PassEdgeError, Sampling, Settings
-from pass_edge.decoding.slots import SlotPool
 
 SAMPLING = Sampling(temperature=1.0, seed=4)
 PROMPTS = ["one", "two the", "three", "the the the"]
@@ -45,40 +43,6 @@ def test_calls_from_several_threads_wait_for_each_other(engine: Engine) -> None:
     finally:
         sys.setswitchinterval(switching)
     assert [got[i] for i in range(6)] == [alone] * 6
-
-
-class Holding:
-    """A session that holds ``tokens``."""
-
-    def __init__(self, *tokens: int) -> None:
-        self.tokens = tokens
-
-    def shared_with(self, tokens: Sequence[int]) -> int:
-        differs = (
-            i for i, (mine, other) in enumerate(zip(self.tokens, tokens, strict=False)) if mine != other
-        )
-        return next(differs, min(len(self.tokens), len(tokens)))
-
-
-def test_turns_go_by_the_order_of_asking() -> None:
-    turns, order = SlotPool([Holding()]), []  # type: ignore[list-item]
-
-    def ask(name: str) -> None:
-        turns.take(name, [])
-        order.append(name)
-        turns.give(name)
-
-    turns.take("first", [])
-    threads = []
-    for name in "abcdefgh":
-        threads.append(threading.Thread(target=ask, args=(name,)))
-        threads[-1].start()
-        while name not in turns._waiting:
-            time.sleep(0.001)
-    turns.give("first")
-    for thread in threads:
-        thread.join(10)
-    assert order == list("abcdefgh")
 
 
 def test_generations_by_turns_in_one_thread_keep_their_texts(engine: Engine) -> None:

@@ -8,6 +8,7 @@ import itertools
 import json
 import platform
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,8 +21,8 @@ import pytest
 from pass_edge import Engine, Settings
 from pass_edge.openai.complete import complete
 from pass_edge.openai.requests import CompletionRequest
-from tests.server.test_serve_command import started
-from tests.server.test_server import LONG, A, get, post, raw_request
+from tests.support.http_requests import LONG, A, get, post, raw_request
+from tests.support.serve_command import started
 from tests.support.serving import Running, serving
 
 MARGIN = 4 << 20
@@ -154,3 +155,21 @@ def test_a_model_file_that_is_removed_is_not_missed(speaking_path: Path, tmp_pat
         copy.unlink()
         assert answer() == before
         connection.close()
+
+
+@pytest.mark.slow
+def test_no_request_leaks_memory_or_places(server: Running, resident: Callable[[], int]) -> None:
+    def requests(count: int) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        connection.connect()
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(count):
+            body = json.dumps({"prompt": f"{i}", "max_tokens": 2, "stream": bool(i % 2)})
+            connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            connection.getresponse().read()
+        connection.close()
+        return resident()
+
+    before = requests(200)
+    assert requests(1000) - before < 4 << 20
+    server.wait_until_idle()

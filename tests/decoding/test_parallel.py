@@ -14,19 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge import ContextError, Engine, Generation, Sampling, Settings, SettingsError
+from pass_edge import ContextError, Engine, Generation, Sampling, Settings
 from pass_edge.decoding.batcher import Batcher
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
-from pass_edge.decoding.slots import SlotPool
-from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import Fixed, StepResult, plain
-from pass_edge.drafting.tree import NO_DRAFT
+from pass_edge.drafting.schedules import Fixed, plain
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.planner import Planner
-from pass_edge.sampling.sampler import Sampler
-from tests.decoding.test_rollback import CACHE, DEPTH, GREEDY, Bench, Recording, build, tree_forms
-from tests.decoding.test_slots import Holding
+from tests.support.draft_trees import build, tree_forms
+from tests.support.reference_decoding import CACHE, DEPTH, GREEDY, Bench, Recording
 
 PARALLEL = 3
 
@@ -133,7 +129,7 @@ def test_gaps_among_conversations_are_kept(crowd: Crowd) -> None:
 
 
 def test_without_the_spacer_the_bits_differ(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KVCache, "space", lambda *_: None)
+    monkeypatch.setattr(KVCache, "reserve_gap", lambda *_: None)
     with pytest.raises(AssertionError):
         play(crowd, LATE)
 
@@ -235,14 +231,14 @@ def test_drafts_are_accepted_in_joint_passes(engine: Engine) -> None:
 
 def test_passes_are_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = []
-    step = Batcher.step
+    decode = Batcher._decode_trees
 
-    def counting(self: Batcher, *arguments: Any, **options: Any) -> Any:
-        part = step(self, *arguments, **options)
-        shared.append(part.sharing)
-        return part
+    def counting(self: Batcher, batch: Any) -> Any:
+        results = decode(self, batch)
+        shared.extend(result.n_sharing for result in results)
+        return results
 
-    monkeypatch.setattr(Batcher, "step", counting)
+    monkeypatch.setattr(Batcher, "_decode_trees", counting)
     sampling = Sampling(temperature=1.0, seed=4, logit_bias={2: -100})
     at_once(*(lambda: engine.stream("one", sampling=sampling, max_tokens=100).run() for _ in range(PARALLEL)))
     assert shared.count(PARALLEL) > 200
@@ -251,7 +247,7 @@ def test_passes_are_shared(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> N
 def test_narrow_passes_go_by_turns(speaking_path: Path) -> None:
     with Engine(speaking_path, settings=Settings(threads=1, parallel=4, schedule="plain")) as engine:
         expected = [engine.stream("one", sampling=SAMPLINGS[1], max_tokens=80).run().ids] * 4
-        engine.session._passes._widest = 2
+        engine.session._batcher._max_rows = 2
         ends: list[float] = []
 
         def work() -> list[int]:
@@ -318,46 +314,3 @@ def test_four_of_a_kind_go_equally_fast(engine: Engine) -> None:
         generation.cancel()
         thread.join(10)
     assert min(made) > 0.8 * max(made)
-
-
-# -- who gets which slot ------------------------------------------------------------------------------------
-
-
-def test_a_slot_that_holds_the_prompt_is_preferred_else_the_one_used_least_recently() -> None:
-    sessions: list[Any] = [Holding(1, 2, 3, 4), Holding(5, 6, 7, 8), Holding()]
-    turns = SlotPool(sessions)
-
-    def slot(*prompt: int) -> int:
-        session, is_new = turns.take(prompt, prompt)
-        turns.give(prompt)
-        assert is_new
-        return sessions.index(session)
-
-    assert slot(5, 6, 7, 8, 9) == 1
-    assert slot(1, 2, 3, 9) == 0
-    assert slot(9, 9, 9, 9) == 2
-    assert slot(1, 9, 9, 9) == 1, "one token is no reason to throw a conversation away"
-
-
-def test_only_so_many_conversations_fit() -> None:
-    with pytest.raises(SettingsError, match="parallel"):
-        Settings(parallel=17)
-    with pytest.raises(SettingsError, match="parallel"):
-        Settings(parallel=0)
-
-
-# -- what drafts are worth in company -----------------------------------------------------------------------
-
-
-def test_a_row_costs_what_it_adds_to_the_others() -> None:
-    costs = StepCosts(np.array([1.0, 4.0, 5.0, 32.0]), np.array([1.0, 1.1, 9.0, 60.0]), np.zeros(4))
-    planner = Planner(costs)
-    assert planner._plan.least[0] < 0.1, "up to four rows are nearly free"
-    outcome = PassOutput(np.zeros((0, 12), np.float32))
-    tree = NO_DRAFT.below(1)
-    passed = StepResult(
-        tree, (3,), outcome, Sampler(Sampling()), [], "sampling", 5, 4, 1.1, others=3, sharing=4
-    )
-    planner.learn(passed)
-    assert planner._plan.least[0] == 1, "the fifth is not"
-    assert planner._plan.most == 28

@@ -104,7 +104,7 @@ def gguf(kind: str) -> bytes:
             return model.read_bytes()
         sidecar = folder / "model.pass.gguf"
         numbers = np.random.default_rng(2).standard_normal((32, 2 * D)).astype(np.float32)
-        head = HeadWeights.of(numbers, -numbers, numbers[:D, :32].copy())
+        head = HeadWeights.quantize(numbers, -numbers, numbers[:D, :32].copy())
         some = {"head": head, "hidden_head": head, "candidates": np.arange(5, dtype=np.int32)}
         write_sidecar(Lookahead(ROWS, read_base(model), (0.5,), "by hand", ROWS[:1], **some), sidecar)
         if kind == "sidecar":
@@ -276,7 +276,7 @@ def peak_memory() -> int:
 
 def run_child(first: int, total: int, folder: Path) -> Counter[tuple[str, str]]:
     """How many mutations of each kind ended how."""
-    command = [sys.executable, "-m", "tests.test_fuzz", str(first), str(total), str(folder)]
+    command = [sys.executable, "-m", "tests.test_damaged_files", str(first), str(total), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     if done.returncode != 0:

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chisquare
 
 from pass_edge.decoding import verify
-from pass_edge.decoding.batcher import Batcher, Inputs
+from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.session import Session
 from pass_edge.decoding.verify import by_rejection, by_sampling
 from pass_edge.drafting.drafter import Drafter
@@ -139,7 +139,7 @@ def tiny_fused(tiny_path: Path) -> Iterator[Callable[[str], Session]]:
     with Model(tiny_path) as model, Context(model, settings) as context:
         embeddings = TokenEmbeddings(model.path)
         # token rows as lookahead rows: drafts are then neither random nor always right
-        inputs = Inputs(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
+        inputs = InputEmbeddings(embeddings, embeddings.rows(np.array([2, 5], np.int32)))
         yield lambda rule: Session(Batcher(context, inputs), Fixed(fused, Drafter(2)), rule=rule)
 
 

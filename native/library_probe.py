@@ -1,7 +1,7 @@
-"""Is this llama.cpp library safe to use here? A child process finds out, so that a crash stays there.
+"""Probe whether this llama.cpp library works on this machine, in a child process that may crash.
 
-A library built for instructions that the machine only claims to have (AMX on some virtual machines)
-dies of a signal in its first matrix product, and takes the program with it.
+A library built for instructions that the machine only claims to have (AMX on some virtual machines) dies of a
+signal in its first matrix product, and would take the program with it.
 """
 
 from __future__ import annotations
@@ -17,32 +17,35 @@ from .errors import LibraryError
 
 WORKS, WORKS_WITHOUT_REPACKING, BROKEN = "works", "works without repacking", "broken"
 _PROBED_TYPES = ("Q4_0", "Q8_0", "Q4_K_M")
-_LONGEST_PROBE = 300  # seconds; some drivers compile what runs on a GPU for long, the first time
-_CHILD = [sys.executable, "-c", f"import sys, {__name__} as probe; probe._child(sys.argv[1])"]
+_TIMEOUT = 300  # seconds; some drivers compile GPU kernels for a long time on first use
+_CHILD = [sys.executable, "-c", f"import sys, {__name__} as probe; probe._decode_all_types(sys.argv[1])"]
 
 
 def probe(child: list[str] = _CHILD) -> str:
-    """WORKS, WORKS_WITHOUT_REPACKING or BROKEN, found by decoding a tiny model on the CPU in a child process.
-    ``child`` is its command line; it gets "repack" or "plain" as its last argument."""
-    if _survives([*child, "repack"]):
+    """Return WORKS, WORKS_WITHOUT_REPACKING or BROKEN, by decoding a tiny model on the CPU in a child
+    process.
+
+    ``child``: the command line of that process; "repack" or "plain" is appended to it.
+    """
+    if _succeeds([*child, "repack"]):
         return WORKS
-    return WORKS_WITHOUT_REPACKING if _survives([*child, "plain"]) else BROKEN
+    return WORKS_WITHOUT_REPACKING if _succeeds([*child, "plain"]) else BROKEN
 
 
 def gpu_works(child: list[str] = _CHILD) -> bool:
-    """Whether the tiny model can be decoded on the GPU; the child gets "gpu" as its last argument."""
-    return _survives([*child, "gpu"])
+    """Return whether a child process can decode the tiny model on the GPU; "gpu" is appended to ``child``."""
+    return _succeeds([*child, "gpu"])
 
 
-def _survives(command: list[str]) -> bool:
+def _succeeds(command: list[str]) -> bool:
     try:
-        return subprocess.run(command, capture_output=True, timeout=_LONGEST_PROBE).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=_TIMEOUT).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 
 
 def check_verdict(verdict: str) -> bool:
-    """Whether weights may be repacked; raises LibraryError for a library that cannot be used."""
+    """Return whether weights may be repacked. Raises LibraryError if the library is BROKEN."""
     if verdict == BROKEN:
         raise LibraryError(
             "the installed llama.cpp library crashes on this machine, even without its special CPU "
@@ -53,7 +56,10 @@ def check_verdict(verdict: str) -> bool:
     return verdict == WORKS
 
 
-def _child(how: str) -> None:
+# -- the child process --------------------------------------------------------------------------------
+
+
+def _decode_all_types(mode: str) -> None:
     from .model import ALL_LAYERS
     from .quantize import quantize
     from .tiny_model import write_tiny_model
@@ -63,10 +69,10 @@ def _child(how: str) -> None:
         for file_type in _PROBED_TYPES:
             target = Path(folder) / f"{file_type}.gguf"
             quantize(source, target, file_type)
-            _decode_a_little(target, repack=how == "repack", gpu_layers=ALL_LAYERS if how == "gpu" else 0)
+            _decode(target, repack=mode == "repack", gpu_layers=ALL_LAYERS if mode == "gpu" else 0)
 
 
-def _decode_a_little(path: Path, *, repack: bool, gpu_layers: int) -> None:
+def _decode(path: Path, *, repack: bool, gpu_layers: int) -> None:
     from .batch import rows_of_sequence
     from .context import Context, ContextSettings
     from .model import Model

@@ -1,0 +1,254 @@
+"""What an engine is made of, chosen once from its settings, its model and this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from pass_edge.calibration.calibration import Calibration, calibrate, gpu_verdict
+from pass_edge.decoding.batcher import Batcher, InputEmbeddings
+from pass_edge.decoding.kv_cache import sequences_needed
+from pass_edge.decoding.session import Session
+from pass_edge.drafting.drafter import Drafter
+from pass_edge.drafting.heads import Heads, quickest
+from pass_edge.drafting.lookahead import Base, Lookahead
+from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.schedules import FORMS, Fixed, Schedule, rows_needed
+from pass_edge.native.context import Context, ContextSettings
+from pass_edge.native.devices import can_offload, default_threads
+from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.errors import LibraryError
+from pass_edge.native.gguf_file import GgufFile
+from pass_edge.native.library import kernels
+from pass_edge.native.model import Model, check_is_gguf
+from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.draft_statistics import DraftStatistics
+from pass_edge.planning.planner import FEW_SIZES, Planner, may_look_ahead
+
+from .settings import (
+    AUTO,
+    DEFAULT_CONTEXT,
+    SPARE_CELLS,
+    Settings,
+    context_settings,
+    on_gpu,
+    with_fitting_layers,
+)
+
+Note = Callable[[str], None]
+"""Called with a sentence about work that takes time."""
+
+_MAX_HEAD_CHAIN = 8
+"""Tokens that heads draft in a row, one call each."""
+_HEAD_ALTERNATIVES = 2
+"""More tokens that heads draft at each depth; few of them pay."""
+_MAX_LOOKAHEAD_GROUP = 2
+"""Lookahead tokens at a node: each takes a row at every node."""
+
+
+@dataclass
+class EngineParts:
+    """The parts of an engine, in the order in which they are chosen. ``opened`` closes those that hold
+    memory; ``notes`` are what a user should know. Other attributes are as the Engine's."""
+
+    settings: Settings
+    notes: list[str] = field(default_factory=list)
+    opened: ExitStack = field(default_factory=ExitStack)
+    base: Base = field(init=False)
+    lookahead: Lookahead | None = field(init=False, default=None)
+    calibration: Calibration = field(init=False)
+    model: Model = field(init=False)
+    context_size: int = field(init=False)
+    parallel: int = field(init=False)
+    schedule: str = field(init=False)
+    costs: StepCosts | None = field(init=False, default=None)
+    sessions: tuple[Session, ...] = field(init=False)
+    _embeddings: TokenEmbeddings | None = field(init=False, default=None)
+    _max_drafts: int = field(init=False)
+
+    @classmethod
+    def assemble(
+        cls, path: Path, lookahead: str | Path | Lookahead | None, settings: Settings, note: Note
+    ) -> EngineParts:
+        """Load the model in ``path`` and what belongs to it. Raises PassEdgeError's children."""
+        parts = cls(settings)
+        path = check_is_gguf(path)
+        parts._place_layers(path, note)
+        # reading the file's table needs much memory for a moment, so it comes before the model takes its own
+        with GgufFile(path) as file:
+            parts.base = read_base(file)
+            parts._choose_lookahead(file, lookahead)
+        parts.calibration = calibrate(path, parts.settings, note)
+        with parts.opened as opened:
+            gpu_layers = parts.settings.gpu_layers or 0
+            parts.model = opened.enter_context(
+                Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack)
+            )
+            parts.context_size = parts.settings.context_size or min(parts.model.n_ctx_train, DEFAULT_CONTEXT)
+            parts._choose_parallel()
+            parts._choose_schedule()
+            parts._open_sessions(opened, note)
+            parts.opened = opened.pop_all()
+        return parts
+
+    # -- choices ----------------------------------------------------------------------------------
+
+    def _place_layers(self, path: Path, note: Note) -> None:
+        wanted = self.settings.gpu_layers
+        # the child process that tries the GPU goes first: asking a GPU for its free memory takes a part of it
+        if not can_offload() or wanted == 0 or gpu_verdict(note):
+            self.settings = with_fitting_layers(self.settings, path)
+            return
+        if wanted is not None:
+            raise LibraryError("llama.cpp fails on the GPU here; --gpu-layers 0 does without it")
+        self.notes.append("llama.cpp fails on the GPU here, so all layers stay on the CPU")
+        self.settings = replace(self.settings, gpu_layers=0)
+
+    def _choose_lookahead(self, file: GgufFile, wanted: str | Path | Lookahead | None) -> None:
+        if wanted is None or self.settings.schedule == "plain":
+            return
+        if wanted == AUTO:
+            wanted = find_lookahead(file, self.base)
+            if wanted is None:
+                self.notes.append(
+                    "no lookahead file fits this model, so drafts come from the conversation alone; "
+                    "give one with --lookahead, or make one: pass-edge train"
+                )
+                return
+        self.lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
+        self.notes += self.lookahead.matches(self.base)
+        self._embeddings = TokenEmbeddings(file)
+
+    def _choose_parallel(self) -> None:
+        self.parallel = self.settings.parallel
+        if self.parallel > 1 and not self.model.can_roll_back:
+            self.notes.append(
+                f"conversations cannot share the memory of a {self.model.architecture} model yet, "
+                "so it answers one at a time"
+            )
+            self.parallel = 1
+
+    def _choose_schedule(self) -> None:
+        """Choose the schedule, and how many tokens it drafts ahead at most."""
+        wanted = self.settings.schedule
+        max_drafts = self._most_drafts(wanted)
+        reason = self._why_plain(wanted, max_drafts)
+        self.schedule, self._max_drafts = ("plain", 0) if reason else (wanted, max_drafts)
+        if reason:
+            self.notes.append(f"{reason}, so it decodes plainly")
+        elif wanted != "plain":
+            self._warn_of_kernels()
+
+    def _most_drafts(self, schedule: str) -> int:
+        """Return how many tokens ``schedule`` may draft ahead: 0 if no pass has room for one."""
+        max_rows, wanted = self.calibration.widest_step, self.settings.draft_max
+        if schedule in (AUTO, "plain"):
+            return min(wanted or max_rows, max_rows - 1)
+        depth = wanted or 1
+        if schedule != "head" and self.lookahead is not None:
+            depth = min(depth, len(self.lookahead))
+        while depth and rows_needed(FORMS[schedule], depth) > max_rows:
+            depth -= 1
+        return depth
+
+    def _why_plain(self, schedule: str, max_drafts: int) -> str:
+        """Return why this model cannot draft as ``schedule`` does, "" if it can."""
+        if schedule == "plain":
+            return ""
+        if not self.model.can_roll_back:
+            return f"the memory of a {self.model.architecture} model cannot be rolled back"
+        if schedule != AUTO and (missing := self._missing_for(schedule)):
+            return missing
+        if not max_drafts:
+            max_rows = self.calibration.widest_step
+            return f"only {max_rows} tokens may share a pass here without changing the logits"
+        return ""
+
+    def _missing_for(self, schedule: str) -> str:
+        """Return what the fixed ``schedule`` lacks, "" if nothing."""
+        if self.lookahead is None:
+            return f"{schedule} needs a lookahead file"
+        if schedule == "head":
+            return "" if self.lookahead.hidden_head else "this lookahead has no head for hidden states"
+        if not len(self.lookahead):
+            return "this lookahead has no lookahead embeddings"
+        if not self.calibration.embeddings_exact:
+            return f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
+        return ""
+
+    def _warn_of_kernels(self) -> None:
+        if self.calibration.width == 1:
+            self.notes.append(
+                "batch sizes change the logits here, so the text may leave plain decoding's at a near tie"
+            )
+        if "Q4_1" in self.model.description and not kernels():
+            self.notes.append(
+                "llama.cpp has no kernel for several tokens in Q4_1, so drafting gains more in Q4_0: "
+                "pass-edge quantize MODEL.gguf OUTPUT.gguf Q4_0"
+            )
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def _open_sessions(self, opened: ExitStack, note: Note) -> None:
+        context = opened.enter_context(Context(self.model, self._context_settings()))
+        inputs = None
+        if self.lookahead is not None and self._embeddings is not None:
+            inputs = InputEmbeddings(self._embeddings, self.lookahead.embeddings, self.lookahead.prefix)
+        batcher = Batcher(context, inputs, parallel=self.parallel, max_rows=self.calibration.widest_step)
+        make_schedule = self._schedules(context, opened, note)
+        self.sessions = tuple(
+            Session(batcher, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
+            for number in range(self.parallel)
+        )
+
+    def _context_settings(self) -> ContextSettings:
+        prefix = None if self.lookahead is None else self.lookahead.prefix
+        return replace(
+            context_settings(self.model, self.settings, self.parallel * (self.context_size + SPARE_CELLS)),
+            sequences=sequences_needed(0 if prefix is None else len(prefix), self.parallel),
+            batch_size=self.calibration.prompt_batch,
+        )
+
+    def _schedules(self, context: Context, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
+        """Return what makes the schedule of a session. All sessions share heads, costs and statistics."""
+        if self.schedule == AUTO:
+            return self._planners(context, opened, note)
+        heads = None
+        if self.schedule in ("head", "fused"):  # two-pass is the paper's: lookahead tokens alone
+            heads = self._heads(opened, corrects=self.schedule == "fused")
+        drafter = Drafter(self._max_drafts, heads, self.settings.draft_p_min)
+        return lambda: Fixed(FORMS[self.schedule], drafter)
+
+    def _planners(self, context: Context, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
+        max_rows = self._max_drafts + 1 if self.parallel == 1 else self.calibration.widest_step
+        costs = self.costs = step_costs(context, self.settings, max_rows, note)
+        group = 0 if self._missing_for("fused") else min(_MAX_LOOKAHEAD_GROUP, len(self.lookahead or ()))
+        has_hidden_head = bool(self.lookahead and self.lookahead.hidden_head)
+        looks = group > 0 and may_look_ahead(costs, has_head=has_hidden_head)
+        drafter = Drafter(_MAX_HEAD_CHAIN, self._heads(opened, corrects=looks), others=_HEAD_ALTERNATIVES)
+        sizes = FEW_SIZES if on_gpu(self.settings) else ()
+        statistics = DraftStatistics(looks=looks)
+        return lambda: Planner(
+            costs,
+            drafter,
+            group,
+            experience=statistics,
+            quotes=self.settings.ngrams,
+            most=self._max_drafts,
+            sizes=sizes,
+        )
+
+    def _heads(self, opened: ExitStack, *, corrects: bool) -> Heads | None:
+        lookahead, embeddings = self.lookahead, self._embeddings
+        if lookahead is None or not embeddings:
+            return None
+        if not (lookahead.hidden_head or (corrects and lookahead.head)):
+            return None
+        # as many threads as passes have: further ones would spin on after a head and take the cores of a pass
+        chosen = self.costs.threads if self.costs else None
+        threads = chosen[0] if chosen else self.settings.threads or default_threads()
+        make = partial(Heads, lookahead, embeddings, threads=threads, corrects=corrects)
+        return opened.enter_context(closing(quickest(make) if on_gpu(self.settings) else make()))

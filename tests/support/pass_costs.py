@@ -1,0 +1,17 @@
+"""Costs of passes: as if drafting were nearly free, or as if every row took a pass of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pass_edge.planning.cost_model import StepCosts
+
+
+def flat(*_: object) -> StepCosts:
+    """As if drafting were nearly free."""
+    return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.011]), np.zeros(2))
+
+
+def steep(*_: object) -> StepCosts:
+    """As if every row cost as much as the first."""
+    return StepCosts(np.array([1.0, 32.0]), np.array([0.010, 0.320]), np.zeros(2))
