@@ -1,4 +1,4 @@
-"""Draft heads: computed by ggml as on paper, kept in files, and drafting without a trace in the text."""
+"""Draft heads compute their formula, are read back as they were written, and change no text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sidecar files: what is written is read back, and only a fitting one is used."""
+"""Lookahead files are read back as they were written, and only a fitting one is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""n-grams: what repeats in a text is found, and what followed it is drafted."""
+"""Drafts from n-grams: the longest match in the text is found, and the tokens after it are drafted."""
 
 from __future__ import annotations
 

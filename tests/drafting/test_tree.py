@@ -1,4 +1,4 @@
-"""The layout of a tree: who stands where and who sees whom."""
+"""The layout of a draft tree: the position of each row, and which rows it sees."""
 
 from __future__ import annotations
 

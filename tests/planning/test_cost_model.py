@@ -1,4 +1,4 @@
-"""Costs of passes: measured, remembered, and corrected by every pass that runs."""
+"""The cost of a pass: measured, remembered, and corrected by every pass that runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What drafts have shown: how often each kind was right, and when a source that does not pay is tried."""
+"""Statistics of drafts: acceptance rates, and trials of sources that do not pay."""
 
 from __future__ import annotations
 

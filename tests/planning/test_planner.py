@@ -1,4 +1,4 @@
-"""The planner: it drafts what pays and asks the sources that pay, and none of it shows in the text."""
+"""The planner drafts what pays, asks only the sources that pay, and never changes the text."""
 
 from __future__ import annotations
 

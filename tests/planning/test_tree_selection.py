@@ -1,4 +1,4 @@
-"""No tree of drafts is worth more than the one that is chosen, by comparison with every other."""
+"""The selected tree is the most valuable one, compared to every other tree of the same drafts."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Text under a grammar: it matches, it is the same with and without drafts, and nothing that is no grammar
-kills."""
+"""Text under a grammar matches it, and is the same with and without drafts; bad grammars are refused."""
 
 from __future__ import annotations
 
