@@ -1,4 +1,4 @@
-"""The house's promises about names: what an installation may be called, and what an import may pull in."""
+"""What an installation holds: one package with all its modules, and no heavy library on import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions and chats: what their results say, whole, in chunks and asynchronously."""
+"""Results of completions and chats: whole, in chunks, and asynchronous."""
 
 from __future__ import annotations
 

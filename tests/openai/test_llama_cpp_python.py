@@ -1,4 +1,4 @@
-"""Code written for llama-cpp-python runs unchanged, and nothing is passed over in silence."""
+"""Code written for llama-cpp-python runs unchanged, and what is not supported is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools: shown to the template, called by a grammar, and read from the text."""
+"""Tools reach the template, a grammar forces calls, and calls are read from the text."""
 
 from __future__ import annotations
 

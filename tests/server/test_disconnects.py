@@ -1,4 +1,4 @@
-"""Clients that go away leave nothing behind."""
+"""Clients that disconnect leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of the queue, of time and of bodies; what is malformed is refused, and told in OpenAI's shape."""
+"""Limits of queue, time and body size; malformed requests get errors in OpenAI's shape."""
 
 from __future__ import annotations
 

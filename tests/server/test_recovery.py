@@ -1,4 +1,4 @@
-"""What goes wrong around a server, many times over: afterwards it answers right, and its memory is back."""
+"""Faults, repeated many times: afterwards the server answers correctly, and its memory is as before."""
 
 from __future__ import annotations
 

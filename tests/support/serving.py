@@ -1,4 +1,4 @@
-"""A server for tests, on a free port, in this process."""
+"""Start a server in this process, on a free port."""
 
 from __future__ import annotations
 
