@@ -11,3 +11,8 @@ def constructor_defaults() -> dict[str, object]:
     """Return the names and defaults of the optional parameters of `llama_cpp.Llama`."""
     parameters = inspect.signature(Llama.__init__).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def parameter_names(method: str) -> list[str]:
+    """Names of the parameters of ``method`` of `llama_cpp.Llama`, in order, without ``self``."""
+    return list(inspect.signature(getattr(Llama, method)).parameters)[1:]

@@ -1,4 +1,4 @@
-"""Models for the tests: the default model, its quantizations, and a tiny random one made here."""
+"""Models for the tests: the default model, its quantizations, and tiny random ones; an engine."""
 
 from __future__ import annotations
 

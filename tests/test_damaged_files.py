@@ -1,5 +1,4 @@
-"""Damaged and hostile files by the thousand: every reader ends in one sentence, or in a good read; and a
-merge, in no file.
+"""Thousands of damaged files: each is read or refused in one sentence, and no refused merge leaves a file.
 
 The files are mutations of small good ones, and are read in a child process, so that native code that aborts,
 faults, hangs or allocates absurdly is a failure. The file that was being read is then left in the folder.

@@ -1,4 +1,4 @@
-"""What README and docs show works: Python blocks run, on a tiny model, and commands have their options."""
+"""What README and docs show works: Python blocks run on a tiny model, and commands have the options shown."""
 
 from __future__ import annotations
 

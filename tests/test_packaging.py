@@ -1,4 +1,4 @@
-"""The house's promises about names: what an installation may be called, and what an import may pull in."""
+"""What an installation holds: one package with all its modules, and no heavy library on import."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import requires
 from pathlib import Path
 
+import numpy
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,19 +25,35 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel, built from a copy: a build in place would leave its traces in the checkout."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout: a build in place would leave its traces there."""
+    folder = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, source / name, ignore=ignored, symlinks=True)
-        elif (ROOT / name).exists():
-            shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(built)]
-    done = subprocess.run([*command, str(source)], cwd=built, capture_output=True, text=True)
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored, symlinks=True)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source))
+    return next(folder.glob("*.whl"))
+
+
+def pip(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return next(built.glob("*.whl"))
+
+
+def modules(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
 
 
 def test_the_wheel_holds_one_package_and_nothing_beside_it(wheel: Path) -> None:
@@ -51,8 +69,35 @@ def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
     expected |= {"pass_edge/native/build.cmake"}
     expected |= {f"pass_edge/native/kernels/{path.name}" for path in (ROOT / "native/kernels").iterdir()}
     expected |= {f"pass_edge/data/{path.name}" for path in (ROOT / "pass_edge/data").glob("*.gguf")}
-    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert files == expected
+    assert modules(wheel) == expected
+
+
+def test_a_source_distribution_makes_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    code = "import sys, setuptools.build_meta; setuptools.build_meta.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert modules(build_wheel(unpacked, tmp_path)) == modules(wheel)
+
+
+def test_an_editable_installation_runs_from_its_source(source: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path)], check=True)
+    executable = tmp_path / "bin" / "python"
+    site = next(tmp_path.glob("lib/python*/site-packages"))
+    (site / "dependencies.pth").write_text(str(Path(numpy.__file__).parents[1]))
+    pip("--python", str(executable), "install", "--no-deps", "--no-build-isolation", "-e", str(source))
+    code = "import pass_edge.native, pass_edge.convert; print(pass_edge.native.__file__)"
+    done = subprocess.run([str(executable), "-I", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(source / "pass_edge/native/__init__.py"), done.stderr
+    command = [str(tmp_path / "bin" / "pass-edge"), "--version"]
+    assert "pass-edge" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("command", [["cli.py"], ["-m", "pass_edge"]], ids=" ".join)
+def test_a_checkout_runs_without_being_installed(command: list[str], source: Path) -> None:
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=source, capture_output=True, text=True)
+    assert done.stdout.startswith("Usage: pass-edge"), done.stderr
 
 
 def test_an_installed_wheel_imports_its_own_modules(wheel: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings that cannot be are refused before anything is loaded; those that can reach llama.cpp."""
+"""Invalid settings are refused before a model is loaded; flash attention reaches llama.cpp."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One engine, many users: threads wait for each other, a loop that was left holds nobody up, a fork is
-told."""
+"""One engine, many users: threads and tasks wait for each other, an abandoned iteration blocks nobody, and a
+forked process is told to make its own engine."""
 
 from __future__ import annotations
 

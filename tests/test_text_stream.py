@@ -1,4 +1,4 @@
-"""Text comes out whole: no broken characters, nothing of a stop string, nothing lost."""
+"""Text arrives complete: no broken characters, nothing of a stop string, nothing lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured once on a machine: how wide passes may be, and whether the library works."""
+"""Results measured once per machine: how wide a pass may be, and whether the library works."""
 
 from __future__ import annotations
 

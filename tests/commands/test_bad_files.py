@@ -1,4 +1,4 @@
-"""Strangers' files, and outputs that cannot be written, end in one clear sentence and leave nothing."""
+"""Broken input files, and outputs that cannot be written, end in one sentence and leave no file."""
 
 from __future__ import annotations
 

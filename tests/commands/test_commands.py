@@ -40,7 +40,7 @@ def test_generate_prints_one_json_object() -> None:
 def test_ctrl_c_in_a_callback_of_llama_cpp_is_not_lost() -> None:
     script = """
 import logging, signal, time
-from pass_edge.commands.terminal.output import interrupts_kept
+from pass_edge.commands.terminal.output import redeliver_interrupts
 from pass_edge.native.library import llama, log
 class Struck(logging.Handler):
     def emit(self, record):
@@ -48,7 +48,7 @@ class Struck(logging.Handler):
         signal.raise_signal(signal.SIGINT)
 log.addHandler(Struck())
 log.setLevel(logging.DEBUG)
-with interrupts_kept():
+with redeliver_interrupts():
     try:
         llama.llama_model_load_from_file(b"/no/such/file", llama.llama_model_default_params())
         time.sleep(60)

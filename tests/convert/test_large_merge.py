@@ -1,4 +1,4 @@
-"""A merge of a large model takes little memory and the time of a copy."""
+"""Merging a model of 4 GB takes little memory and the time of a copy."""
 
 from __future__ import annotations
 

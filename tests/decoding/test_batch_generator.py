@@ -1,4 +1,4 @@
-"""Many prompts at once are answered as one at a time."""
+"""Prompts answered together get the tokens that each gets alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several conversations at once: each gets the bits that it would get alone, whatever the others do."""
+"""Parallel conversations: each gets the bits that it would get alone, whatever the others do."""
 
 from __future__ import annotations
 

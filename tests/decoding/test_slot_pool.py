@@ -1,4 +1,4 @@
-"""Which session a conversation gets, and in which order those that wait get one."""
+"""The slot pool: which session a conversation gets, and in which order waiting ones are served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drafted from lookahead tokens, a prefix and heads together."""
+"""Drafts from lookahead tokens, a prefix and heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thread computes, whoever asks, and an interrupt waits for it."""
+"""One thread computes for all others, and an interrupt waits until it has finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A context: saved sequences, and what a decode leaves to be read."""
+"""Saved sequences come back bit for bit, and hidden states come with the logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loaded model and an embedding matrix take the memory that is in use."""
+"""A loaded model's file does not stay in memory, and of an embedding matrix only the rows in use do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A library that crashes is found out in a child process."""
+"""A child process finds out whether the library crashes."""
 
 from __future__ import annotations
 

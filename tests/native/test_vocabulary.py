@@ -1,4 +1,4 @@
-"""Text becomes tokens, and tokens become the same text."""
+"""Text survives tokenizing, and control tokens are read only where asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Completions and chats: what their results say, whole, in chunks and asynchronously."""
+"""Results of completions and chats: whole, in chunks, and asynchronous."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from pass_edge import Engine, Llama, LlamaGrammar
+from pass_edge.openai.complete import acomplete, complete
+from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from tests.support.chat_requests import MESSAGES
 
 
@@ -21,8 +23,10 @@ def text_of(chunks: Any) -> str:
 def test_chunks_join_to_the_whole(engine: Engine) -> None:
     for options in ({"stop": "e"}, {"stop": [" true", "x"]}, {"logprobs": 2}, {"echo": True}):
         asked = {"prompt": "the yes", "max_tokens": 40, "seed": 5, **options}
-        whole = engine.create_completion(**asked)
-        chunks = list(engine.create_completion(**asked, stream=True, stream_options={"include_usage": True}))
+        whole = complete(engine, CompletionRequest(**asked))
+        chunks = list(
+            complete(engine, CompletionRequest(**asked, stream=True, stream_options={"include_usage": True}))
+        )
         assert text_of(chunks) == whole["choices"][0]["text"]
         assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
         for key in ("prompt_tokens", "completion_tokens"):
@@ -35,8 +39,8 @@ def test_chunks_join_to_the_whole(engine: Engine) -> None:
 
 
 def test_choices_have_seeds_of_their_own(engine: Engine) -> None:
-    three = engine.create_completion("the yes", max_tokens=20, seed=5, n=3)
-    alone = [engine.create_completion("the yes", max_tokens=20, seed=5 + i) for i in range(3)]
+    three = complete(engine, CompletionRequest("the yes", max_tokens=20, seed=5, n=3))
+    alone = [complete(engine, CompletionRequest("the yes", max_tokens=20, seed=5 + i)) for i in range(3)]
     assert [choice["index"] for choice in three["choices"]] == [0, 1, 2]
     assert [choice["text"] for choice in three["choices"]] == [one["choices"][0]["text"] for one in alone]
     assert three["usage"]["completion_tokens"] == sum(one["usage"]["completion_tokens"] for one in alone)
@@ -47,8 +51,11 @@ def test_a_seed_of_minus_one_is_drawn(engine: Engine, speaking_path: Path) -> No
     def texts(create: Any, **seed: int) -> set[str]:
         return {create("the", max_tokens=20, **seed)["choices"][0]["text"] for _ in range(4)}
 
-    assert len(texts(engine.create_completion, seed=-1)) == 4
-    assert len(texts(engine.create_completion, seed=7)) == 1
+    def own(prompt: str, **parameters: Any) -> Any:
+        return complete(engine, CompletionRequest(prompt, **parameters))
+
+    assert len(texts(own, seed=-1)) == 4
+    assert len(texts(own, seed=7)) == 1
     for seed, different in ((-1, 4), (0xFFFFFFFF, 4), (7, 1)):
         with Llama(str(speaking_path), n_threads=1, seed=seed) as llm:
             assert len(texts(llm)) == different
@@ -57,37 +64,43 @@ def test_a_seed_of_minus_one_is_drawn(engine: Engine, speaking_path: Path) -> No
 
 def test_several_prompts_are_answered_in_order(engine: Engine) -> None:
     prompts = ["the yes", "no"]
-    got = engine.create_completion(prompts, max_tokens=10, temperature=0)
-    alone = [engine.create_completion(each, max_tokens=10, temperature=0) for each in prompts]
+    got = complete(engine, CompletionRequest(prompts, max_tokens=10, temperature=0))
+    alone = [complete(engine, CompletionRequest(each, max_tokens=10, temperature=0)) for each in prompts]
     assert [choice["text"] for choice in got["choices"]] == [one["choices"][0]["text"] for one in alone]
     ids = [engine.tokenize(each) for each in prompts]
-    again = engine.create_completion(ids, max_tokens=10, temperature=0)
+    again = complete(engine, CompletionRequest(ids, max_tokens=10, temperature=0))
     assert again["choices"] == got["choices"]
 
 
 def test_usage_tells_what_drafting_did(engine: Engine) -> None:
-    usage = engine.create_completion("a" * 50, max_tokens=60, logit_bias={3 + ord("a"): 100.0})["usage"]
+    usage = complete(engine, CompletionRequest("a" * 50, max_tokens=60, logit_bias={3 + ord("a"): 100.0}))[
+        "usage"
+    ]
     assert usage["total_tokens"] == usage["prompt_tokens"] + 60
     draft = usage["draft"]
     assert 0 < draft["accepted_tokens"] <= draft["drafted_tokens"]
     assert draft["tokens_per_pass"] == pytest.approx(60 / draft["passes"])
     assert draft["tokens_per_second"] > 0
-    again = engine.create_completion("a" * 50, max_tokens=1)["usage"]
+    again = complete(engine, CompletionRequest("a" * 50, max_tokens=1))["usage"]
     assert again["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
 
 
 def test_the_async_form_gives_the_same(engine: Engine) -> None:
     async def main() -> tuple[Any, Any, str]:
         whole, chat = await asyncio.gather(
-            engine.acreate_completion("the yes", max_tokens=20, seed=5),
-            engine.acreate_chat_completion(MESSAGES, max_tokens=20, seed=5),
+            acomplete(engine, CompletionRequest("the yes", max_tokens=20, seed=5)),
+            acomplete(engine, ChatCompletionRequest(MESSAGES, max_tokens=20, seed=5)),
         )
-        chunks = await engine.acreate_completion("the yes", max_tokens=20, seed=5, stream=True)
+        chunks = await acomplete(engine, CompletionRequest("the yes", max_tokens=20, seed=5, stream=True))
         return whole, chat, text_of([chunk async for chunk in chunks])
 
     whole, chat, streamed = asyncio.run(main())
-    assert whole["choices"] == engine.create_completion("the yes", max_tokens=20, seed=5)["choices"]
-    assert chat["choices"] == engine.create_chat_completion(MESSAGES, max_tokens=20, seed=5)["choices"]
+    assert (
+        whole["choices"] == complete(engine, CompletionRequest("the yes", max_tokens=20, seed=5))["choices"]
+    )
+    assert (
+        chat["choices"] == complete(engine, ChatCompletionRequest(MESSAGES, max_tokens=20, seed=5))["choices"]
+    )
     assert streamed == whole["choices"][0]["text"]
 
 
@@ -101,8 +114,13 @@ def test_many_short_requests_leave_nothing_behind(
 
     def requests(count: int) -> int:
         for i in range(count):
-            engine.create_completion(f"{i} the", max_tokens=3, seed=i, grammar=grammar if i % 2 else None)
-            next(iter(engine.create_chat_completion(MESSAGES, stream=True)))  # dropped in the middle
+            complete(
+                engine,
+                CompletionRequest(f"{i} the", max_tokens=3, seed=i, grammar=grammar if i % 2 else None),
+            )
+            next(
+                iter(complete(engine, ChatCompletionRequest(MESSAGES, stream=True)))
+            )  # dropped in the middle
         gc.collect()
         return resident()
 

@@ -13,6 +13,8 @@ from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel
 
 from pass_edge import Engine, Llama
+from pass_edge.openai.complete import complete
+from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from tests.support.chat_requests import GO
 from tests.support.serving import serving
 
@@ -61,8 +63,11 @@ def url(engine: Engine) -> Iterator[str]:
 
 
 def own_text(engine: Engine) -> str:
-    answer = engine.create_chat_completion(
-        [{"role": "user", "content": "the yes"}], max_tokens=40, seed=3, temperature=0.8
+    answer = complete(
+        engine,
+        ChatCompletionRequest(
+            [{"role": "user", "content": "the yes"}], max_tokens=40, seed=3, temperature=0.8
+        ),
     )
     return answer["choices"][0]["message"]["content"]
 
@@ -85,7 +90,7 @@ def test_langchain_asks_several_at_once(url: str, engine: Engine) -> None:
 
 def test_langchain_goes_on_with_a_prompt(url: str, engine: Engine) -> None:
     # its class for completions asks for top_p 1, where ours is 0.95
-    own = engine.create_completion("the yes", max_tokens=40, seed=3, temperature=0.8, top_p=1)
+    own = complete(engine, CompletionRequest("the yes", max_tokens=40, seed=3, temperature=0.8, top_p=1))
     assert OpenAI(base_url=url, **ASKED).invoke("the yes") == own["choices"][0]["text"]
 
 

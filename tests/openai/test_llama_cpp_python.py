@@ -1,7 +1,8 @@
-"""Code written for llama-cpp-python runs unchanged, and nothing is passed over in silence."""
+"""Code written for llama-cpp-python runs unchanged, and what is not supported is refused."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pass_edge import ContextFullError, Engine, Llama, ModelError, Settings, SettingsError
+from pass_edge.openai.complete import complete
 from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from tests.support.chat_requests import GO, MESSAGES
 
@@ -100,13 +102,11 @@ def test_greedy_text_is_llama_cpp_pythons(both: tuple[dict, dict]) -> None:
     assert other["token_logprobs"][:count] == pytest.approx(one["token_logprobs"], abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("request_type", "method"),
-    [(CompletionRequest, "create_completion"), (ChatCompletionRequest, "create_chat_completion")],
-)
-def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(request_type: type, method: str) -> None:
+@pytest.mark.parametrize("method", ["create_completion", "create_chat_completion"])
+def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str) -> None:
     theirs = list(inspect.signature(getattr(llama_cpp.Llama, method)).parameters.values())
-    ours = list(inspect.signature(getattr(Engine, method)).parameters.values())
+    ours = list(inspect.signature(getattr(Llama, method)).parameters.values())
+    assert ours == list(inspect.signature(getattr(Llama, f"a{method}")).parameters.values())
     for their, our in zip(theirs, ours, strict=False):
         assert our.name == their.name
         assert our.default == their.default or (not our.default and not their.default)
@@ -134,7 +134,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(request_type
 )
 def test_what_is_not_supported_is_refused(engine: Engine, given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        engine.create_completion("x", **given)
+        complete(engine, CompletionRequest("x", **given))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,22 @@ def test_what_is_not_supported_is_refused(engine: Engine, given: dict[str, Any])
 )
 def test_chats_that_make_no_sense_are_refused(engine: Engine, given: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        engine.create_chat_completion(**{"messages": MESSAGES, **given})
+        complete(engine, ChatCompletionRequest(**{"messages": MESSAGES, **given}))
+
+
+def test_parameters_may_be_given_by_position(speaking_path: Path) -> None:
+    with Llama(str(speaking_path), n_threads=1, seed=1) as llm:
+        assert llm("the", None, 5, 0)["choices"] == llm("the", max_tokens=5, temperature=0)["choices"]
+        by_position = llm.create_chat_completion(MESSAGES, None, None, None, None, 0, max_tokens=5)
+        by_name = asyncio.run(llm.acreate_chat_completion(MESSAGES, temperature=0, max_tokens=5))
+        assert by_position["choices"] == by_name["choices"]
+        with pytest.raises(TypeError, match="multiple values"):
+            llm("the", None, 5, max_tokens=5)
 
 
 def test_an_unknown_parameter_is_an_error(engine: Engine, speaking_path: Path) -> None:
     with pytest.raises(TypeError, match="dance"):
-        engine.create_completion("x", dance=True)
+        complete(engine, CompletionRequest("x", dance=True))
     for wrong in ({"lora_path": "x"}, {"use_mlock": True}, {"dance": None}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             Llama(str(speaking_path), **wrong)
@@ -173,15 +183,15 @@ def test_what_llama_cpp_would_abort_on_is_an_error(speaking_path: Path, tiny_pat
     with Llama(str(speaking_path), n_threads=1) as llm, pytest.raises(ModelError, match="no token"):
         llm.detokenize([10**6])
     with Engine(tiny_path, settings=Settings(threads=1)) as engine:
-        told = engine.create_completion([1, 2], logprobs=2, max_tokens=3)["choices"][0]
+        told = complete(engine, CompletionRequest([1, 2], logprobs=2, max_tokens=3))["choices"][0]
     assert len(told["logprobs"]["token_logprobs"]) == 3  # and no text
 
 
 def test_an_empty_prompt_begins_a_text(engine: Engine) -> None:
-    assert engine.create_completion("", max_tokens=2)["usage"]["prompt_tokens"] == 1
+    assert complete(engine, CompletionRequest("", max_tokens=2))["usage"]["prompt_tokens"] == 1
 
 
 def test_a_prompt_that_does_not_fit_is_a_value_error(engine: Engine) -> None:
     with pytest.raises(ValueError, match="1024") as caught:
-        engine.create_completion("the " * 1024)
+        complete(engine, CompletionRequest("the " * 1024))
     assert isinstance(caught.value, ContextFullError)

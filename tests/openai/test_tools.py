@@ -1,4 +1,4 @@
-"""Tools: shown to the template, called by a grammar, and read from the text."""
+"""Tools reach the template, a grammar forces calls, and calls are read from the text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 from pass_edge import Engine, Settings, SettingsError
 from pass_edge.native.chat_template import CHATML
 from pass_edge.native.tiny_model import write_tiny_model
+from pass_edge.openai.complete import complete
 from pass_edge.openai.messages import plain_messages
-from pass_edge.openai.tools import CallReader
+from pass_edge.openai.requests import ChatCompletionRequest
+from pass_edge.openai.tools import ToolCallParser
 from tests.support.chat_requests import GO, MESSAGES, STOP
 
 
@@ -26,7 +28,7 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
             "seed": seed,
             "max_tokens": 150,
         }
-        answer = engine.create_chat_completion(**asked)["choices"][0]
+        answer = complete(engine, ChatCompletionRequest(**asked))["choices"][0]
         if answer["finish_reason"] == "length":  # stop takes any object, which may never end
             assert choice == "required"
             continue
@@ -35,7 +37,7 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
         arguments = json.loads(call["function"]["arguments"])
         if call["function"]["name"] == "go":
             assert isinstance(arguments["fast"], bool)
-        chunks = list(engine.create_chat_completion(**asked, stream=True))
+        chunks = list(complete(engine, ChatCompletionRequest(**asked, stream=True)))
         assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
         (streamed,) = [
             call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())
@@ -45,9 +47,13 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
 
 
 def test_the_template_is_shown_the_tools(engine: Engine) -> None:
-    free = engine.create_chat_completion(MESSAGES, max_tokens=1)["usage"]["prompt_tokens"]
-    with_tools = engine.create_chat_completion(MESSAGES, tools=[GO], max_tokens=1)["usage"]["prompt_tokens"]
-    without = engine.create_chat_completion(MESSAGES, tools=[GO], tool_choice="none", max_tokens=1)["usage"]
+    free = complete(engine, ChatCompletionRequest(MESSAGES, max_tokens=1))["usage"]["prompt_tokens"]
+    with_tools = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], max_tokens=1))["usage"][
+        "prompt_tokens"
+    ]
+    without = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="none", max_tokens=1))[
+        "usage"
+    ]
     assert with_tools > free == without["prompt_tokens"]
 
 
@@ -63,8 +69,8 @@ def test_a_template_without_tools_chooses_none(tmp_path: Path) -> None:
     )
     with Engine(path, settings=Settings(schedule="plain", threads=1)) as engine:
         with pytest.raises(SettingsError, match="has no tools"):
-            engine.create_chat_completion(MESSAGES, tools=[GO])
-        forced = engine.create_chat_completion(MESSAGES, tools=[GO], tool_choice="required", seed=1)
+            complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO]))
+        forced = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="required", seed=1))
     (call,) = forced["choices"][0]["message"]["tool_calls"]
     assert set(json.loads(call["function"]["arguments"])) == {"fast"}
 
@@ -91,7 +97,7 @@ CALL = '{"name": "go", "arguments": {"fast": true}}'
 def test_calls_are_read_however_they_arrive(text: str, shown: str, names: list[str], pace: int) -> None:
     if len(text) > 1000 and pace == 1:
         pace = 1000
-    reader = CallReader(["go"])
+    reader = ToolCallParser(["go"])
     seen = "".join(reader.feed(text[i : i + pace]) for i in range(0, len(text), pace))
     rest, calls = reader.finish()
     assert seen + rest == shown

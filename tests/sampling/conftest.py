@@ -1,4 +1,4 @@
-"""A plain engine, and one for each way to draft, for a model with a tokenizer."""
+"""Engines for a model with a tokenizer: one that decodes plainly, and one for each way to draft."""
 
 from __future__ import annotations
 

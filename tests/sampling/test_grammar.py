@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from pass_edge import Engine, ModelError, Sampling, Settings, SettingsError
 from pass_edge.native.grammar import JSON_GBNF, Grammar, schema_grammar
 from pass_edge.native.model import Model
+from pass_edge.openai.complete import complete
+from pass_edge.openai.requests import ChatCompletionRequest
 from pass_edge.sampling.constrained import ConstrainedSampler
 from tests.support.draft_trees import build, tree_forms
 
@@ -110,12 +112,15 @@ def test_the_default_model_gives_the_same_json_on_every_schedule(model_path: Pat
     for schedule in ("plain", "auto", "head", "fused", "two-pass"):
         with Engine(model_path, settings=Settings(schedule=schedule)) as engine:
             answers = [
-                engine.create_chat_completion(
-                    question,
-                    temperature=temperature,
-                    seed=seed,
-                    response_format=response_format,
-                    max_tokens=200,
+                complete(
+                    engine,
+                    ChatCompletionRequest(
+                        question,
+                        temperature=temperature,
+                        seed=seed,
+                        response_format=response_format,
+                        max_tokens=200,
+                    ),
                 )
                 for seed, temperature in ((1, 0.0), (2, 0.8), (3, 1.2))
             ]

@@ -1,4 +1,4 @@
-"""A server for each module of tests, and OpenAI's client of it."""
+"""A server for each test module, and OpenAI's client for it."""
 
 from __future__ import annotations
 

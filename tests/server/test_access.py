@@ -1,4 +1,4 @@
-"""Who may ask: keys, host names and addresses."""
+"""Who may use the server: keys, host names and addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that go away leave nothing behind."""
+"""Clients that disconnect leave nothing behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from pass_edge import Engine
+from pass_edge.openai.complete import complete
+from pass_edge.openai.requests import CompletionRequest
 from tests.support.http_requests import LONG, A, post, raw_request, slow
 from tests.support.serving import Running
 
@@ -20,7 +22,7 @@ def test_clients_cut_in_mid_stream_leave_nothing_behind(server: Running, engine:
     server.wait_until_idle()
     status, body, _ = post(server, "/v1/completions", {"prompt": "the", "max_tokens": 9, "seed": 1})
     assert status == 200
-    assert body["choices"] == engine.create_completion("the", max_tokens=9, seed=1)["choices"]
+    assert body["choices"] == complete(engine, CompletionRequest("the", max_tokens=9, seed=1))["choices"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -48,11 +50,11 @@ def test_a_client_that_goes_while_it_waits_frees_its_place(
     passes = slow(monkeypatch)
     first = raw_request(server, LONG)
     waiting = raw_request(server, {**LONG, "stream": stream})
-    while server.line.size < 2 or not passes:
+    while server.queue.size < 2 or not passes:
         time.sleep(0.005)
     waiting.close()
     end = time.monotonic() + 2
-    while server.line.size == 2:
+    while server.queue.size == 2:
         assert time.monotonic() < end
         time.sleep(0.005)
     first.close()

@@ -12,6 +12,8 @@ import openai
 import pytest
 
 from pass_edge import Engine
+from pass_edge.openai.complete import complete
+from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
 from tests.support.chat_requests import GO, MESSAGES
 from tests.support.http_requests import get
 from tests.support.serving import Running
@@ -20,7 +22,7 @@ from tests.support.serving import Running
 def test_completions_are_the_engines(client: openai.OpenAI, engine: Engine) -> None:
     asked = {"max_tokens": 30, "seed": 4, "temperature": 1.0, "stop": ["e"], "n": 2}
     got = client.completions.create(model="any", prompt="the yes", logprobs=2, **asked)
-    own = engine.create_completion("the yes", logprobs=2, **asked)
+    own = complete(engine, CompletionRequest("the yes", logprobs=2, **asked))
     assert [choice.text for choice in got.choices] == [choice["text"] for choice in own["choices"]]
     assert got.choices[1].logprobs.token_logprobs == own["choices"][1]["logprobs"]["token_logprobs"]
     assert got.usage.completion_tokens == own["usage"]["completion_tokens"]
@@ -31,7 +33,7 @@ def test_completions_are_the_engines(client: openai.OpenAI, engine: Engine) -> N
 def test_chats_are_the_engines(client: openai.OpenAI, engine: Engine) -> None:
     asked = {"max_tokens": 30, "seed": 4, "temperature": 1.0, "logprobs": True, "top_logprobs": 3}
     got = client.chat.completions.create(model="any", messages=MESSAGES, **asked)
-    own = engine.create_chat_completion(MESSAGES, **asked)
+    own = complete(engine, ChatCompletionRequest(MESSAGES, **asked))
     assert got.choices[0].message.content == own["choices"][0]["message"]["content"]
     first = got.choices[0].logprobs.content[0]
     assert first.model_dump() == own["choices"][0]["logprobs"]["content"][0]
@@ -152,7 +154,7 @@ def test_many_clients_at_once_are_all_answered_right(server: Running, engine: En
         return await asyncio.gather(*map(ask, range(24)))
 
     texts = asyncio.run(main())
-    own = [engine.create_completion(f"{seed} the", max_tokens=20, seed=seed) for seed in range(24)]
+    own = [complete(engine, CompletionRequest(f"{seed} the", max_tokens=20, seed=seed)) for seed in range(24)]
     assert texts == [each["choices"][0]["text"] for each in own]
 
 

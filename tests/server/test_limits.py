@@ -1,4 +1,4 @@
-"""Limits of the queue, of time and of bodies; what is malformed is refused, and told in OpenAI's shape."""
+"""Limits of queue, time and body size; malformed requests get errors in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import openai
 import pytest
 
 from pass_edge import Engine, Settings
-from pass_edge.server import access as gate
-from pass_edge.server import request_handler as desk
+from pass_edge.server import access, request_handler
 from pass_edge.server.settings import ServerSettings
 from tests.support.chat_requests import MESSAGES
 from tests.support.http_requests import LONG, get, post, raw_request, slow
@@ -26,7 +25,7 @@ def test_a_full_queue_is_told_at_once(engine: Engine, monkeypatch: pytest.Monkey
     slow(monkeypatch)
     with serving(engine, queue=1) as server:
         taken = [raw_request(server, {**LONG, "stream": stream}) for stream in (True, False)]
-        while server.line.size < 2:
+        while server.queue.size < 2:
             time.sleep(0.005)
         status, body, headers = post(server, "/v1/completions", {"prompt": "x"})
         assert status == 429
@@ -46,7 +45,7 @@ def test_the_server_goes_on_talking_while_it_answers(
     connection = raw_request(server, LONG)
     for _ in range(20):
         assert get(server, "/health")[0] == 200
-    assert server.line.size == 1  # it has not ended meanwhile
+    assert server.queue.size == 1  # it has not ended meanwhile
     connection.close()
     server.wait_until_idle()
 
@@ -82,7 +81,7 @@ def test_an_answer_ends_at_the_time_limit(engine: Engine, monkeypatch: pytest.Mo
 
 def test_no_request_is_taken_while_it_shuts_down(engine: Engine) -> None:
     with serving(engine) as server:
-        server.line.close()
+        server.queue.close()
         assert post(server, "/v1/completions", {"prompt": "x"})[0] == 503
         assert get(server, "/health")[0] == 503
 
@@ -163,7 +162,7 @@ def test_bodies_over_the_limit_are_not_read(server: Running) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(access, "_BODY_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 100\r\n\r\nhalf of it".encode())
@@ -173,7 +172,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(
 def test_a_client_that_reads_nothing_is_taken_for_gone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "_SEND_SECONDS", 0.3)
+    monkeypatch.setattr(request_handler, "_SEND_SECONDS", 0.3)
     content = json.dumps({**LONG, "stream": True, "n": 16, "logprobs": 20}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with serving(engine, send_buffer=4096) as server, socket.socket() as connection:

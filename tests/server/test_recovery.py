@@ -1,4 +1,4 @@
-"""What goes wrong around a server, many times over: afterwards it answers right, and its memory is back."""
+"""Faults, repeated many times: afterwards the server answers correctly, and its memory is as before."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from pass_edge import Engine, Settings
+from pass_edge.openai.complete import complete
+from pass_edge.openai.requests import CompletionRequest
 from tests.support.http_requests import LONG, A, get, post, raw_request
 from tests.support.serve_command import started
 from tests.support.serving import Running, serving
@@ -98,7 +100,7 @@ def test_a_fault_leaves_the_server_right_and_its_memory_where_it_was(
     engine: Engine,
     resident: Callable[[], int],
 ) -> None:
-    right = engine.create_completion(**PROBE)["choices"]
+    right = complete(engine, CompletionRequest(**PROBE))["choices"]
 
     def again(count: int) -> int:
         for _ in range(count):

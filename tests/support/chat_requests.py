@@ -1,4 +1,4 @@
-"""What chats are asked in the tests: a message, and tools."""
+"""Messages and tools for chat requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of pass-edge in this process, and how they refuse."""
+"""Run commands of pass-edge in this process, and check that they refuse bad input."""
 
 from __future__ import annotations
 

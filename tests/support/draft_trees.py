@@ -1,4 +1,4 @@
-"""Draft trees of any form, for a future that is known."""
+"""Draft trees of any form, in which some nodes draft the tokens that really follow."""
 
 from __future__ import annotations
 

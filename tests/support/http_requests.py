@@ -1,4 +1,4 @@
-"""Requests to a server as any HTTP client sends them, and slow answers to them."""
+"""HTTP requests to a test server, and a way to slow its answers down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lookahead files for a model, with random heads."""
+"""Lookaheads with random heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that a piece of code takes, in a process of its own."""
+"""Measure the memory that code takes, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs of passes: as if drafting were nearly free, or as if every row took a pass of its own."""
+"""Costs of passes in which drafts are nearly free, or each row costs as much as a pass."""
 
 from __future__ import annotations
 

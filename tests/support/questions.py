@@ -1,4 +1,4 @@
-"""Questions of the dev prompts, spread over their categories."""
+"""Questions of the dev prompts, from all their categories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with two contexts, to compare drafted decoding with plain decoding bit for bit."""
+"""A model with two contexts, to compare drafted decoding to plain decoding bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pass-edge serve`` as a process of its own."""
+"""Start ``pass-edge serve`` in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Stock llama.cpp, plain decoding and the default schedule on the same prompts: what is gained here.
+"""Compare the speed of stock llama.cpp, plain decoding and the default schedule on the same prompts.
 
-Each prompt is answered by all of them in turn, and they take turns in going first, so that what else the
-machine does hits all alike. Only decoding is timed, not the reading of the prompt.
+All three answer each prompt, and take turns in going first, so that other work on the machine affects all
+alike. Only decoding is timed, not the processing of the prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEPTHS = (0, 250, 1000)
 
 @dataclass(frozen=True)
 class Answer:
-    """The ``ids`` that an engine gave, and what they cost it."""
+    """The generated ``ids`` of one engine, and its statistics."""
 
     ids: tuple[int, ...]
     stats: Stats
@@ -29,9 +29,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a prompt, or the median prompt, says. ``ratio`` is auto's speed to plain's, ``stock_ratio`` to
-    stock llama.cpp's, None where that was not asked or made a single token. ``tokens_per_pass`` and
-    ``accepted_share`` are auto's; the latter is None where nothing was drafted."""
+    """The figures of one prompt, or the medians of all.
+
+    ``ratio``: auto's speed divided by plain's; ``stock_ratio``: by stock llama.cpp's, None if that did not
+    run or generated a single token. ``tokens_per_pass`` and ``accepted_share`` are auto's; the share is
+    None if nothing was drafted.
+    """
 
     stock_tokens_per_second: float | None
     plain_tokens_per_second: float
@@ -44,7 +47,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Pair:
-    """Our answers to one prompt, and ``stock``'s, whose text may be another: its kernels round otherwise."""
+    """The answers to one prompt. Stock llama.cpp's text may differ: its kernels round differently."""
 
     plain: Answer
     auto: Answer
@@ -52,10 +55,12 @@ class Pair:
 
     @property
     def same_ids(self) -> bool:
+        """Whether plain and auto generated the same tokens."""
         return self.plain.ids == self.auto.ids
 
     @property
     def figures(self) -> Figures:
+        """The figures of this prompt."""
         plain, auto = self.plain.stats, self.auto.stats
         stock = self.stock.tokens_per_second or None if self.stock else None
         return Figures(
@@ -70,65 +75,68 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Of the time that steps took: in llama.cpp; in planning and drafting; and in all else, which is
-    verifying, committing and making text."""
+class TimeShares:
+    """Where the time of the steps goes: llama.cpp; planning and drafting; the rest, which is verifying,
+    committing and detokenizing."""
 
     llama_cpp: float
     drafting: float
     rest: float
 
     @classmethod
-    def of(cls, answers: Iterable[Answer]) -> Shares:
+    def of(cls, answers: Iterable[Answer]) -> TimeShares:
+        """Return the shares over all ``answers``."""
         times = [(a.stats.seconds, a.stats.model_seconds, a.stats.drafting_seconds) for a in answers]
-        whole, model, drafting = map(sum, zip(*times, strict=True))
-        return cls(model / whole, drafting / whole, (whole - model - drafting) / whole)
+        total, model, drafting = map(sum, zip(*times, strict=True))
+        return cls(model / total, drafting / total, (total - model - drafting) / total)
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What a pass costs: ``milliseconds[i][k]`` for ``rows[k]`` rows behind ``depths[i]`` tokens."""
+class CostCurve:
+    """The cost of a pass: ``milliseconds[i][k]`` for ``rows[k]`` rows after ``depths[i]`` tokens."""
 
     rows: tuple[int, ...]
     depths: tuple[int, ...]
     milliseconds: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, engine: Engine) -> Curve | None:
-        """As far as the engine's passes and its context go; None if it decodes plainly. What it decodes
-        corrects what was measured, so this is the measured curve only before that."""
+    def of(cls, engine: Engine) -> CostCurve | None:
+        """Return the engine's estimate, up to its widest pass and context size; None if it decodes plainly.
+
+        Decoding corrects the estimate, so it is the measured curve only before that.
+        """
         if engine.costs is None:
             return None
         rows = tuple(n for n in ROWS if n <= engine.costs.widest)
         depths = tuple(depth for depth in DEPTHS if depth < engine.context_size)
         seconds = [engine.costs.at(depth) for depth in depths]
-        return cls(rows, depths, tuple(tuple(float(1000 * of[n - 1]) for n in rows) for of in seconds))
+        return cls(rows, depths, tuple(tuple(float(1000 * at[n - 1]) for n in rows) for at in seconds))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it; there is at least one pair."""
+    """The measurements of all prompts, of which there is at least one."""
 
     pairs: tuple[Pair, ...]
-    curve: Curve | None
+    curve: CostCurve | None
 
     @property
     def medians(self) -> Figures:
-        """Each figure's own median."""
+        """The median of each figure."""
         columns = zip(*(astuple(pair.figures) for pair in self.pairs), strict=True)
-        return Figures(*map(_median, columns))  # type: ignore[arg-type] # None where all of them are
+        return Figures(*map(_median, columns))  # type: ignore[arg-type] # None if all are
 
     @property
     def different(self) -> list[int]:
-        """The pairs whose ids are not the same, counted from 1."""
+        """The numbers of the prompts whose ids differ, from 1."""
         return [number for number, pair in enumerate(self.pairs, 1) if not pair.same_ids]
 
     @property
-    def time(self) -> dict[str, Shares]:
-        """By the schedule."""
+    def time(self) -> dict[str, TimeShares]:
+        """Where the time goes, by schedule."""
         return {
-            "plain": Shares.of(pair.plain for pair in self.pairs),
-            "auto": Shares.of(pair.auto for pair in self.pairs),
+            "plain": TimeShares.of(pair.plain for pair in self.pairs),
+            "auto": TimeShares.of(pair.auto for pair in self.pairs),
         }
 
 
@@ -140,29 +148,31 @@ def compare(
     sampling: Sampling,
     max_tokens: int,
     stock: StockLlama | None = None,
-    note: Callable[[int], None] = lambda prompts: None,
+    note: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Pair]:
-    """All answers to each of ``prompts``, of up to ``max_tokens`` tokens. ``sampling`` needs a seed if it is
-    not greedy. ``note`` is told, again and again, how many prompts are done; what it raises ends an answer
-    between two steps. Raises SettingsError or ContextFullError, before anything is decoded; LibraryError
-    where stock llama.cpp fails."""
+    """Yield the answers to each of ``prompts``, of up to ``max_tokens`` tokens.
+
+    ``sampling`` needs a seed unless it is greedy. ``note`` is called between steps with the number of prompts
+    that are done; an exception that it raises ends the comparison. Raises SettingsError or ContextFullError
+    before anything is decoded, and LibraryError if stock llama.cpp fails.
+    """
     rounds = [
         [engine.stream(ids, sampling=sampling, max_tokens=max_tokens) for engine in (plain, auto)]
         for ids in prompts
     ]
     for number, (ids, generations) in enumerate(zip(prompts, rounds, strict=True)):
         note(number)
-        theirs = None
+        stock_answer = None
         if stock and number % 2 == 0:
-            theirs = _ask(stock, ids, sampling, max_tokens)
+            stock_answer = _ask(stock, ids, sampling, max_tokens)
         for generation in generations if number % 2 == 0 else generations[::-1]:
             note(number)
             for _ in generation:
                 note(number)
         if stock and number % 2 == 1:
-            theirs = _ask(stock, ids, sampling, max_tokens)
-        plainly, drafting = (Answer(tuple(generation.ids), generation.stats) for generation in generations)
-        yield Pair(plainly, drafting, theirs)
+            stock_answer = _ask(stock, ids, sampling, max_tokens)
+        plain_answer, auto_answer = (Answer(tuple(each.ids), each.stats) for each in generations)
+        yield Pair(plain_answer, auto_answer, stock_answer)
 
 
 def _ask(stock: StockLlama, ids: Sequence[int], sampling: Sampling, max_tokens: int) -> StockAnswer:
