@@ -20,8 +20,7 @@ from drafts import answers
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.convert.training.text import TrainingText
-from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import StepResult
+from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.tree import DraftTree
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.planner import Planner

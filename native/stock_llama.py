@@ -161,9 +161,8 @@ class _LoadedModel:
             n_threads=threads,
             n_threads_batch=threads,
             draft_model=LlamaPromptLookupDecoding(num_pred_tokens=lookup) if lookup else None,
-            logits_all=bool(
-                lookup
-            ),  # a draft model needs every row of logits, but does not reserve memory for them
+            # a draft model needs every row of logits, but does not reserve memory for them
+            logits_all=bool(lookup),
             seed=LLAMA_DEFAULT_SEED if seed is None else seed,
             verbose=False,
         )

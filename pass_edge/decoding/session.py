@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import Schedule, StepResult
+from pass_edge.drafting.drafter import PassOutput, StepResult
+from pass_edge.drafting.schedules import Schedule
 from pass_edge.drafting.tree import DraftTree
 from pass_edge.native.compute import compute
 from pass_edge.native.context import Floats
@@ -99,7 +99,8 @@ class Session:
     def _read(self, start: int, tokens: Sequence[int]) -> None:
         """Keep the first ``start`` tokens, and decode ``tokens`` after them."""
         self._run(PromptRequest(self._cache, start, tokens))
-        self.tokens = [*self.tokens[: self._cache.length - len(tokens)], *tokens]
+        del self.tokens[self._cache.length - len(tokens) :]
+        self.tokens += tokens
 
     def _run(self, request: PromptRequest | TreeRequest) -> Step | None:
         try:

@@ -16,7 +16,7 @@ from pass_edge.settings import REJECTION
 
 from .heads import HeadLogits, Heads
 from .lookahead import Floats
-from .tree import Draft
+from .tree import Draft, DraftTree
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,36 @@ class PassOutput:
     lookahead_logits: Floats
     hidden: Floats | None = None
     lookahead_states: Floats | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One conversation's part of a pass that was decoded, verified and committed.
+
+    ``tree``: what was decoded. ``new_tokens``: the accepted tokens and the new root, which is the last.
+    ``output``: what there is to draft from. ``sampler``: draws drafts. ``history``: the tokens up to the new
+    root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``: tokens in
+    the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
+    of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid until the next
+    pass.
+    """
+
+    tree: DraftTree
+    new_tokens: tuple[int, ...]
+    output: PassOutput
+    sampler: Sampler
+    history: Sequence[int]
+    rule: str
+    depth: int
+    rows: int
+    seconds: float
+    other_rows: int = 0
+    n_sharing: int = 1
+
+    @property
+    def next_position(self) -> int:
+        """The position of the token after the new root."""
+        return self.depth + len(self.new_tokens) + 1
 
 
 @dataclass(frozen=True)
@@ -62,20 +92,12 @@ class Drafter:
     p_min: float = 0.0
     n_alternatives: int = 0
 
-    def draft(
-        self,
-        output: PassOutput,
-        root: int,
-        sampler: Sampler,
-        position: int,
-        history: Sequence[int],
-        rule: str,
-    ) -> Draft:
+    def draft(self, result: StepResult) -> Draft:
         """Return the chain of ``draft_tokens``, without alternatives, up to where the product of the
         confidences falls below ``p_min``."""
         chain: list[DraftToken] = []
         probabilities: list[float] = []
-        for drafted in self.draft_tokens(output, root, sampler, position, history, rule):
+        for drafted in self.draft_tokens(result):
             probability = drafted.confidence * (probabilities[-1] if probabilities else 1.0)
             if probability < self.p_min:
                 break
@@ -84,21 +106,12 @@ class Drafter:
         proposals = [drafted.proposal for drafted in chain if drafted.proposal]
         return Draft.chain([drafted.token for drafted in chain], probabilities, proposals)
 
-    def draft_tokens(
-        self,
-        output: PassOutput,
-        root: int,
-        sampler: Sampler,
-        position: int,
-        history: Sequence[int],
-        rule: str,
-    ) -> Iterator[DraftToken]:
-        """Yield the tokens of the chain after the new ``root``, from ``position`` on; each is computed when
-        it is asked for. ``history``: the tokens that ``sampler`` looks back on, the root last. ``rule``: the
-        verification rule."""
-        tokens, history = [root], list(history)
-        for logits in self._predictions(output, tokens):
-            if rule == REJECTION:
+    def draft_tokens(self, result: StepResult) -> Iterator[DraftToken]:
+        """Yield the tokens of the chain after the new root; each is computed when it is asked for."""
+        sampler, position = result.sampler, result.next_position
+        tokens, history = [result.new_tokens[-1]], list(result.history)
+        for logits in self._predictions(result.output, tokens):
+            if result.rule == REJECTION:
                 proposal = sampler.distribution(logits.for_all_tokens().logits, history)
                 token = proposal.draw(sampler.seed, position, DRAFT)
                 drafted = DraftToken(token, logits.confidence, proposal)

@@ -12,44 +12,12 @@ planning/planner.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import FUSED, HEAD, PLAIN, TWO_PASS
 
-from .drafter import Drafter, PassOutput
+from .drafter import Drafter, StepResult
 from .tree import NO_DRAFT, Draft, DraftTree
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One conversation's part of a pass that was decoded, verified and committed.
-
-    ``tree``: what was decoded. ``new_tokens``: the accepted tokens and the new root, which is the last.
-    ``output``: what there is to draft from. ``sampler``: draws drafts. ``history``: the tokens up to the new
-    root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``: tokens in
-    the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
-    of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid until the next
-    pass.
-    """
-
-    tree: DraftTree
-    new_tokens: tuple[int, ...]
-    output: PassOutput
-    sampler: Sampler
-    history: Sequence[int]
-    rule: str
-    depth: int
-    rows: int
-    seconds: float
-    other_rows: int = 0
-    n_sharing: int = 1
-
-    @property
-    def next_position(self) -> int:
-        """The position of the token after the new root."""
-        return self.depth + len(self.new_tokens) + 1
 
 
 class Schedule(Protocol):
@@ -110,14 +78,7 @@ class FixedSchedule:
         return self._form(root, self._draft, self._drafter.depth)
 
     def learn(self, result: StepResult) -> None:
-        self._draft = self._drafter.draft(
-            result.output,
-            result.new_tokens[-1],
-            result.sampler,
-            result.next_position,
-            result.history,
-            result.rule,
-        )
+        self._draft = self._drafter.draft(result)
 
 
 def rows_needed(form: TreeForm, n_lookahead: int) -> int:

@@ -19,9 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pass_edge.drafting.drafter import Drafter, DraftToken
+from pass_edge.drafting.drafter import Drafter, DraftToken, StepResult
 from pass_edge.drafting.ngrams import NgramContinuations, NgramIndex
-from pass_edge.drafting.schedules import StepResult
 from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree
 from pass_edge.sampling.sampler import Distribution
 from pass_edge.settings import MAX_ROWS, REJECTION
@@ -212,15 +211,7 @@ class Planner:
         began = token_began = time.perf_counter()
         value_before = selector.value(builder.build())
         node, path_probability = 0, 1.0
-        draft_tokens = self._drafter.draft_tokens(
-            result.output,
-            result.new_tokens[-1],
-            result.sampler,
-            result.next_position,
-            result.history,
-            result.rule,
-        )
-        for depth, draft_token in enumerate(draft_tokens):
+        for depth, draft_token in enumerate(self._drafter.draft_tokens(result)):
             token_rates = self._rates_of(depth, draft_token, rates)
             probabilities = {token: path_probability * rate for token, rate in token_rates.items()}
             nodes = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pass_edge import Engine, Lookahead, Sampling, Settings
-from pass_edge.drafting.drafter import Drafter, PassOutput
+from pass_edge.drafting.drafter import Drafter, PassOutput, StepResult
 from pass_edge.drafting.heads import Heads
+from pass_edge.drafting.tree import NO_DRAFT
 from pass_edge.generation import Generation
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.sampling.sampler import Sampler
@@ -44,8 +45,9 @@ def answer(model: Path, lookahead: Lookahead | None, schedule: str) -> Generatio
 def test_a_draft_ends_where_its_probability_falls_below_p_min(rule: str) -> None:
     logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1]], np.float32))
     sampler = Sampler(Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=3))
+    result = StepResult(NO_DRAFT.below(0), (0,), PassOutput(logits), sampler, [], rule, 3, 1, 0.0)
     for p_min, length in ((0.0, 3), (0.6, 3), (0.7, 2), (0.73, 1), (0.9, 1), (0.91, 0)):
-        draft = Drafter(3, p_min=p_min - 1e-6).draft(PassOutput(logits), 0, sampler, 5, [], rule)
+        draft = Drafter(3, p_min=p_min - 1e-6).draft(result)
         assert len(draft.tokens) == length
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.drafting.drafter import DraftToken, PassOutput
-from pass_edge.drafting.schedules import StepResult
+from pass_edge.drafting.drafter import DraftToken, PassOutput, StepResult
 from pass_edge.drafting.tree import NO_DRAFT
 from pass_edge.planning.acceptance import head_bucket
 from pass_edge.planning.cost_model import StepCosts
