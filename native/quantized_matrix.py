@@ -39,7 +39,10 @@ class QuantizedMatrix:
 
     @classmethod
     def map_tensor(cls, path: Path, tensor: Tensor) -> QuantizedMatrix:
-        """Map the matrix ``tensor`` of the GGUF file ``path``."""
+        """Map the matrix ``tensor`` of the GGUF file ``path``. Raises ModelError if it is none, or empty."""
+        if len(tensor.shape) != 2 or not all(tensor.shape):
+            size = " × ".join(map(str, tensor.shape))
+            raise ModelError(f"{path} is damaged: {tensor.name} is {size}, and must have rows and columns")
         count, width = tensor.shape
         data = np.memmap(path, np.uint8, "r", tensor.offset, (count, tensor.size // count))
         return cls(data, tensor.type_name, width)

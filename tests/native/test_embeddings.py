@@ -11,8 +11,12 @@ import pytest
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
+from pass_edge.native.errors import ModelError
+from pass_edge.native.gguf_file import Tensor
+from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
 from pass_edge.native.quantize import quantize
+from pass_edge.native.quantized_matrix import QuantizedMatrix
 from pass_edge.native.tiny_model import write_tiny_model
 
 
@@ -51,3 +55,9 @@ def test_rows_of_every_common_type_are_those_that_llama_cpp_looks_up(file_type: 
         context.clear()
         context.decode_embeddings(rows, embeddings.rows(tokens))
         assert context.logits(40).tobytes() == looked_up.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (12, 0), (12, 2, 64)], ids=str)
+def test_an_output_tensor_that_is_no_matrix_is_refused(shape: tuple[int, ...], tiny_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"damaged: output\.weight is"):
+        QuantizedMatrix.map_tensor(tiny_path, Tensor("output.weight", GGML_TYPES["f32"], shape, 0, 64))
