@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -15,40 +14,6 @@ from .errors import ModelError
 from .library import llama
 
 Tokens = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Beginnings:
-    """Which tokens' texts begin like others'. ``longest``: for each token the one with the longest text that
-    its own begins with, (n_vocab,); -1 where there is none. ``levels``: the tokens that begin with no other,
-    those that begin with one of these alone, and so on."""
-
-    longest: Tokens
-    levels: tuple[Tokens, ...]
-
-    @classmethod
-    def among(cls, texts: Sequence[bytes]) -> Beginnings:
-        """Of ``texts``. Those that are empty, or not whole UTF-8 characters, begin with none, and none with
-        them."""
-        longest, depths = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.int32)
-        above: list[int] = []
-        for token in sorted(
-            filter(lambda token: _is_whole(texts[token]), range(len(texts))), key=texts.__getitem__
-        ):
-            while above and not texts[token].startswith(texts[above[-1]]):
-                above.pop()
-            if above:
-                longest[token], depths[token] = above[-1], len(above)
-            above.append(token)
-        levels = range(depths.max(initial=0) + 1)
-        return cls(longest, tuple(np.flatnonzero(depths == depth).astype(np.int32) for depth in levels))
-
-
-def _is_whole(text: bytes) -> bool:
-    try:
-        return bool(text.decode())
-    except UnicodeDecodeError:
-        return False
 
 
 class Vocabulary:
@@ -103,21 +68,13 @@ class Vocabulary:
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
     @cached_property
-    def markup(self) -> npt.NDArray[np.bool_]:
-        """Which tokens have no text of their own and end nothing, (n_vocab,): control tokens, the unknown
-        one."""
-        kinds = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
-        attributes = [llama.llama_vocab_get_attr(self.handle, token) for token in range(self.size)]
-        marked = (np.array(attributes) & kinds) != 0
-        marked[[token for token in np.flatnonzero(marked) if self.is_end(int(token))]] = False
-        return marked
-
-    @cached_property
-    def beginnings(self) -> Beginnings:
-        """Of the texts of all tokens but those that end an answer."""
-        return Beginnings.among(
-            [b"" if self.is_end(token) else self.piece(token) for token in range(self.size)]
+    def unknown_tokens(self) -> frozenset[int]:
+        """The tokens that stand for text outside the vocabulary; their pieces are not text."""
+        unknown = llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        tokens = (
+            token for token in range(self.size) if llama.llama_vocab_get_attr(self.handle, token) & unknown
         )
+        return frozenset(token for token in tokens if not self.is_end(token))
 
 
 class Detokenizer:

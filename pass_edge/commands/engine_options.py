@@ -160,7 +160,7 @@ def sampling_from(options: dict[str, Any]) -> Sampling:
 
 def _grammar(options: dict[str, Any]) -> str:
     from pass_edge import SettingsError
-    from pass_edge.native.grammar import schema_grammar
+    from pass_edge.native.constraint import schema_grammar
 
     grammar, schema = options["grammar_file"], options["json_schema_file"]
     if grammar and schema:

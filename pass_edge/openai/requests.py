@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pass_edge.native.chat_template import has_tools
+from pass_edge.native.constraint import schema_grammar
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.grammar import JSON_GBNF, schema_grammar
 from pass_edge.sampling.sampler import Sampling
 
 from .answers import Answer
@@ -245,7 +245,7 @@ def _format(wanted: Mapping[str, Any] | None) -> str:
     if wanted is None or kind == "text":
         return ""
     if kind == "json_object":
-        return schema_grammar(wanted["schema"]) if "schema" in wanted else JSON_GBNF
+        return schema_grammar(wanted["schema"]) if "schema" in wanted else schema_grammar({"type": "object"})
     try:
         if kind == "json_schema":
             return schema_grammar(wanted["json_schema"]["schema"])

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pass_edge.native.constraint import lark_grammar
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.grammar import schema_grammar
 
 Json = dict[str, Any]
 _OPENS, _CLOSES = "<tool_call>", "</tool_call>"
@@ -31,21 +31,18 @@ def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def call_grammar(tools: Sequence[Mapping[str, Any]], wanted: str | None) -> str:
-    """GBNF of one call of the tool named ``wanted``, or of any. Raises SettingsError if there is none
+    """The grammar of one call of the tool named ``wanted``, or of any. Raises SettingsError if there is none
     such."""
     names = tool_names(tools)
     if wanted is not None and wanted not in names:
         raise SettingsError(f"the tool choice {wanted!r} is none of the tools")
-    calls: list[Json] = []
-    definitions: dict[str, Json] = {}
-    for name, tool in zip(names, tools, strict=True):
+    calls, schemas = [], {}
+    for number, (name, tool) in enumerate(zip(names, tools, strict=True)):
         if wanted in (None, name):
-            parameters = dict(tool["function"].get("parameters") or {"type": "object"})
-            for place in ("$defs", "definitions"):  # references look for them at the root
-                definitions.setdefault(place, {}).update(parameters.pop(place, {}))
-            properties = {"name": {"const": name}, "arguments": parameters}
-            calls.append({"type": "object", "properties": properties, "required": ["name", "arguments"]})
-    return schema_grammar({"anyOf": calls, **definitions})
+            opening = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
+            calls.append(f'{opening} @arguments_{number} "}}"')
+            schemas[f"arguments_{number}"] = tool["function"].get("parameters") or {"type": "object"}
+    return lark_grammar("start: " + " | ".join(calls), schemas)
 
 
 class CallReader:

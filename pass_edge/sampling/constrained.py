@@ -1,37 +1,39 @@
-"""Choosing tokens under a grammar.
+"""Sample tokens under a grammar.
 
-A text that must match a grammar is chosen as llama.cpp does it: freely first; where the grammar does not
-allow that one token, once more with all that it does not allow at minus infinity. Where the filters (top-k,
-top-p, min-p) are off both ways choose the same token; where they are on, they see the free logits first,
-and the masked ones only if that choice fell.
+A token that the grammar forces is taken, whatever its logit. Otherwise a token is chosen first without the
+grammar; if the grammar does not allow it, once more with the logits of all disallowed tokens at minus
+infinity. With the filters (top-k, top-p, min-p) off, this gives the same token as masking at once. With
+filters on, they are applied to the unmasked logits first, and to the masked ones only if the first choice is
+not allowed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
+from pass_edge.native.constraint import Constraint
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.grammar import Grammar
 from pass_edge.native.vocabulary import Vocabulary
 
 from .sampler import Distribution, Logits, Sampler, Sampling
 
 
 class ConstrainedSampler(Sampler):
-    """A sampler whose tokens from ``start`` on, up to an end token, spell a text of ``grammar``.
+    """A sampler whose tokens after the prompt, up to an end token, spell a text that matches a grammar.
 
-    A choice is a pure function of (logits, position, history), as without a grammar: the grammar's state is
-    only a memo of where ``history`` leads. Drafts are made by ``free``, which knows no grammar, so they
-    never move it, and what they draft in vain is rejected like any wrong draft.
+    A choice is a pure function of (logits, position, history), as without a grammar: the constraint's state
+    only caches where ``history`` leads. Heads draft with ``free``, which knows no grammar; ``count_allowed``
+    tells which of their drafts can be right, and ``forced`` which tokens need no draft at all.
     """
 
-    def __init__(self, sampling: Sampling, grammar: Grammar, start: int) -> None:
-        """``start``: how many tokens at the front of every history (the prompt) the grammar does not mean."""
+    def __init__(self, sampling: Sampling, constraint: Constraint, start: int) -> None:
+        """``start``: the first tokens of every history, the prompt, which the grammar does not apply to."""
         super().__init__(sampling)
-        self._grammar = grammar
+        self._constraint = constraint
         self._start = start
         self._matched: list[int] = []
         self.free = Sampler(dataclasses.replace(sampling, seed=self.seed))
@@ -41,39 +43,63 @@ class ConstrainedSampler(Sampler):
         return -1
 
     def choose(self, logits: Logits, position: int, history: Sequence[int]) -> int:
-        """As ``Sampler.choose``. Raises SettingsError where the grammar (with the logit bias) allows
-        nothing."""
-        self._follow(history)
+        """Choose as ``Sampler.choose`` does. Raises SettingsError where the grammar and the logit bias allow
+        no token."""
+        self._advance_to(history)
+        forced = self._constraint.forced()
+        if forced and forced[0] not in self._banned:
+            return forced[0]
         token = super().choose(logits, position, history)
-        if self._grammar.allows(token):
+        if not forced and self._constraint.count_allowed([token]):
             return token
         return super().choose(self._masked(logits), position, history)
 
     def distribution(self, logits: Logits, history: Sequence[int]) -> Distribution:
-        """Over the allowed tokens alone, for the rejection rule, whose drafts need every token's chance."""
-        self._follow(history)
+        """Return the distribution over the allowed tokens. The rejection rule needs the probability of
+        each."""
+        self._advance_to(history)
         return super().distribution(self._masked(logits), history)
 
-    def _follow(self, history: Sequence[int]) -> None:
+    def forced(self, history: Sequence[int], drafted: Sequence[int] = ()) -> list[int]:
+        with self._after(history, drafted) as constraint:
+            return constraint.forced()
+
+    def count_allowed(self, history: Sequence[int], drafted: Sequence[int]) -> int:
+        with self._after(history, ()) as constraint:
+            return constraint.count_allowed(drafted)
+
+    @contextmanager
+    def _after(self, history: Sequence[int], drafted: Sequence[int]) -> Iterator[Constraint]:
+        """The constraint after ``history`` and ``drafted``, which must be allowed; it is taken back there."""
+        self._advance_to(history)
+        if drafted:
+            self._constraint.accept(drafted)
+        yield self._constraint
+        if drafted:
+            self._constraint.retract(drafted)
+
+    def _advance_to(self, history: Sequence[int]) -> None:
+        """Bring the constraint to its state after ``history``."""
         end = self._start + len(self._matched)
         if list(history[self._start : end]) != self._matched:
-            self._grammar.restart()
+            self._constraint.restart()
             self._matched, end = [], self._start
-        for token in history[end:]:
-            self._grammar.accept(token)
-            self._matched.append(token)
+        new = history[end:]
+        if new:
+            self._constraint.accept(new)
+            self._matched += new
 
     def _masked(self, logits: Logits) -> Logits:
-        allowed = self._grammar.allowed()[: len(logits)]
+        allowed = self._constraint.allowed()[: len(logits)]
         allowed[self._banned] = False
         if not allowed.any():
-            raise SettingsError("the grammar allows no token here, so the answer cannot go on")
+            raise SettingsError("the grammar allows no token here, so the answer cannot be continued")
         return np.where(allowed, logits, np.float32(-np.inf))
 
 
 def sampler_for(sampling: Sampling, vocabulary: Vocabulary, start: int) -> Sampler:
-    """What chooses the tokens behind a prompt of ``start`` tokens. Raises SettingsError on a wrong
-    grammar."""
+    """Return the sampler for the tokens after a prompt of ``start`` tokens. Raises SettingsError if the
+    grammar is wrong."""
     if not sampling.grammar:
         return Sampler(sampling)
-    return ConstrainedSampler(sampling, Grammar(vocabulary, sampling.grammar), start)
+    return ConstrainedSampler(sampling, Constraint(vocabulary, sampling.grammar), start)

@@ -137,6 +137,14 @@ class Sampler:
         tokens, scores = self._filtered(logits)
         return int(tokens[(scores + gumbel(self.seed, position, TARGET, tokens)).argmax()])
 
+    def forced(self, history: Sequence[int], drafted: Sequence[int] = ()) -> list[int]:
+        """Return the tokens after ``history`` and ``drafted`` that are certain, whatever the logits."""
+        return []
+
+    def count_allowed(self, history: Sequence[int], drafted: Sequence[int]) -> int:
+        """Return how many of ``drafted``, from the first on, may follow ``history``."""
+        return len(drafted)
+
     def ranked(
         self,
         logits: Logits,
