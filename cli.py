@@ -1,7 +1,7 @@
 """The command line: `pass-edge`, `python -m pass_edge`, and `python cli.py` in a checkout.
 
-Each command is a function of pass_edge/commands, imported when it is asked for: so starting one is quick. A
-command parses, calls the rooms below it, and prints.
+Each command has a module of its own in pass_edge/commands, which is imported when the command is used, so
+that the others cost no time. A command parses its options, calls the library, and prints.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any
 
 import click
 
-from pass_edge.commands.terminal.output import interrupts_kept
+from pass_edge.commands.terminal.output import redeliver_interrupts
+from pass_edge.native.errors import PassEdgeError
 
-_COMMANDS = {
-    "chat": "chat",
-    "generate": "generate",
-    "serve": "serve",
-    "doctor": "doctor",
-    "bench": "bench",
-    "train": "train",
-    "convert": "files",
-    "merge": "files",
-    "quantize": "files",
-    "inspect": "files",
-}
-"""Each command's module in pass_edge.commands."""
+_COMMANDS = (
+    "chat",
+    "generate",
+    "serve",
+    "doctor",
+    "bench",
+    "train",
+    "convert",
+    "merge",
+    "quantize",
+    "inspect",
+)
+"""The commands, in the order of --help: `name` is the function `name` in pass_edge/commands/name.py."""
 
 
-class Commands(click.Group):
-    """Import a command when it is used, report a PassEdgeError in one sentence with exit status 2, lose no
-    Ctrl-C."""
+class LazyGroup(click.Group):
+    """Imports a command when it is used. Reports a PassEdgeError as one sentence, with exit status 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -38,31 +38,33 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"pass_edge.commands.{_COMMANDS[name]}"), name)
+        command: click.Command = getattr(import_module(f"pass_edge.commands.{name}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        from pass_edge.native.errors import PassEdgeError
-
         try:
-            with interrupts_kept():
+            with redeliver_interrupts():
                 return super().invoke(ctx)
         except PassEdgeError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="pass-edge")
 def main() -> None:
-    """Decode a GGUF model faster without changing its text (Parallel Speculative Sampling).
+    """Decode a GGUF model faster, without changing its text (Parallel Speculative Sampling).
 
     \b
     pass-edge chat                              chat with the default model
-    pass-edge generate "Why is the sky blue?"   answer once
-    pass-edge serve                             the model behind OpenAI's protocol
-    pass-edge doctor                            what this machine can do, and what is wrong
-    pass-edge bench                             what drafting gains on it
+    pass-edge generate "Why is the sky blue?"   answer one question
+    pass-edge serve                             serve the model by OpenAI's protocol
+    pass-edge doctor                            check this machine, and suggest fixes
+    pass-edge bench                             measure what drafting gains here
+
+    `pass-edge COMMAND --help` explains a command and its options.
     """
 
 

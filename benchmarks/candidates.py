@@ -1,11 +1,11 @@
-"""Whether llama.cpp's backend samplers should choose the candidates of a row, on the device.
+"""Compare choosing the candidates of a row on the host and on the device, by llama.cpp's backend samplers.
 
     python benchmarks/candidates.py --model MODEL.gguf
 
-Milliseconds of passes over 1, 2, 4 and 8 rows with what a greedy step does behind them: either all logits
-come to the host, and numpy takes the largest; or the device picks the 64 best of each row, and these alone
-come. The candidates are the same to the bit, or the measurement ends with an error. In turn, the least of all
-rounds.
+Measures milliseconds of passes over 1, 2, 4 and 8 rows, with the choice of a greedy token from each row.
+Either all logits are copied to the host and numpy takes the largest; or the device picks the 64 best of each
+row, and only these are copied. Both ways alternate; the minimum of all rounds counts. If the candidates are
+not the same to the bit, it ends with an error.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from pass_edge.settings import context_settings, with_fitting_layers
 WIDTHS = (1, 2, 4, 8)
 DEPTH = 256
 CANDIDATES = 64
-"""More than the 40 that sampling leaves by default."""
+"""More than the default top-k of 40."""
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 """Token ids and their logits."""
 
 
 class ChoosingContext(Context):
-    """A context whose device picks the candidates of each row of sequence 0."""
+    """A context that picks the candidates of each row of sequence 0 on the device."""
 
     def __init__(self, model: Model, settings: object) -> None:
         parameters = llama.llama_context_default_params()
-        parameters.n_outputs_max_per_seq = 0  # as many as there are; the default is one
+        parameters.n_outputs_max_per_seq = 0  # no limit; the default is one
         with patch.object(llama, "llama_context_default_params", lambda: parameters):
             super().__init__(model, settings)  # type: ignore[arg-type]
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
@@ -53,7 +53,7 @@ class ChoosingContext(Context):
         llama.llama_set_sampler(self._handle, 0, self._chain)
 
     def candidates(self, count: int) -> list[Row]:
-        """Of each of the last decode's first ``count`` outputs."""
+        """Return the candidates of each of the last decode's first ``count`` outputs."""
         return [self._row(i) for i in range(count)]
 
     def _row(self, i: int) -> Row:
@@ -72,14 +72,15 @@ class ChoosingContext(Context):
 
 
 def measured(path: Path, rounds: int) -> Iterator[dict[str, list[float]]]:
-    """Milliseconds by who chooses, at each of WIDTHS: what is known after each round."""
+    """Yield, after each round, the milliseconds at each of WIDTHS by the side that chooses."""
     settings = with_fitting_layers(Settings(context_size=2 * DEPTH), path)
     with ExitStack() as opened:
-        model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers))
-        made = context_settings(model, settings, settings.context_size)
-        host = opened.enter_context(Context(model, made))
-        device = opened.enter_context(ChoosingContext(model, made))
-        ways: dict[str, Callable[[int], float]] = {
+        model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers or 0))
+        for_context = context_settings(model, settings, settings.context_size)
+        host = opened.enter_context(Context(model, for_context))
+        device = ChoosingContext(model, for_context)
+        opened.enter_context(device)
+        sides: dict[str, Callable[[int], float]] = {
             "host": lambda width: _pass(host, width, lambda: host.logits(width).argmax(axis=1)),
             "device": lambda width: _pass(
                 device,
@@ -89,34 +90,34 @@ def measured(path: Path, rounds: int) -> Iterator[dict[str, list[float]]]:
         }
         read_text(host, 0, DEPTH)
         device.restore_sequence(0, host.save_sequence(0))
-        least = {way: [float("inf")] * len(WIDTHS) for way in ways}
+        minimum = {side: [float("inf")] * len(WIDTHS) for side in sides}
         for _ in range(rounds):
             for i, width in enumerate(WIDTHS):
-                for way, seconds_of in ways.items():
+                for side, seconds_of in sides.items():
                     seconds = min(seconds_of(width) for _ in range(IN_A_ROW))
-                    least[way][i] = min(least[way][i], 1000 * seconds)
+                    minimum[side][i] = min(minimum[side][i], 1000 * seconds)
                 _check(host, device, width)
-            yield least
+            yield minimum
 
 
-def report(found: dict[str, list[float]]) -> str:
-    """A table of what was ``measured``."""
-    rows = [[way, *(f"{value:.2f}" for value in values)] for way, values in found.items()]
+def report(milliseconds: dict[str, list[float]]) -> str:
+    """Return a table of the results of ``measured``."""
+    rows = [[side, *(f"{value:.2f}" for value in values)] for side, values in milliseconds.items()]
     return table(["chosen by the", *(f"{width} rows" for width in WIDTHS)], rows)
 
 
 def _pass(context: Context, width: int, choose: Callable[[], object]) -> float:
-    """Seconds of a pass over ``width`` rows, and of choosing a token from each."""
+    """Return the seconds of a pass over ``width`` rows, and of choosing a token from each."""
     context.remove(0, DEPTH)
     rows, tokens = rows_of_sequence(DEPTH, width, outputs=width), np.arange(width, dtype=np.int32)
-    began = time.perf_counter()
+    start = time.perf_counter()
     context.decode_tokens(rows, tokens)
     choose()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _check(host: Context, device: ChoosingContext, width: int) -> None:
-    """Both have decoded the same rows."""
+    """Raise ClickException if the device's candidates are not the host's after decoding the same rows."""
     for (tokens, logits), all_logits in zip(device.candidates(width), host.logits(width), strict=True):
         best = np.sort(all_logits)[: -CANDIDATES - 1 : -1]
         if (all_logits[tokens] != logits).any() or (np.sort(logits)[::-1] != best).any():
@@ -127,8 +128,8 @@ def _check(host: Context, device: ChoosingContext, width: int) -> None:
 @click.option("--model", required=True, type=click.Path(exists=True, path_type=Path), help="A GGUF file.")
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True)
 def main(model: Path, rounds: int) -> None:
-    *_, found = measured(model, rounds)
-    click.echo(report(found))
+    *_, milliseconds = measured(model, rounds)
+    click.echo(report(milliseconds))
 
 
 if __name__ == "__main__":

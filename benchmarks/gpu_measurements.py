@@ -1,10 +1,10 @@
-"""What gpu.py measures once all is built: exactness, speed, what passes cost, what drafts would gain.
+"""The measurements of gpu.py: exactness, speed, the cost of passes, the projected gain of drafts.
 
     python benchmarks/gpu_measurements.py --out DIR MODEL.gguf …
 
-Stages run in the order of their importance. The report is written anew with each thing that is known; at the
-deadline the stage that runs is stopped, and what it has measured so far counts. Speed-ups on random weights
-are projections: passes measured there, drafts counted elsewhere.
+Stages run in the order of their importance. The report is rewritten after each new result. At the deadline
+the running stage is stopped, and its results so far count. Speed-ups on random weights are projections: they
+combine passes measured there with acceptance counted on other models.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ import click
 import numpy as np
 from answers import cpu_name, questions_by_category, rotated, table
 from random_llama import SHAPES, write_random_llama
-from ties import UNFILTERED, lead_at_parting
+from ties import UNFILTERED, margin_at_divergence
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.native.context import Context
@@ -44,8 +45,8 @@ GREEDY = Sampling(temperature=0)
 DRAFTS = 4
 """Tokens drafted at every step by the schedules that do."""
 Result = dict[str, Any]
-Growing = Generator[Result, None, None]
-"""What a stage knows so far, again and again."""
+PartialResults = Generator[Result, None, None]
+"""The results of a stage so far, yielded again after each new one."""
 
 
 class DeadlineError(Exception):
@@ -54,13 +55,14 @@ class DeadlineError(Exception):
 
 @contextmanager
 def stopped_at(deadline: float) -> Iterator[None]:
-    """Raises DeadlineError within, at ``deadline`` (seconds since 1970) or as soon as llama.cpp returns."""
+    """Raise DeadlineError within the block, at ``deadline`` (seconds since 1970) or as soon as llama.cpp
+    returns."""
 
     def stop(*_: object) -> None:
         raise DeadlineError
 
     before = signal.signal(signal.SIGALRM, stop)
-    # again and again, because llama.cpp's callbacks swallow what is raised in them
+    # repeatedly, because exceptions raised in llama.cpp's callbacks are dropped
     signal.setitimer(signal.ITIMER_REAL, min(max(1e-3, deadline - time.time()), 1e6), 5)
     try:
         yield
@@ -71,9 +73,11 @@ def stopped_at(deadline: float) -> Iterator[None]:
 
 @dataclass
 class Run:
-    """What is measured, with what, and what came of it. ``given``: the shares of passes whose first 1, 2 …
-    drafts are all right, which else are counted; ``report``: writes the report; ``results``: by stage;
-    ``left_out``: what was not measured, or not to the end, and why; ``counted``: by schedule, as ``given``.
+    """The settings and results of all measurements.
+
+    ``given``: the shares of passes whose first 1, 2 … drafts are all right; by default they are counted here.
+    ``report``: writes the report. ``results``: by stage. ``left_out``: stages that were not run, or not to
+    the end, and why. ``counted``: shares as in ``given``, by schedule.
     """
 
     deadline: float
@@ -90,31 +94,31 @@ class Run:
 
     @property
     def acceptance(self) -> dict[str, list[float]]:
-        """By schedule."""
+        """The shares to project with, by schedule."""
         return dict.fromkeys(ROWS, self.given) if self.given else self.counted
 
-    def stage(self, name: str, seconds: float, measure: Callable[[], Growing]) -> None:
-        """Run one stage if about ``seconds`` are left for it; one that fails does not end the others."""
+    def stage(self, name: str, seconds: float, measure: Callable[[], PartialResults]) -> None:
+        """Run a stage if about ``seconds`` are left for it. A stage that fails does not end the others."""
         if time.time() + seconds > self.deadline:
-            self.left_out[name] = f"needs about {seconds:.0f} s and there were not as many left"
+            self.left_out[name] = f"needs about {seconds:.0f} s, but less time was left"
         else:
             click.echo(f"{name} …")
-            self.left_out[name] = "the time was over in the middle"  # until it comes to its end
+            self.left_out[name] = "stopped at the deadline"  # until it has finished
             try:
-                with stopped_at(self.deadline), closing(measure()) as growing:
-                    for so_far in growing:
-                        self.results[name] = so_far
+                with stopped_at(self.deadline), closing(measure()) as partial_results:
+                    for result in partial_results:
+                        self.results[name] = result
                         self.report()
                 del self.left_out[name]
             except DeadlineError:
                 pass
-            except Exception as error:  # whatever it is: a report of the rest is worth more
+            except Exception as error:  # the report of the other stages is worth more
                 self.left_out[name] = f"{type(error).__name__}: {error}"
         self.report()
 
 
 def prompts(engine: Engine, count: int) -> list[list[int]]:
-    """One question from each of the first ``count`` categories."""
+    """Return one question from each of the first ``count`` categories, as token ids."""
     firsts = [questions[0] for questions in questions_by_category(1).values()][:count]
     if engine.model.chat_template() is None:
         return [engine.tokenize(question) for question in firsts]
@@ -122,60 +126,62 @@ def prompts(engine: Engine, count: int) -> list[list[int]]:
 
 
 def engines(path: Path, schedules: Sequence[str], opened: ExitStack) -> dict[str, Engine]:
-    """By schedule; those that the model has no lookahead for are left out."""
-    found = {}
+    """Open an engine for each schedule. Schedules that the model has no lookahead for are left out."""
+    by_schedule = {}
     for schedule in schedules:
         depth = None if schedule in ("plain", "auto") else DRAFTS
         engine = opened.enter_context(Engine(path, settings=Settings(schedule=schedule, draft_max=depth)))
         if engine.schedule == schedule:
-            found[schedule] = engine
-    return found
+            by_schedule[schedule] = engine
+    return by_schedule
 
 
-def exactness(path: Path, run: Run) -> Growing:
-    """Plain against what drafts most. Where batch sizes differ, texts may part where the lead is no more than
-    what two tokens may have moved by."""
+def exactness(path: Path, run: Run) -> PartialResults:
+    """Compare plain decoding with the schedule that drafts most. If batch sizes change bits, texts may
+    diverge where the margin is at most twice the batch-to-batch difference, by which each of two tokens may
+    move."""
     with ExitStack() as opened:
-        found = engines(path, ("plain", "auto", "fused"), opened)
-        plain, (schedule, drafting) = found["plain"], list(found.items())[-1]
+        by_schedule = engines(path, ("plain", "auto", "fused"), opened)
+        plain, (schedule, drafting) = by_schedule["plain"], list(by_schedule.items())[-1]
         width, difference = drafting.calibration.width, drafting.calibration.difference
         allowed = 0.0 if width > 1 else 2 * difference
-        leads: list[float | None] = []
+        margins: list[float | None] = []
         for prompt in prompts(plain, run.questions):
             for sampling in UNFILTERED:
-                leads.append(lead_at_parting(plain.session, drafting.session, prompt, sampling, run.tokens))
-                parted = [lead for lead in leads if lead is not None]
+                margin = margin_at_divergence(plain.session, drafting.session, prompt, sampling, run.tokens)
+                margins.append(margin)
+                diverged = [margin for margin in margins if margin is not None]
                 yield {
                     "schedule": schedule,
                     "gpu_layers": drafting.settings.gpu_layers,
                     "notes": drafting.notes,
-                    "texts": len(leads),
-                    "parted_at_leads": parted,
+                    "texts": len(margins),
+                    "parted_at_leads": diverged,
                     "batch_difference": difference,
                     "invariant_width": width,
-                    "holds": all(lead <= allowed for lead in parted) and (width == 1 or not parted),
+                    "holds": all(margin <= allowed for margin in diverged) and (width == 1 or not diverged),
                 }
 
 
-def speed(path: Path, run: Run) -> Growing:
-    """Tokens a second, plain and drafting in turn, greedy; and what a step does to llama.cpp."""
+def speed(path: Path, run: Run) -> PartialResults:
+    """Measure tokens per second, plain and drafting in turn, greedy; and the calls of llama.cpp in a step."""
     with ExitStack() as opened:
-        found = engines(path, ("plain", "head", "fused", "auto"), opened)
-        asked = prompts(found["plain"], run.questions)
-        stats: dict[str, list[Stats]] = {name: [] for name in found}
-        calls: Result = {name: {} for name in found}
-        for name, engine in found.items():
-            calls[name] = calls_of_steps(engine, asked[0], run.tokens)
-        for turn, prompt in enumerate(asked):
-            for name in rotated(list(found), turn):
-                generation = found[name].stream(prompt, sampling=GREEDY, max_tokens=run.tokens)
+        by_schedule = engines(path, ("plain", "head", "fused", "auto"), opened)
+        questions = prompts(by_schedule["plain"], run.questions)
+        stats: dict[str, list[Stats]] = {name: [] for name in by_schedule}
+        calls: Result = {name: {} for name in by_schedule}
+        for name, engine in by_schedule.items():
+            calls[name] = calls_of_steps(engine, questions[0], run.tokens)
+        for turn, prompt in enumerate(questions):
+            for name in rotated(list(by_schedule), turn):
+                generation = by_schedule[name].stream(prompt, sampling=GREEDY, max_tokens=run.tokens)
                 stats[name].append(generation.run().stats)
-            run.counted |= {name: shares(stats[name]) for name in ROWS if name in found}
-            yield {name: figures(stats[name], stats["plain"]) | calls[name] for name in found}
+            run.counted |= {name: shares(stats[name]) for name in ROWS if name in by_schedule}
+            yield {name: figures(stats[name], stats["plain"]) | calls[name] for name in by_schedule}
 
 
 def figures(stats: Sequence[Stats], plain: Sequence[Stats]) -> Result:
-    """Medians over the answers, ``plain`` beside them; tokens and drafts of all of them together."""
+    """Return medians over the answers, relative to ``plain``, and the totals of tokens and drafts."""
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(stats, plain, strict=True)]
     return {
         "tokens_per_second": statistics.median(a.tokens_per_second for a in stats),
@@ -186,7 +192,8 @@ def figures(stats: Sequence[Stats], plain: Sequence[Stats]) -> Result:
 
 
 def shares(stats: Sequence[Stats]) -> list[float]:
-    """By depth: of the passes that drafted as deep, the share whose drafts were right up to there."""
+    """Return, by depth, the share of passes whose drafts were all right up to it, of those that drafted so
+    deep."""
     drafted, accepted = Counter[int](), Counter[int]()
     for answer in stats:
         drafted.update(dict(enumerate(answer.drafted)))
@@ -196,8 +203,9 @@ def shares(stats: Sequence[Stats]) -> list[float]:
 
 @dataclass
 class Calls:
-    """Of llama.cpp: the batches it decoded, by their rows, for how many of them it had the graph, how often
-    somebody waited for it, and the seconds in all of that; and those in draft heads."""
+    """Calls of llama.cpp. ``rows``: decoded batches by their rows; ``graphs_reused``: for how many of them
+    the graph was reused; ``waits``: reads that wait for its results; ``seconds``: in all these calls;
+    ``seconds_of_heads``: in draft heads."""
 
     rows: Counter[int] = field(default_factory=Counter)
     graphs_reused: int = 0
@@ -212,13 +220,13 @@ class Calls:
 
 @contextmanager
 def counted() -> Iterator[Calls]:
-    """The calls meanwhile."""
+    """Count the calls within the block."""
     calls = Calls()
 
     def timed(call: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = call(*arguments)
-        calls.seconds += time.perf_counter() - began
+        calls.seconds += time.perf_counter() - start
         return result
 
     def decode(context: Any, batch: Any) -> Any:
@@ -235,38 +243,38 @@ def counted() -> Iterator[Calls]:
 
         return wait
 
-    def step(head: DraftHead, *told: Any) -> Any:
-        began = time.perf_counter()
-        result = step_of_head(head, *told)
-        calls.seconds_of_heads += time.perf_counter() - began
+    def step(head: DraftHead, *vectors: Any) -> Any:
+        start = time.perf_counter()
+        result = original_step(head, *vectors)
+        calls.seconds_of_heads += time.perf_counter() - start
         return result
 
-    step_of_head = DraftHead.step
+    original_step = DraftHead.step
     readers = ("llama_get_logits", "llama_get_embeddings")
     originals = {name: getattr(llama, name) for name in ("llama_decode", *readers)}
     try:
         for name, counting in (("llama_decode", decode), *((name, waiting(name)) for name in readers)):
             setattr(llama, name, counting)
-        DraftHead.step = step  # type: ignore[method-assign]
+        DraftHead.step = step  # type: ignore[assignment, method-assign]
         yield calls
     finally:
-        DraftHead.step = step_of_head  # type: ignore[method-assign]
+        DraftHead.step = original_step  # type: ignore[method-assign]
         for name, original in originals.items():
             setattr(llama, name, original)
 
 
 def calls_of_steps(engine: Engine, prompt: Sequence[int], tokens: int) -> Result:
-    """What steps of ``tokens`` tokens in all call, for each step, and the share of their time outside of
-    that."""
-    session, sampler, steps, made = engine.session, Sampler(GREEDY), 0, 0
+    """Return the calls per step of steps that yield ``tokens`` tokens in all, and the share of time outside
+    these calls."""
+    session, sampler, steps, generated = engine.session, Sampler(GREEDY), 0, 0
     session.prefill(prompt)
     session.step(sampler)  # waits for the prompt, too
     with counted() as calls:
-        began = time.perf_counter()
-        while made < tokens:
-            made += len(session.step(sampler).tokens)
+        start = time.perf_counter()
+        while generated < tokens:
+            generated += len(session.step(sampler).tokens)
             steps += 1
-        elapsed = time.perf_counter() - began
+        elapsed = time.perf_counter() - start
     return {
         "decodes_per_step": calls.decodes / steps,
         "waits_per_step": calls.waits / steps,
@@ -276,14 +284,14 @@ def calls_of_steps(engine: Engine, prompt: Sequence[int], tokens: int) -> Result
     }
 
 
-def pass_costs(path: Path, run: Run) -> Growing:
-    """Milliseconds of a pass over each of the widths, behind each depth: of one after others alike, whose
-    graph is there, and of one after another width."""
+def pass_costs(path: Path, run: Run) -> PartialResults:
+    """Measure milliseconds of a pass over each width after each depth: "repeated", after passes of the same
+    width, whose graph is reused; "changed", after a pass of another width."""
     settings = with_fitting_layers(Settings(context_size=max(run.depths) + max(run.widths)), path)
     costs: Result = {"repeated": {}, "changed": {}}
-    with Model(path, gpu_layers=settings.gpu_layers) as model:
-        made = context_settings(model, settings, settings.context_size)
-        with Context(model, made) as context:
+    with Model(path, gpu_layers=settings.gpu_layers or 0) as model:
+        for_context = context_settings(model, settings, settings.context_size)
+        with Context(model, for_context) as context:
             for before, depth in pairwise([0, *sorted(run.depths)]):
                 read_text(context, before, depth)
                 for kind, in_a_row in (("repeated", IN_A_ROW), ("changed", 1)):
@@ -292,13 +300,14 @@ def pass_costs(path: Path, run: Run) -> Growing:
                     yield costs
 
 
-def choosing(path: Path, _: Run) -> Growing:
-    """Milliseconds of passes where the host chooses tokens from all logits, and where the device does."""
+def choosing(path: Path, _: Run) -> PartialResults:
+    """Measure milliseconds of passes whose tokens are chosen on the host from all logits, or on the
+    device."""
     yield from candidates.measured(path, rounds=10)
 
 
-def random_costs(name: str, file_type: str, run: Run) -> Growing:
-    """``pass_costs`` of a random model, and the projection from them."""
+def random_costs(name: str, file_type: str, run: Run) -> PartialResults:
+    """Measure ``pass_costs`` of a random model, and project speed-ups from them."""
     path = run.scratch / f"random-{name}-{file_type}.gguf"
     try:
         write_random_llama(path, SHAPES[name], file_type)
@@ -309,13 +318,13 @@ def random_costs(name: str, file_type: str, run: Run) -> Growing:
 
 
 ROWS: dict[str, Callable[[int], int]] = {"head": lambda k: k + 1, "fused": lambda k: (k + 1) ** 2}
-"""Of a pass with k drafts: by the hidden head there are no others; fused, each of the k + 1 nodes has k
-lookahead tokens too."""
+"""Rows of a pass with k drafts. The hidden head needs no further rows; with the schedule "fused", each of the
+k + 1 nodes has k lookahead tokens."""
 
 
 def projections(costs: Mapping[str, Sequence[float]], run: Run) -> Result:
-    """By depth and schedule, the best speed-up that chains of drafts would have with ``costs``. The host's
-    time is not in it."""
+    """Return the projected speed-up of the best chain of drafts with ``costs``, by depth and schedule,
+    without the host's time."""
     return {
         depth: {
             schedule: speed_up(right, dict(zip(run.widths, milliseconds, strict=True)), ROWS[schedule])
@@ -326,9 +335,13 @@ def projections(costs: Mapping[str, Sequence[float]], run: Run) -> Result:
 
 
 def speed_up(acceptance: Sequence[float], costs: Mapping[int, float], rows: Callable[[int], int]) -> float:
-    """``acceptance``: the shares of passes whose first 1, 2 … drafts were *all* right, so that their sum is
-    what a pass gains, however much one draft's luck tells of the next one's. In shorter chains than they were
-    counted in, passes begin at better places, so for those it is a little too low. ``costs``: by width."""
+    """Return the projected speed-up of the best chain of drafts.
+
+    ``acceptance``: the shares of passes whose first 1, 2 … drafts were *all* right. Their sum is the gain of
+    a pass, even if the acceptance of one draft depends on the one before. For shorter chains than those
+    counted, the result is a little too low, because passes then start at better positions. ``costs``:
+    milliseconds by width.
+    """
     widths, milliseconds = list(costs), list(costs.values())
     ratios = [
         tokens * milliseconds[0] / np.interp(rows(k), widths, milliseconds)
@@ -348,7 +361,7 @@ def _sections(run: Run) -> Iterator[str]:
         if name.startswith("exactness"):
             yield from (f"- {key.replace('_', ' ')}: {value}" for key, value in result.items())
         elif name.startswith("speed"):
-            rows = [[who, *map(_in_words, known.values())] for who, known in result.items()]
+            rows = [[schedule, *map(_format, values.values())] for schedule, values in result.items()]
             names = (key.replace("_", " ") for key in next(iter(result.values())))
             yield table(["schedule", *names], rows)
         elif name.startswith("candidates"):
@@ -366,15 +379,15 @@ def _sections(run: Run) -> Iterator[str]:
         yield ""
 
 
-def _in_words(value: float | list[float]) -> str:
+def _format(value: float | list[float]) -> str:
     return " ".join(f"{share:.2f}" for share in value) if isinstance(value, list) else f"{value:.3g}"
 
 
 def _projected(projection: Result, run: Run) -> Iterator[str]:
     if any(projection.values()):
-        right = "; ".join(f"{name} {_in_words(known)}" for name, known in run.acceptance.items())
-        yield "\n**A projection**, not a measurement: these passes, repeated, where the first 1, 2 … drafts"
-        yield f"were all right in so many: {right}\n"
+        right = "; ".join(f"{name} {_format(known)}" for name, known in run.acceptance.items())
+        yield "\n**A projection**, not a measurement: from these repeated passes, and the shares of passes"
+        yield f"whose first 1, 2 … drafts were all right: {right}\n"
         rows = [[depth, *(f"{times:.2f}" for times in known.values())] for depth, known in projection.items()]
         yield table(["tokens before", *(f"{name}, times plain" for name in run.acceptance)], rows)
 
@@ -386,23 +399,23 @@ def _left_out(run: Run) -> Iterator[str]:
 
 
 def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None:
-    """All stages, the most important first."""
+    """Run all stages, the most important first."""
     for path in models:
-        run.stage(f"exactness: {path.name}", 20, lambda path=path: exactness(path, run))
+        run.stage(f"exactness: {path.name}", 20, partial(exactness, path, run))
     for path in models:
-        run.stage(f"speed: {path.name}", 20, lambda path=path: speed(path, run))
+        run.stage(f"speed: {path.name}", 20, partial(speed, path, run))
     for path in models:
-        run.stage(f"passes: {path.name}", 15, lambda path=path: pass_costs(path, run))
+        run.stage(f"passes: {path.name}", 15, partial(pass_costs, path, run))
     for path in models:
-        run.stage(f"candidates: {path.name}", 5, lambda path=path: choosing(path, run))
+        run.stage(f"candidates: {path.name}", 5, partial(choosing, path, run))
     for file_type in PROJECTED_TYPES:
         for name in shapes:
             shape = SHAPES[name]
             gigabytes = shape.n_layer * shape.n_embd * (2.5 * shape.n_embd + 3 * shape.n_ff) / 1e9
             run.stage(
                 f"passes: random {name} {file_type}",
-                15 + 8 * gigabytes,  # to write and to load them
-                lambda name=name, file_type=file_type: random_costs(name, file_type, run),
+                15 + 8 * gigabytes,  # to write and load the model
+                partial(random_costs, name, file_type, run),
             )
 
 
@@ -412,9 +425,9 @@ def _numbers(text: str) -> list[int]:
 
 @click.command(help=__doc__)
 @click.argument("models", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the report.")
-@click.option("--scratch", default=".", type=click.Path(path_type=Path), help="Where random models are made.")
-@click.option("--deadline", type=float, default=float("inf"), help="In seconds since 1970.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder for the report.")
+@click.option("--scratch", default=".", type=click.Path(path_type=Path), help="The folder for random models.")
+@click.option("--deadline", type=float, default=float("inf"), help="When to stop, in seconds since 1970.")
 @click.option(
     "--widths", default="1,2,3,4,5,6,8,12,16,24,32,48,64", show_default=True, help="Rows of a pass."
 )
@@ -424,8 +437,8 @@ def _numbers(text: str) -> list[int]:
 @click.option("--shapes", default="1B,8B,3B", show_default=True, help=f"Random models: {', '.join(SHAPES)}.")
 @click.option(
     "--acceptance",
-    help="Shares of passes whose first 1, 2 … drafts are all right, as `generate --json` tells them. "
-    "[default: those of the last model here that has a lookahead file]",
+    help="Shares of passes whose first 1, 2 … drafts are all right, as in `generate --json`. "
+    "[default: counted on the last model here that has a lookahead file]",
 )
 def main(
     models: tuple[Path, ...],
@@ -442,11 +455,11 @@ def main(
     run = Run(deadline, scratch, _numbers(f"1,{widths}"), _numbers(depths), tokens, questions)
     run.given = [float(share) for share in acceptance.split(",")] if acceptance else None
     device = next((d.description for d in devices() if d.kind in ("gpu", "igpu")), cpu_name())
-    known = {"device": device, "library": system_info(), "widths": run.widths}
+    machine = {"device": device, "library": system_info(), "widths": run.widths}
 
     def report() -> None:
-        counts = {"acceptance": run.acceptance, "results": run.results, "left_out": run.left_out}
-        _write(out / "gpu.json", json.dumps({**known, **counts}, indent=1))
+        results = {"acceptance": run.acceptance, "results": run.results, "left_out": run.left_out}
+        _write(out / "gpu.json", json.dumps({**machine, **results}, indent=1))
         _write(out / "gpu.md", markdown(device, run))
 
     run.report = report
@@ -457,10 +470,10 @@ def main(
 
 
 def _write(path: Path, text: str) -> None:
-    """At once: whoever is killed meanwhile leaves what was there."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(text)
-    fresh.replace(path)
+    """Replace ``path`` atomically: a process that is killed leaves the old file."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Where the time of a step goes as work grows: context, tree, vocabulary; and what drafting adds in memory.
+"""Time of a step as context, draft tree and vocabulary grow; and the memory that drafting adds.
 
     python benchmarks/growth.py --model MODEL.gguf
 
-Milliseconds of a step in llama.cpp; in planning and drafting; and in the rest (choosing tokens, verifying,
-committing). Trees are chains of tokens that are nearly always wrong, so a step goes one token on.
-Vocabularies are those of random models that are small otherwise, so that the host's share can be seen.
+Measures milliseconds of a step in llama.cpp, in planning and drafting, and in the rest (choosing tokens,
+verifying, committing). Trees are chains of tokens that are nearly always wrong, so a step yields one token.
+Large vocabularies are measured on random models that are otherwise small, so that the host's share is
+visible.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from answers import line, table
+from answers import table, table_row
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.drafting.tree import Draft
@@ -27,35 +28,36 @@ from pass_edge.sampling.sampler import Sampler
 
 STEPS = 40
 GREEDY, SAMPLED = Sampling(temperature=0), Sampling(temperature=0.8, seed=1)
-# /proc tells the resident set of a process of its own, in which nothing else ran
+# runs in a process of its own, so that the resident memory is the engine's
 _RESIDENT = """
 import sys
 from pass_edge import Engine, Sampling, Settings
+from pass_edge.native.process_memory import resident_bytes
 with Engine(sys.argv[1], settings=Settings(schedule=sys.argv[2])) as engine:
     engine.stream([5, 6, 7, 8] * 256, sampling=Sampling(temperature=0), max_tokens=256).run()
-    print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
+    print(resident_bytes())
 """
 
 
 def row(name: str, engine: Engine, depth: int, nodes: int, sampling: Sampling) -> str:
-    """A line of the table: medians over steps behind ``depth`` tokens with trees of ``nodes``."""
+    """Return a row of the table: medians over steps after ``depth`` tokens with trees of ``nodes``."""
     session, sampler = engine.session, Sampler(sampling)
     session.prefill(np.random.default_rng(0).integers(10, engine.base.n_vocab, depth).tolist())
     parts = []
     for _ in range(STEPS):
         assert session.root is not None
         tree = Draft.chain([7] * (nodes - 1)).below(session.root)
-        began = time.perf_counter()
+        start = time.perf_counter()
         step = session.decode_tree(tree, sampler)
-        whole = time.perf_counter() - began
-        parts.append((step.model_seconds, step.drafting_seconds, whole))
-    model, drafting, whole = (1e3 * statistics.median(column) for column in zip(*parts, strict=True))
-    rest = whole - model - drafting
-    return line([name, *(f"{ms:.2f}" for ms in (model, drafting, rest)), f"{1 - model / whole:.1%}"])
+        total = time.perf_counter() - start
+        parts.append((step.model_seconds, step.drafting_seconds, total))
+    model, drafting, total = (1e3 * statistics.median(column) for column in zip(*parts, strict=True))
+    rest = total - model - drafting
+    return table_row([name, *(f"{ms:.2f}" for ms in (model, drafting, rest)), f"{1 - model / total:.1%}"])
 
 
 def resident(model: Path, schedule: str) -> int:
-    """KiB that a process holds after an answer."""
+    """Return the resident bytes of a process after an answer."""
     done = subprocess.run(
         [sys.executable, "-c", _RESIDENT, str(model), schedule], capture_output=True, text=True, check=True
     )
@@ -80,11 +82,11 @@ def main(model: Path) -> None:
             with Engine(tiny, lookahead=None) as engine:
                 for name, sampling in (("greedy", GREEDY), ("temperature 0.8", SAMPLED)):
                     for nodes in (1, 8):
-                        told = f"vocabulary of {n_vocab:,}, {name}, tree of {nodes}"
-                        click.echo(row(told, engine, 64, nodes, sampling))
+                        label = f"vocabulary of {n_vocab:,}, {name}, tree of {nodes}"
+                        click.echo(row(label, engine, 64, nodes, sampling))
     plain, auto = (resident(model, schedule) for schedule in ("plain", "auto"))
     click.echo(
-        f"\nResident memory: plain {plain / 1024:.0f} MiB, auto {auto / 1024:.0f} MiB "
+        f"\nResident memory: plain {plain / 2**20:.0f} MiB, auto {auto / 2**20:.0f} MiB "
         f"({auto / plain - 1:+.1%})."
     )
 

@@ -1,4 +1,4 @@
-"""Tokens a second of one client alone and of several at once, interleaved, as one Markdown table.
+"""Tokens per second of one client alone and of several at once, interleaved, as a Markdown table.
 
 python benchmarks/parallel.py MODEL.gguf [CLIENTS]
 """
@@ -22,17 +22,17 @@ QUESTIONS = (
 
 
 def answer(engine: Engine, client: int, end: int) -> float:
-    """Tokens a second of one answer."""
-    began = time.perf_counter()
+    """Return the tokens per second of one answer."""
+    start = time.perf_counter()
     message = {"role": "user", "content": QUESTIONS[client % len(QUESTIONS)]}
-    # nobody's answer ends before the others'
+    # without the end token, all answers have the same length
     sampling = Sampling(temperature=0.8, seed=client, logit_bias={end: -100.0})
     generation = engine.chat([message], sampling=sampling, max_tokens=TOKENS).run()
-    return len(generation.ids) / (time.perf_counter() - began)
+    return len(generation.ids) / (time.perf_counter() - start)
 
 
-def at_once(engine: Engine, clients: int, end: int) -> list[float]:
-    """Tokens a second of each client."""
+def answer_together(engine: Engine, clients: int, end: int) -> list[float]:
+    """Return the tokens per second of each client."""
     rates: list[float] = []
     threads = [
         threading.Thread(target=lambda i=i: rates.append(answer(engine, i, end))) for i in range(clients)
@@ -45,7 +45,7 @@ def at_once(engine: Engine, clients: int, end: int) -> list[float]:
 
 
 def main(model: str, clients: int) -> None:
-    print("| schedule | one client | each of several (least, most) | together | gain |")
+    print("| schedule | one client | each of several (slowest, fastest) | together | gain |")
     print("| --- | --- | --- | --- | --- |")
     for schedule in ("plain", "auto"):
         with Engine(model, settings=Settings(parallel=clients, schedule=schedule)) as engine:
@@ -53,15 +53,15 @@ def main(model: str, clients: int) -> None:
             alone, together = [], []
             for round_ in range(ROUNDS + 1):
                 one = answer(engine, round_, end)
-                several = at_once(engine, clients, end)
+                several = answer_together(engine, clients, end)
                 if round_:  # the first warms up
                     alone.append(one)
                     together.append(several)
         one = statistics.median(alone)
-        least = statistics.median(map(min, together))
-        most = statistics.median(map(max, together))
+        slowest = statistics.median(map(min, together))
+        fastest = statistics.median(map(max, together))
         total = statistics.median(map(sum, together))
-        print(f"| {schedule} | {one:.0f} | {least:.0f}, {most:.0f} | {total:.0f} | {total / one:.2f} |")
+        print(f"| {schedule} | {one:.0f} | {slowest:.0f}, {fastest:.0f} | {total:.0f} | {total / one:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `peers.py` found, as Markdown and as a plot: who decoded how fast on the same questions."""
+"""The report of `peers.py`, as Markdown and as a plot: decoding speeds on the same questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from answers import Answer, Job, cpu_name, table
-from apart import Opened
+from contender_process import Opened
 
 DEFAULT = "ours: auto"
 PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")
@@ -18,8 +18,8 @@ PACKAGES = ("pass-edge", "llama-cpp-python", "xllamacpp")
 
 @dataclass(frozen=True)
 class Entrant:
-    """``base``: plain decoding by the same library; ``settings``, in words; ``open`` loads the model, in
-    whatever process."""
+    """A contender that can be opened. ``base``: the entrant that decodes plainly with the same library;
+    ``settings``: as text; ``open``: loads the model in the calling process."""
 
     name: str
     base: str
@@ -33,7 +33,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Round:
-    """One question, answered by all."""
+    """One question, answered by all entrants."""
 
     category: str
     answers: Mapping[str, Answer]
@@ -41,7 +41,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Run:
-    """The first of the entrants is the reference that all are measured against."""
+    """A whole run. The first entrant is the reference for all ratios."""
 
     job: Job
     entrants: list[Entrant]
@@ -70,7 +70,7 @@ def ratios(rounds: list[Round], name: str, base: str) -> list[float]:
 
 
 def spread(values: list[float]) -> str:
-    """The median, and the quartiles where there are any."""
+    """Return the median, with the quartiles if there are at least two values."""
     if len(values) < 2:
         return f"{values[0]:.2f}"
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -78,7 +78,7 @@ def spread(values: list[float]) -> str:
 
 
 def best_rival(rounds: list[Round], rivals: list[str]) -> tuple[str, float]:
-    """Who comes closest to our default or beats it, and how many times as fast as that one ours is."""
+    """Return the fastest rival relative to our default, and our speed as a multiple of its."""
     leads = {rival: statistics.median(ratios(rounds, DEFAULT, rival)) for rival in rivals}
     best = min(leads, key=leads.__getitem__)
     return best, leads[best]
@@ -110,7 +110,7 @@ def speed_table(run: Run) -> str:
 
 
 def library_table(run: Run) -> str:
-    """Each against plain decoding by its own library, whatever that was compiled for."""
+    """Return a table of each entrant's speed relative to plain decoding with its own library."""
     rows = []
     for entrant in run.entrants:
         pairs = [(r.answers[entrant.name], r.answers[entrant.base]) for r in run.rounds]
@@ -132,7 +132,8 @@ def library_table(run: Run) -> str:
 
 
 def begin_alike(answer: Answer, other: Answer) -> bool:
-    """Whether texts are the same as far as both go: libraries count the first and the last token unlike."""
+    """Return whether the shorter text begins the longer one. Libraries count first and last tokens
+    differently."""
     short, long = sorted((answer.text, other.text), key=len)
     return long.startswith(short)
 
@@ -163,7 +164,7 @@ def report(run: Run) -> str:
 
 
 def plot(run: Run, path: Path) -> None:
-    """A row for each category, a mark for each entrant; ours by default are the diamonds."""
+    """Plot a row for each category, with a mark for each entrant. Diamonds are our default."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,8 +1,9 @@
-"""Llama models of real shapes with random weights, written as blocks of random bytes under sane scales.
+"""Write Llama models of real shapes with random weights: blocks of random bytes with realistic scales.
 
     python benchmarks/random_llama.py 1.1B Q4_0 random.gguf
 
-A pass over them costs what a real model's does; they say nothing sensible, so only passes are measured.
+A pass over such a model costs as much as a real model's. Its text is meaningless, so only passes are
+measured.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pathlib import Path
 import click
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+from gguf import GGML_QUANT_SIZES, GGUFWriter
+from gguf import GGMLQuantizationType as Type
 
 Bytes = npt.NDArray[np.uint8]
-Type = GGMLQuantizationType
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A llama's sizes; ``tied``: its output matrix is its token embeddings."""
+    """The sizes of a llama model. ``tied``: the output matrix is the token embedding matrix."""
 
     n_embd: int
     n_layer: int
@@ -33,39 +34,41 @@ class Shape:
 
 
 SHAPES = {
-    "0.02B": Shape(512, 4, 1536, 8, 4, 8192, True),  # to rehearse with
+    "0.02B": Shape(512, 4, 1536, 8, 4, 8192, True),  # for tests
     "1B": Shape(2048, 16, 8192, 32, 8, 128256, True),
     "1.1B": Shape(2048, 22, 5632, 32, 4, 32000, False),
     "3B": Shape(3072, 28, 8192, 24, 8, 128256, True),
     "8B": Shape(4096, 32, 14336, 32, 8, 128256, False),
 }
-"""Llama 3.2's and 3.1's; 1.1B is TinyLlama's."""
+"""Shapes of Llama 3.2 and 3.1; 1.1B is TinyLlama's."""
 
 FILE_TYPES = {
     "Q4_0": (Type.Q4_0, Type.Q4_0, Type.Q6_K),
     "Q4_K_M": (Type.Q4_K, Type.Q6_K, Type.Q6_K),
     "Q8_0": (Type.Q8_0, Type.Q8_0, Type.Q8_0),
 }
-"""What llama.cpp makes of most matrices, of those that get more bits in some layers, and of the output."""
+"""llama.cpp's types for most matrices, for those that get more bits in some layers, and for the output."""
 
 _SCALES = {
-    # where a block has its half-precision scale, and by how much its integers spread (standard deviation)
+    # offset of the half-precision scale in a block, and standard deviation of the block's integers
     Type.Q4_0: (0, 4.6),
     Type.Q8_0: (0, 74.0),
     Type.Q4_K: (0, 258.0),
     Type.Q6_K: (208, 1369.0),
 }
-_Q4_K_MINIMUM = 2  # where a Q4_K block has the scale of its minima: 7.5 times the other centres it on zero
+_Q4_K_MINIMUM = (
+    2  # offset of the scale of minima in a Q4_K block: 7.5 times the other scale centres it on zero
+)
 
 
 def random_blocks(rng: np.random.Generator, kind: Type, rows: int, width: int) -> Bytes:
-    """A (rows, width) matrix that keeps the size of what it multiplies, in blocks of ``kind``: (rows, bytes a
-    row)."""
+    """Return a random (rows, width) matrix that preserves the norm of vectors, in blocks of ``kind``: (rows,
+    bytes per row)."""
     elements, size = GGML_QUANT_SIZES[kind]
     blocks = rng.integers(0, 256, (rows * width // elements, size), np.uint8)
-    place, spread = _SCALES[kind]
-    scale = width**-0.5 / spread
-    blocks[:, place : place + 2] = _half(scale)
+    offset, deviation = _SCALES[kind]
+    scale = width**-0.5 / deviation
+    blocks[:, offset : offset + 2] = _half(scale)
     if kind == Type.Q4_K:
         blocks[:, _Q4_K_MINIMUM : _Q4_K_MINIMUM + 2] = _half(7.5 * scale)
     return blocks.reshape(rows, -1)
@@ -76,18 +79,18 @@ def _half(value: float) -> Bytes:
 
 
 def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
-    """A model of ``shape`` in ``file_type``, one of FILE_TYPES. All layers share one layer's bytes, so that
-    it needs little memory."""
+    """Write a model of ``shape`` in ``file_type``, one of FILE_TYPES. All layers share the same bytes, so
+    writing needs little memory."""
     rng = np.random.default_rng(0)
     base, better, output = FILE_TYPES[file_type]
     writer = GGUFWriter(path, "llama")
     _describe(writer, shape)
-    known: dict[tuple[Type, int, int], Bytes] = {}
+    matrices: dict[tuple[Type, int, int], Bytes] = {}
 
     def add(name: str, kind: Type, rows: int, width: int) -> None:
-        if (kind, rows, width) not in known:
-            known[kind, rows, width] = random_blocks(rng, kind, rows, width)
-        writer.add_tensor(f"{name}.weight", known[kind, rows, width], raw_dtype=kind)
+        if (kind, rows, width) not in matrices:
+            matrices[kind, rows, width] = random_blocks(rng, kind, rows, width)
+        writer.add_tensor(f"{name}.weight", matrices[kind, rows, width], raw_dtype=kind)
 
     def add_norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(shape.n_embd, np.float32))

@@ -1,7 +1,9 @@
-"""Mixed traffic on a server, for as long as asked: every text compared to what the same request got alone,
-and memory sampled. Writes docs/reliability.md.
+"""Soak test of the server: mixed traffic, every text compared to the same request's text alone, memory
+sampled.
 
-python benchmarks/soak.py MODEL.gguf --minutes 30
+    python benchmarks/soak.py MODEL.gguf --minutes 30
+
+Writes docs/reliability.md. Needs the extra `serve`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ KINDS = ("completion", "chat", "stream", "schema")
 
 
 def body(kind: str, question: str, seed: int) -> dict[str, Any]:
-    """A request of a ``kind``."""
+    """Return the body of a request of one of KINDS."""
     shared = {"max_tokens": 40, "seed": seed, "temperature": 0.8 * (seed > 0)}
     if kind == "completion":
         return {"prompt": question, **shared}
@@ -47,35 +49,35 @@ REQUESTS = [
 
 
 class Client:
-    """Asks the server at ``port``."""
+    """A client of the server at ``port``."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def text(self, asked: dict[str, Any]) -> str:
-        """The text that ``asked`` is answered with."""
-        with self._sent(asked) as response:
+    def text(self, request: dict[str, Any]) -> str:
+        """Return the text of the answer to ``request``. Raises RuntimeError for an error status."""
+        with self._send(request) as response:
             if response.status != 200:
                 raise RuntimeError(f"{response.status}: {response.read().decode()}")
-            if asked.get("stream"):
+            if request.get("stream"):
                 return "".join(_deltas(response))
             choice = json.load(response)["choices"][0]
-            return choice["text"] if "prompt" in asked else choice["message"]["content"]
+            return choice["text"] if "prompt" in request else choice["message"]["content"]
 
-    def hangs_up(self, asked: dict[str, Any]) -> None:
-        """Stop reading after the first bytes."""
-        with self._sent({**asked, "stream": True}) as response:
+    def hang_up(self, request: dict[str, Any]) -> None:
+        """Start a stream, and close the connection after its first byte."""
+        with self._send({**request, "stream": True}) as response:
             response.read(1)
 
     def status(self, raw: bytes) -> int:
-        """What the server says to ``raw``."""
-        with self._sent(raw) as response:
+        """Return the HTTP status of the answer to ``raw``."""
+        with self._send(raw) as response:
             return response.status
 
     @contextmanager
-    def _sent(self, asked: dict[str, Any] | bytes) -> Iterator[http.client.HTTPResponse]:
+    def _send(self, request: dict[str, Any] | bytes) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
-        raw = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+        raw = request if isinstance(request, bytes) else json.dumps(request).encode()
         path = "/v1/chat/completions" if b'"messages"' in raw else "/v1/completions"
         try:
             connection.request("POST", path, raw, {"Content-Type": "application/json"})
@@ -91,15 +93,15 @@ def _deltas(response: http.client.HTTPResponse) -> Iterator[str]:
 
 
 class Soak:
-    """The traffic of one run, up to ``seconds``, or until ``ended`` is set.
+    """The traffic of one run, for ``seconds`` or until ``ended`` is set.
 
-    Attributes: ``done``, requests by kind; ``wrong``, those that were not answered as they must be;
-    ``memory``, MiB at the begin and at each ``sample``; ``began``, in time.monotonic; ``seconds`` so far;
-    ``early``, why it ended before its time, if it did.
+    Attributes: ``done``: requests by kind; ``wrong``: descriptions of wrong answers; ``memory``: MiB at the
+    start and at each ``sample``; ``began``: start in time.monotonic; ``seconds`` so far; ``early``: why it
+    ended before its time, if it did.
     """
 
     def __init__(self, client: Client, alone: list[str], memory: float, seconds: float) -> None:
-        """``alone``: what each of REQUESTS was answered alone."""
+        """``alone``: the answer to each of REQUESTS when it was sent alone."""
         self._client, self._alone = client, alone
         self.began, self._end = time.monotonic(), time.monotonic() + seconds
         self.ended = threading.Event()
@@ -108,41 +110,41 @@ class Soak:
         self.memory, self.seconds, self.early = [memory], 0.0, ""
 
     def sample(self, memory: float) -> None:
-        """Note the memory, and how it goes."""
+        """Record the memory, and report progress."""
         self.memory.append(memory)
         self.seconds = time.monotonic() - self.began
-        so_far = f"{self.done.total()} done, {len(self.wrong)} wrong, {memory:.0f} MiB"
-        say(f"{self.seconds / 60:.1f} min: {so_far}")
+        counts = f"{self.done.total()} done, {len(self.wrong)} wrong, {memory:.0f} MiB"
+        log(f"{self.seconds / 60:.1f} min: {counts}")
 
     def ask_again(self) -> None:
-        """All of it alone, as in the beginning."""
-        for (kind, asked), text in zip(REQUESTS, self._alone, strict=True):
-            if self._client.text(asked) != text:
+        """Send all requests alone once more, and compare the texts."""
+        for (kind, request), text in zip(REQUESTS, self._alone, strict=True):
+            if self._client.text(request) != text:
                 self.wrong.append(f"afterwards: {kind}")
 
     def traffic(self, seed: int) -> None:
-        """One client's."""
-        chance = random.Random(seed)
+        """Send the requests of one client."""
+        rng = random.Random(seed)
         while not self.ended.is_set() and time.monotonic() < self._end:
-            kind = chance.choice((*KINDS, *KINDS, "hung up", "bad body"))
+            kind = rng.choice((*KINDS, *KINDS, "hung up", "bad body"))
             try:
-                self._ask(kind, chance)
+                self._ask(kind, rng)
             except Exception as error:
-                if self.ended.is_set():  # it may have been cut off
+                if self.ended.is_set():  # the end of the run may have interrupted it
                     return
                 self.wrong.append(f"{kind}: {type(error).__name__} {error}")
-                self.ended.wait(1)  # a server that has ended is noticed meanwhile
+                self.ended.wait(1)  # time for the main thread to notice a server that has ended
             self.done[kind] += 1
 
-    def _ask(self, kind: str, chance: random.Random) -> None:
-        fitting = [i for i, (known, _) in enumerate(REQUESTS) if kind == known]
-        index = chance.choice(fitting or range(len(REQUESTS)))
+    def _ask(self, kind: str, rng: random.Random) -> None:
+        matching = [i for i, (each, _) in enumerate(REQUESTS) if kind == each]
+        index = rng.choice(matching or range(len(REQUESTS)))
         if kind == "bad body":
-            status = self._client.status(chance.choice(BAD_BODIES))
+            status = self._client.status(rng.choice(BAD_BODIES))
             if status != 400:
                 self.wrong.append(f"{kind}: {status}")
         elif kind == "hung up":
-            self._client.hangs_up(REQUESTS[index][1])
+            self._client.hang_up(REQUESTS[index][1])
         elif self._client.text(REQUESTS[index][1]) != self._alone[index]:
             self.wrong.append(f"{kind}: another text than alone")
 
@@ -155,9 +157,9 @@ class Server:
         command = [sys.executable, "-m", "pass_edge", "serve", "--port", "0", "-m", model]
         # in a session of its own: Ctrl-C is for the clients
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        self._said: deque[str] = deque(maxlen=20)
+        self._last_lines: deque[str] = deque(maxlen=20)
         started = threading.Event()
-        # what it says is read all along: a full pipe would stop it
+        # its output is read all the time: a full pipe would stop it
         threading.Thread(target=self._listen, args=(started,), daemon=True).start()
         started.wait()
         self.check()
@@ -165,7 +167,7 @@ class Server:
     def _listen(self, started: threading.Event) -> None:
         assert self._process.stderr
         for line in self._process.stderr:
-            self._said.append(line)
+            self._last_lines.append(line)
             if not started.is_set() and "http://" in line:
                 self.port = int(line.split("127.0.0.1:")[1].split("/")[0])
                 started.set()
@@ -173,12 +175,14 @@ class Server:
         started.set()
 
     def check(self) -> None:
-        """Raises RuntimeError once it has ended."""
+        """Raise RuntimeError if the server has ended."""
         if self._process.poll() is not None:
-            raise RuntimeError(f"the server ended with {self._process.returncode}: {''.join(self._said)}")
+            raise RuntimeError(
+                f"the server ended with {self._process.returncode}: {''.join(self._last_lines)}"
+            )
 
     def memory(self) -> float:
-        """MiB that it has in use."""
+        """Return its resident memory in MiB."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 2**20
 
@@ -194,12 +198,12 @@ class Server:
 
 
 def run(model: str, seconds: float, write: Callable[[Soak], object]) -> Soak:
-    """The traffic of ``seconds``. ``write`` is called after each twentieth of them and at the end, also
-    where that comes early: by Ctrl-C, SIGTERM, or because the server has ended."""
+    """Run the traffic for ``seconds``. ``write`` is called after each twentieth of the time and at the end,
+    also at an early end: by Ctrl-C, by SIGTERM, or because the server has ended."""
     with Server(model) as server:
         client = Client(server.port)
-        say(f"asking {len(REQUESTS)} requests alone")
-        soak = Soak(client, [client.text(asked) for _, asked in REQUESTS], server.memory(), seconds)
+        log(f"sending {len(REQUESTS)} requests alone")
+        soak = Soak(client, [client.text(request) for _, request in REQUESTS], server.memory(), seconds)
         threads = [threading.Thread(target=soak.traffic, args=(i,), daemon=True) for i in range(CLIENTS)]
         for thread in threads:
             thread.start()
@@ -212,7 +216,7 @@ def run(model: str, seconds: float, write: Callable[[Soak], object]) -> Soak:
             soak.ended.set()
             for thread in threads:
                 thread.join()
-            say("asking all alone once more")
+            log("sending all requests alone once more")
             soak.ask_again()
         except KeyboardInterrupt:
             soak.early = "it was interrupted"
@@ -225,13 +229,13 @@ def run(model: str, seconds: float, write: Callable[[Soak], object]) -> Soak:
     return soak
 
 
-def say(what: str) -> None:
-    """Progress."""
-    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+def log(message: str) -> None:
+    """Print progress to standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
 def report(model: str, soak: Soak) -> str:
-    """docs/reliability.md."""
+    """Return docs/reliability.md."""
     memory, minutes = soak.memory, soak.seconds / 60
     rows = "\n".join(f"| {kind} | {soak.done[kind]:,} |" for kind in (*KINDS, "hung up", "bad body"))
     samples = " · ".join(f"{each:.0f}" for each in memory)
@@ -240,11 +244,12 @@ def report(model: str, soak: Soak) -> str:
     wrong = "\n".join(f"- {each}" for each in sorted(set(soak.wrong))) or "None."
     return f"""# Reliability
 
-`python benchmarks/soak.py MODEL.gguf --minutes 30` makes this page: {CLIENTS} clients at once ask a server
-for completions, chats, streams and JSON of a schema, hang up in mid-stream, and send bodies that are refused.
-Every text is compared to what the same request got alone, and afterwards all are asked alone once more.
+`python benchmarks/soak.py MODEL.gguf --minutes 30` writes this page. {CLIENTS} clients at once ask a server
+for completions, chats, streams, and JSON that follows a schema. Some of them hang up in the middle of a
+stream, or send bodies that must be refused. Every text is compared to the text that the same request got
+alone; at the end, all requests are asked alone once more.
 
-## What was seen
+## Results
 
 {minutes:.3g} minutes, {Path(model).name}: {soak.done.total():,} requests, {len(soak.wrong)} answered wrong.
 {early}
@@ -255,27 +260,27 @@ Every text is compared to what the same request got alone, and afterwards all ar
 The server's memory in MiB, from the start and after each twentieth of the time: {samples}.
 It grew by {middle - start} MiB in the first half and by {end - middle} in the second.
 
-## Answered wrong
+## Wrong answers
 
 {wrong}
 
 ## Where memory goes
 
-The threads of `pass-edge serve` have two heaps between them. glibc would give each thread one of its own, up
-to eight for each core, and each keeps what its busiest moment took: in a short run of these requests, after
-some 500 of them, a server had 119 MiB more than after the first ones alone, and with two heaps 17. What grows
-besides are pages of the model's file that are read for the first time (the embeddings of tokens that had not
-come up), which the system takes back where it needs them. A program that uses the library has its own way of
-keeping heaps: `MALLOC_ARENA_MAX=2` in its environment does the same there.
+`pass-edge serve` limits glibc to two heaps. By default glibc gives each thread a heap of its own, up to
+eight for each core, and a heap keeps the memory of its busiest moment: after some 500 of these requests a
+server held 119 MiB more than after the first ones, and 17 MiB more with two heaps. Memory also grows when
+pages of the model's file are read for the first time (the embeddings of tokens that have not occurred
+before); the system takes these back when it needs them. A program that uses the library chooses for itself:
+`MALLOC_ARENA_MAX=2` in its environment has the same effect.
 
-## What the tests hold
+## What the tests check
 
-`tests/test_faults.py` repeats each fault 30 times, or 1,000 in `make test-slow`: clients that hang up in
-mid-stream, malformed and oversized bodies, a full queue, prompts and answers beyond the context. After each,
-the server must answer the next request as the library does; at the end memory may be 4 MiB above where it
-was. A model file that is removed while the server runs is not missed. `tests/test_serve_command.py` stops a
-server by a signal in mid-answer, and `tests/test_library.py` counts memory and KV cells after 1,000 (or
-10,000) short requests.
+The tests in `tests/server` repeat each fault 30 times, or 1,000 times in `make test-slow`: clients that
+hang up in the middle of a stream, malformed and oversized bodies, a full queue, prompts and answers that
+exceed the context. After each fault, the server must answer the next request as the library does. At the
+end, it may hold 4 MiB more than at the start. It goes on when its model file is removed, and it finishes
+its answers when a signal stops it. Further tests count memory and KV cells after 1,000 (or 10,000) short
+requests.
 """
 
 
@@ -284,13 +289,17 @@ def main() -> None:
     options.add_argument("model")
     options.add_argument("--minutes", type=float, default=30)
     options.add_argument("--report", type=Path, default=REPORT, help="[default: docs/reliability.md]")
-    given = options.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    arguments = options.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored by default in a shell's background jobs
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     soak = run(
-        given.model, given.minutes * 60, lambda soak: given.report.write_text(report(given.model, soak))
+        arguments.model,
+        arguments.minutes * 60,
+        lambda soak: arguments.report.write_text(report(arguments.model, soak)),
     )
-    print(given.report.read_text())
+    print(arguments.report.read_text())
     sys.exit(bool(soak.wrong or soak.early))
 
 

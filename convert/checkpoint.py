@@ -1,10 +1,10 @@
-"""Trained lookahead embeddings as people save them, to the sidecar file that the runtime reads.
+"""Convert a checkpoint with trained lookahead embeddings to a sidecar file for the runtime.
 
-Files are safetensors or torch's (tensor_files.py). Where the embeddings are:
+Checkpoints are safetensors or torch files (tensor_files.py). The embeddings are found in one of these:
 
-- an L × n_embd tensor with one of WELL_KNOWN's names, the one that is named, or the only one that fits;
-- the rows of a Hugging Face model's embedding matrix that stand behind its vocabulary, to which L tokens
-  were added (Monea et al. 2023, arXiv 2311.13581, section 3), without those of padding behind them;
+- an L × n_embd tensor: the one named by the caller, one with a name in WELL_KNOWN, or the only one that fits;
+- the rows after the vocabulary in a Hugging Face model's embedding matrix, to which L tokens were added
+  (Monea et al. 2023, arXiv 2311.13581, section 3), without the padding rows after them;
 - the prompt tokens of a parallel-prompt-decoding adapter (Chen et al. 2024, arXiv 2405.18628,
   section 3.1), which PEFT saves as ``prompt_embeddings``.
 """
@@ -23,7 +23,7 @@ from pass_edge.drafting.lookahead import MAX_COUNT, Base, Lookahead
 from pass_edge.drafting.lookahead_file import read_base, write_sidecar
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
-from pass_edge.native.output_file import check_free
+from pass_edge.native.output_file import check_output_path
 
 from .tensor_files import FLOATS, StoredTensor, stored_tensors
 
@@ -51,11 +51,12 @@ def convert(
     acceptance: tuple[float, ...] = (),
     training: str = "",
 ) -> Lookahead:
-    """Write the lookahead embeddings in ``checkpoint``, a file or a directory of them, as a sidecar for
-    ``model``. ``tensor`` names them where that is not clear, and ``rows`` tells which rows of it they are.
-    F16 and BF16 become the same numbers in F32.
-    Raises LookaheadError, ModelError, OutputError."""
-    check_free(output, overwrite, model, checkpoint)
+    """Write the lookahead embeddings in ``checkpoint``, a file or a directory, as a sidecar for ``model``.
+
+    ``tensor``, ``rows``: the tensor and its rows that hold them, if that is ambiguous. F16 and BF16 are
+    converted to F32 without loss. Raises LookaheadError, ModelError, OutputError.
+    """
+    check_output_path(output, overwrite, model, checkpoint)
     base = read_base(model)
     embeddings = read_embeddings(Path(checkpoint), base, tensor, rows, scale=TokenEmbeddings(model).scale)
     lookahead = Lookahead(embeddings, base, acceptance, training)
@@ -71,11 +72,13 @@ def read_embeddings(
     *,
     scale: float | np.float32 = 1,
 ) -> npt.NDArray[np.float32]:
-    """The (L, n_embd) lookahead embeddings for ``base`` in ``checkpoint``. Reads no other row.
-    ``scale``: what the model multiplies rows of its embedding matrix by (√n_embd in Gemma), which
-    those in it are, and embeddings of their own are not. Raises LookaheadError."""
-    found = [tensor for file in _files(checkpoint) for tensor in stored_tensors(file)]
-    chosen = _named(found, tensor, checkpoint) if tensor else _choose(found, base, rows, checkpoint)
+    """Return the (L, n_embd) lookahead embeddings for ``base`` in ``checkpoint``. Reads no other rows.
+
+    ``scale``: the factor that the model applies to rows of its embedding matrix (√n_embd in Gemma). It is
+    applied to rows of such a matrix, not to separate embeddings. Raises LookaheadError.
+    """
+    tensors = [tensor for file in _files(checkpoint) for tensor in stored_tensors(file)]
+    chosen = _find_named(tensors, tensor, checkpoint) if tensor else _choose(tensors, base, rows, checkpoint)
     if len(chosen.shape) != 2 or chosen.shape[1] != base.n_embd:
         raise LookaheadError(
             f"{checkpoint}: {chosen.name} is {chosen.size}; {base.name} takes embeddings {base.n_embd} wide"
@@ -84,37 +87,37 @@ def read_embeddings(
         raise LookaheadError(
             f"{checkpoint}: {chosen.name} is {chosen.dtype}; {', '.join(FLOATS)} can be read"
         )
-    embeddings = chosen.read(_wanted(chosen, base, rows, checkpoint))
+    embeddings = chosen.read(_lookahead_rows(chosen, base, rows, checkpoint))
     return embeddings * np.float32(scale) if _is_matrix(chosen, base) else embeddings
 
 
 def _is_matrix(tensor: StoredTensor, base: Base) -> bool:
-    """Whether it is a model's embedding matrix: more rows than lookahead may have."""
+    """Return whether it is a model's embedding matrix: it has more rows than lookahead may have."""
     return tensor.shape[0] > min(base.n_vocab, MAX_COUNT)
 
 
-def _wanted(tensor: StoredTensor, base: Base, rows: range | None, checkpoint: Path) -> range:
-    """The rows that are lookahead: ``rows`` if given, else those behind the vocabulary, else all."""
-    there = tensor.shape[0]
+def _lookahead_rows(tensor: StoredTensor, base: Base, rows: range | None, checkpoint: Path) -> range:
+    """Return the rows that are lookahead: ``rows`` if given, else those after the vocabulary, else all."""
+    count = tensor.shape[0]
     if rows is None and _is_matrix(tensor, base):
-        added = _tokenizer_end(checkpoint)
-        # rows that none of the added tokens has are padding
-        rows = range(base.n_vocab, min(there, added) if added > base.n_vocab else there)
+        end = _tokenizer_end(checkpoint)
+        # rows after those of the added tokens are padding
+        rows = range(base.n_vocab, min(count, end) if end > base.n_vocab else count)
     elif rows is None:
-        rows = range(there)
-    if not (0 < len(rows) <= MAX_COUNT and rows.start >= 0 and rows.stop <= there):
+        rows = range(count)
+    if not (0 < len(rows) <= MAX_COUNT and rows.start >= 0 and rows.stop <= count):
         raise LookaheadError(
-            f"{checkpoint}: {tensor.name} has {there} rows, and {len(rows)} from {rows.start} on cannot be "
-            f"its lookahead; tell which 1 to {MAX_COUNT} of them are, with --rows FIRST:COUNT"
+            f"{checkpoint}: {tensor.name} has {count} rows, and {len(rows)} from {rows.start} on cannot be "
+            f"its lookahead; name the 1 to {MAX_COUNT} rows that are, with --rows FIRST:COUNT"
         )
     return rows
 
 
 def _tokenizer_end(checkpoint: Path) -> int:
-    """One more than the highest id of the tokens added to the tokenizer in a model directory; 0 if it tells
-    of none."""
-    entries = _json_if_there(checkpoint / _TOKENIZER).get("added_tokens", [])
-    ids = list(_json_if_there(checkpoint / _ADDED_TOKENS).values())
+    """Return the highest id of the tokens added to the tokenizer in a model directory, plus one; 0 if none
+    are listed."""
+    entries = _read_json_if_exists(checkpoint / _TOKENIZER).get("added_tokens", [])
+    ids = list(_read_json_if_exists(checkpoint / _ADDED_TOKENS).values())
     if isinstance(entries, list):
         ids += [entry.get("id") for entry in entries if isinstance(entry, dict)]
     return max((id + 1 for id in ids if isinstance(id, int)), default=0)
@@ -126,75 +129,76 @@ def _files(checkpoint: Path) -> Sequence[Path]:
             return [checkpoint]
         _check_adapter(checkpoint / _ADAPTER)
         index = next((checkpoint / name for name in _INDEXES if (checkpoint / name).exists()), None)
-        names = _indexed(index) if index else _found(checkpoint)
+        names = _indexed_files(index) if index else _tensor_files(checkpoint)
     except OSError as error:
         raise LookaheadError(f"{checkpoint} cannot be read: {error.strerror}") from error
     if not names:
-        raise LookaheadError(f"{checkpoint} holds no safetensors file, nor one of torch's")
+        raise LookaheadError(f"{checkpoint} holds no safetensors file and no torch file")
     return [checkpoint / name for name in names]
 
 
-def _indexed(index: Path) -> list[str]:
-    files = _json(index).get("weight_map", {})
+def _indexed_files(index: Path) -> list[str]:
+    files = _read_json(index).get("weight_map", {})
     names: list[Any] = list(files.values()) if isinstance(files, dict) else [None]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise LookaheadError(f"{index} names files outside its directory")
     return sorted(set(names))
 
 
-def _found(folder: Path) -> list[str]:
-    """The files of the first kind that the folder has: others may hold the same again."""
-    kinds = (sorted(file.name for file in folder.glob(pattern)) for pattern in _PATTERNS)
-    return next(filter(None, kinds), [])
+def _tensor_files(folder: Path) -> list[str]:
+    """Return the folder's files of the first format in _PATTERNS that it has: others may hold the same
+    tensors."""
+    by_format = (sorted(file.name for file in folder.glob(pattern)) for pattern in _PATTERNS)
+    return next(filter(None, by_format), [])
 
 
 def _check_adapter(config: Path) -> None:
-    # an ensemble of prompt tokens for one position shares it, and is averaged: a different draft
-    each = _json_if_there(config).get("virtual_tokens_per_special_token", 1)
-    if each != 1:
+    # several prompt tokens for one position are averaged, which gives other drafts than one token
+    count = _read_json_if_exists(config).get("virtual_tokens_per_special_token", 1)
+    if count != 1:
         raise LookaheadError(
-            f"{config} has {each} prompt tokens for each future position; only 1 can be converted"
+            f"{config} has {count} prompt tokens for each future position; only 1 can be converted"
         )
 
 
-def _json_if_there(path: Path) -> dict[str, Any]:
-    return _json(path) if path.exists() else {}
+def _read_json_if_exists(path: Path) -> dict[str, Any]:
+    return _read_json(path) if path.exists() else {}
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise LookaheadError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise LookaheadError(f"{path} is no readable JSON: {error}") from error
+        raise LookaheadError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, dict):
         raise LookaheadError(f"{path} holds no JSON object")
     return content
 
 
-def _named(tensors: Sequence[StoredTensor], name: str, checkpoint: Path) -> StoredTensor:
-    found = [tensor for tensor in tensors if tensor.name == name]
-    if len(found) != 1:
-        raise LookaheadError(f"{checkpoint} has {len(found) or 'no'} tensors {name!r}; {_list(tensors)}")
-    return found[0]
+def _find_named(tensors: Sequence[StoredTensor], name: str, checkpoint: Path) -> StoredTensor:
+    matching = [tensor for tensor in tensors if tensor.name == name]
+    if len(matching) != 1:
+        raise LookaheadError(f"{checkpoint} has {len(matching) or 'no'} tensors {name!r}; {_list(tensors)}")
+    return matching[0]
 
 
 def _choose(
     tensors: Sequence[StoredTensor], base: Base, rows: range | None, checkpoint: Path
 ) -> StoredTensor:
-    """A tensor of a well-known name, else the only one of a shape that lookahead embeddings have."""
+    """Return the tensor with a well-known name, else the only one with a shape that fits."""
     for name in WELL_KNOWN:
         known = [tensor for tensor in tensors if tensor.name == name]
         if known:
-            return _named(known, name, checkpoint)
+            return _find_named(known, name, checkpoint)
     fitting = [tensor for tensor in tensors if _may_hold(tensor, base, rows)]
-    # a resized output head beside a resized embedding matrix: only the latter is an input
+    # of a resized embedding matrix and a resized output head, only the former holds inputs
     fitting = [tensor for tensor in fitting if tensor.name != "lm_head.weight"] or fitting
     if len(fitting) != 1:
         problem = "several tensors that fit" if fitting else "no tensor that fits"
         where = (
-            f"alone or behind {base.n_vocab} others" if rows is None else f"{rows.start} to {rows.stop - 1}"
+            f"alone or after {base.n_vocab} others" if rows is None else f"{rows.start} to {rows.stop - 1}"
         )
         raise LookaheadError(
             f"{checkpoint} has {problem} {base.name} (1 to {MAX_COUNT} rows of {base.n_embd}, {where}); "

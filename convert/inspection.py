@@ -1,4 +1,4 @@
-"""What a GGUF file is, what lookahead it carries, and which of several files fit each other."""
+"""Inspect GGUF files: their kind, their lookahead, and which models and lookaheads fit each other."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Report = dict[str, Any]
 
 
 def inspect(paths: Sequence[Path]) -> Report:
-    """``files``: a report on each of ``paths``, as JSON holds it; ``pairs``: for each model and each
-    lookahead among them whether they fit, and what speaks against it. Reads no weights but a lookahead's.
-    Raises ModelError, LookaheadError."""
+    """Return a JSON-serializable report: ``files``, on each of ``paths``; ``pairs``, for each model and each
+    lookahead whether they fit, and warnings or the reason why not. Reads no weights of models. Raises
+    ModelError, LookaheadError."""
     files: list[Report] = []
     models: list[tuple[Path, Base]] = []
     lookaheads: list[tuple[Path, Lookahead]] = []
@@ -37,17 +37,17 @@ def inspect(paths: Sequence[Path]) -> Report:
 
 
 def _model(file: GgufFile, base: Base) -> Report:
-    found = find_lookahead(file.path, base)
+    lookahead = find_lookahead(file.path, base)
     return {
         "file": str(file.path),
-        "kind": "merged model" if found == file.path else "model",
+        "kind": "merged model" if lookahead == file.path else "model",
         "bytes": file.path.stat().st_size,
         "parameters": sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         "context_length": file.get(f"{base.architecture}.context_length"),
         "token_embeddings": TokenEmbeddings(file).type_name,
         "chat_template": file.get("tokenizer.chat_template") is not None,
         "base": asdict(base),
-        "lookahead": str(found) if found else None,
+        "lookahead": str(lookahead) if lookahead else None,
     }
 
 
@@ -55,7 +55,7 @@ def _lookahead(path: Path, lookahead: Lookahead) -> Report:
     return {
         "file": str(path),
         "kind": "lookahead",
-        "holds": lookahead.in_words(),
+        "holds": lookahead.describe(),
         "count": len(lookahead),
         "bytes": path.stat().st_size,
         "acceptance": list(lookahead.acceptance),

@@ -1,12 +1,11 @@
-"""One file of a model and its lookahead, which any llama.cpp program runs as the plain model it was.
+"""Merge a model and its lookahead into one file, which other llama.cpp programs run as the plain model.
 
-The vocabulary grows by *lookahead tokens*: token type unused, so no text is read as one. Their rows in the
-embedding matrix are the lookahead embeddings, encoded as the matrix is. Their rows in the output head, which
-a tied model thereby gets as a matrix of its own, are copies of the row of a token that the model has no use
-for: equal logits, and the lower id wins.
+The vocabulary grows by *lookahead tokens* of the token type "unused", so that no text is tokenized to one.
+Their rows in the embedding matrix are the lookahead embeddings, in the matrix's type. Their rows in the
+output head are copies of the row of a token that the model never uses: equal logits, and the lower id wins. A
+tied model gets a separate output head for this.
 
-The exact embeddings stand in the metadata beside the keys of docs/format.md: llama.cpp refuses tensors that
-it does not know.
+The exact embeddings are in the metadata, with the keys of docs/format.md: llama.cpp refuses unknown tensors.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Tensor, Value, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import check_loads
-from pass_edge.native.output_file import atomic_write, check_free
+from pass_edge.native.output_file import atomic_write, check_output_path
 from pass_edge.native.quantized_matrix import encode_rows
 
 OUTPUT_BIAS = "output.bias"
-# Repacked kernels take 8 or 16 rows at a time, and matrices of other sizes get slower ones that round
-# differently. Rows added in sixteens leave the kernel, and so the bits, of the rows before them alone.
-_ADDED_TOGETHER = 16
+# Repacked kernels take 8 or 16 rows at a time, and matrices of other sizes get slower kernels that round
+# differently.
+# So rows are added in multiples of 16: the rows before them keep their kernel, and so their bits.
+_ROW_MULTIPLE = 16
 _TYPES, _SCORES = "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # `llama.h`, `enum llama_token_type`
 _WORST_SCORE = -1e4
-_ROWS_AT_ONCE = 1024
+_CHUNK = 1024  # rows encoded at a time
 
 
 def merge(
@@ -49,21 +49,23 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Write ``model`` with ``lookahead`` inside to ``output``, and return warnings. All tensors but the
-    embedding matrix and the output head are copied byte for byte. ``embedding_type``, such as ``"f16"``,
-    stores the matrix in another type. ``progress`` is told how many tensors of how many are written.
-    Raises LookaheadError, ModelError, OutputError."""
-    check_free(output, overwrite, model, lookahead)
+    """Write ``model`` merged with ``lookahead`` to ``output``, and return warnings.
+
+    All tensors but the embedding matrix and the output head are copied byte for byte. ``embedding_type``:
+    another type for the embedding matrix, such as ``"f16"``. ``progress``: called with the number of tensors
+    written and their total. Raises LookaheadError, ModelError, OutputError.
+    """
+    check_output_path(output, overwrite, model, lookahead)
     if is_merged(model):
         raise LookaheadError(f"{model} has its lookahead inside already; merge into the model it came from")
-    found = read_lookahead(lookahead)
-    warnings = found.matches(read_base(model))
+    sidecar = read_lookahead(lookahead)
+    warnings = sidecar.matches(read_base(model))
     with GgufFile(model) as file:
         if file.get("split.count"):
             raise ModelError(f"{model} is part of a split model; join it first (llama-gguf-split --merge)")
-        added = -(-len(found) // _ADDED_TOGETHER) * _ADDED_TOGETHER
-        metadata = _vocabulary(file, found.base, added) | merged_metadata(found)
-        tensors = _tensors(file, found, added, embedding_type)
+        added = -(-len(sidecar) // _ROW_MULTIPLE) * _ROW_MULTIPLE
+        metadata = _vocabulary(file, sidecar.base, added) | merged_metadata(sidecar)
+        tensors = _tensors(file, sidecar, added, embedding_type)
         with atomic_write(output) as unfinished:
             write_gguf(unfinished, metadata, tensors, like=file, progress=progress)
             check_loads(unfinished)
@@ -71,7 +73,7 @@ def merge(
 
 
 def _vocabulary(file: GgufFile, base: Base, added: int) -> dict[str, Value]:
-    """The keys that tell of tokens, with the new ones behind."""
+    """Return the metadata of the vocabulary, with the new tokens at its end."""
     metadata: dict[str, Value] = {}
     size_key = f"{base.architecture}.vocab_size"
     if file.get(size_key) is not None:
@@ -105,8 +107,10 @@ def _tensors(file: GgufFile, lookahead: Lookahead, added: int, embedding_type: s
     bias = file.tensors.get(OUTPUT_BIAS)
     for tensor in (matrix, head):
         if tensor.shape != (base.n_vocab, tensor.shape[-1]):
-            raise ModelError(f"{file.path}: {tensor.name} has not a row for each of {base.n_vocab} tokens")
-    row = _useless_token(file, base)
+            raise ModelError(
+                f"{file.path}: {tensor.name} does not have a row for each of {base.n_vocab} tokens"
+            )
+    row = _unused_token(file, base)
     tensors = [
         NewTensor(tensor.name, tensor.code, tensor.shape, partial(file.chunks, tensor))
         for tensor in file.tensors.values()
@@ -114,29 +118,29 @@ def _tensors(file: GgufFile, lookahead: Lookahead, added: int, embedding_type: s
     ]
     tensors.append(_embedding_matrix(file, lookahead, added, row, embedding_type or matrix.type_name))
     shape = (base.n_vocab + added, head.shape[-1])
-    tensors.append(NewTensor(OUTPUT_HEAD, head.code, shape, partial(_grown, file, head, row, added)))
+    tensors.append(NewTensor(OUTPUT_HEAD, head.code, shape, partial(_extended, file, head, row, added)))
     if bias:
         column = replace(bias, shape=(base.n_vocab, 1))
-        grown = partial(_grown, file, column, row, added)
-        tensors.append(NewTensor(bias.name, bias.code, (1, base.n_vocab + added), grown))
+        extended = partial(_extended, file, column, row, added)
+        tensors.append(NewTensor(bias.name, bias.code, (1, base.n_vocab + added), extended))
     return tensors
 
 
-def _useless_token(file: GgufFile, base: Base) -> int:
-    """A token that the model was trained never to say: unused or, failing that, a control token without
-    a role, or the last one."""
+def _unused_token(file: GgufFile, base: Base) -> int:
+    """Return a token that the model was trained not to generate: the last unused token, else the last control
+    token without a role, else the last token."""
     types = _token_types(file, base)
     keys = ("bos", "eos", "eot", "eom", "unknown", "padding", "separator", "mask")
     roles = [file.get(f"tokenizer.ggml.{key}_token_id") for key in keys]
-    for kind in (_UNUSED, _CONTROL):
-        candidates = [token for token in np.flatnonzero(types == kind).tolist() if token not in roles]
+    for token_type in (_UNUSED, _CONTROL):
+        candidates = [token for token in np.flatnonzero(types == token_type).tolist() if token not in roles]
         if candidates:
             return int(candidates[-1])
     return base.n_vocab - 1
 
 
-def _grown(file: GgufFile, tensor: Tensor, row: int, added: int) -> Iterator[Any]:
-    """The bytes of ``tensor``, and of ``row`` in it ``added`` times."""
+def _extended(file: GgufFile, tensor: Tensor, row: int, added: int) -> Iterator[Any]:
+    """Yield the bytes of ``tensor``, then those of its ``row``, ``added`` times."""
     yield from file.chunks(tensor)
     size = tensor.size // tensor.shape[0]
     copied = replace(tensor, offset=tensor.offset + row * size, size=size)
@@ -151,18 +155,18 @@ def _embedding_matrix(
     rows = np.repeat(own.rows(np.array([row], np.int32)), added, axis=0)
     rows[: len(lookahead)] = lookahead.embeddings
     try:
-        behind = encode_rows(rows / own.scale, type_name)
+        new_rows = encode_rows(rows / own.scale, type_name)
     except ModelError as error:
-        raise ModelError(f"{error}. Store the whole matrix in another with --embedding-type") from error
+        raise ModelError(f"{error}. Store the matrix in another type with --embedding-type") from error
 
     def data() -> Iterator[Any]:
         if type_name.lower() == matrix.type_name.lower():
             yield from file.chunks(matrix)
         else:
-            for start in range(0, base.n_vocab, _ROWS_AT_ONCE):
-                tokens = np.arange(start, min(start + _ROWS_AT_ONCE, base.n_vocab), dtype=np.int32)
+            for start in range(0, base.n_vocab, _CHUNK):
+                tokens = np.arange(start, min(start + _CHUNK, base.n_vocab), dtype=np.int32)
                 yield encode_rows(own.rows(tokens) / own.scale, type_name)
-        yield behind
+        yield new_rows
 
     shape = (base.n_vocab + added, matrix.shape[-1])
     return NewTensor(matrix.name, GGML_TYPES[type_name.lower()], shape, data)

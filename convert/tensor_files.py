@@ -1,7 +1,7 @@
-"""Tensors in other people's files, safetensors or torch's: listed first, and only the wanted rows read.
+"""List the tensors in safetensors and torch files, and read only the rows that are needed.
 
-Nothing in a file is run: safetensors hold numbers only, and torch's pickles are unpickled with
-``weights_only``, which refuses everything but tensors and plain containers.
+Files may come from strangers, so no code in them is run: safetensors hold numbers only, and torch's pickles
+are loaded with ``weights_only``, which refuses everything but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TORCH_NAMES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, not read yet. ``read`` gives some of its rows as float32."""
+    """A tensor in a file, not read yet. ``read``: returns a range of its rows as float32."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,12 +38,13 @@ class StoredTensor:
 
     @property
     def size(self) -> str:
-        """For people."""
+        """The shape as text."""
         return " × ".join(map(str, self.shape)) or "a single number"
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:
-    """The tensors in ``path``. Raises LookaheadError if it cannot be read, or would have to be run."""
+    """Return the tensors in ``path``. Raises LookaheadError if it cannot be read, or not without running
+    code."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -87,9 +88,9 @@ def _load(path: Path) -> object:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damage that ends in an error anyway
+            warnings.simplefilter("ignore")  # about damage that raises an error anyway
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:  # its text would tell how to run the file's code after all
+    except pickle.UnpicklingError as error:  # its message would explain how to run the file's code
         raise ValueError("it holds more than tensors and plain containers, or is damaged") from error
 
 
@@ -103,7 +104,7 @@ def _rows(path: Path, tensor: Any, rows: range) -> npt.NDArray[np.float32]:
 
 
 def _flat(content: object, name: str) -> Iterator[tuple[str, object]]:
-    """Whatever stands in nested mappings, under dotted names; a value alone is ``tensor``."""
+    """Yield all values in nested mappings under dotted names. A single value is named ``tensor``."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from _flat(value, f"{name}.{key}" if name else str(key))
@@ -112,9 +113,9 @@ def _flat(content: object, name: str) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def _readable(path: Path, what: str) -> Iterator[None]:
+def _readable(path: Path, file_format: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # readers meet damage with whatever their parsing trips over
+    except Exception as error:  # a damaged file makes a parser raise anything
         reason = str(error).partition("\n")[0]
-        raise LookaheadError(f"{path} is no readable {what}: {reason}") from error
+        raise LookaheadError(f"{path} is not a readable {file_format}: {reason}") from error

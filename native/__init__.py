@@ -1,5 +1,5 @@
-"""Everything that touches llama.cpp: the library, models, contexts, batches, KV sequences.
+"""The interface to llama.cpp: the library, models, contexts, batches, KV sequences.
 
-This is the only room that imports ``llama_cpp`` or ``ctypes``. What it hands out are plain Python
-values, numpy arrays and numpy views of llama.cpp's own memory.
+Only this package imports ``llama_cpp`` and ``ctypes``. It returns plain Python values, numpy arrays, and
+numpy views of llama.cpp's memory.
 """

@@ -1,6 +1,6 @@
-"""How to build llama.cpp on this machine: a *plan* of CMake arguments, and the reasons for them.
+"""How to build llama.cpp on this machine: a *plan* of CMake arguments with the reasons for them.
 
-Standard library only, because `make setup` runs it before anything is installed:
+It uses the standard library only, because `make setup` runs it before anything is installed:
 `python3 native/build.py [--backend cpu|cuda|metal|vulkan] [--explain | --json | --wheel DIR]`.
 """
 
@@ -34,9 +34,9 @@ LIBRARY_ONLY = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
 )
-"""Nothing of llama.cpp is used but its library."""
+"""Build llama.cpp's library and nothing else."""
 
-_KERNELS_NEED = frozenset({"avx2", "fma", "f16c"})
+_KERNELS_CPU_FLAGS = frozenset({"avx2", "fma", "f16c"})
 
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
@@ -59,10 +59,10 @@ int main(void) {
     return 0;
 }
 """
-"""Exits with 0 only where the operating system grants AMX and the processor really executes it."""
+"""A C program that exits with 0 only if the system grants AMX and the processor executes its instructions."""
 
-_SHARES = ("share", "lib", "lib64")
-"""Folders of a system in which packages tell CMake of themselves."""
+_CMAKE_FOLDERS = ("share", "lib", "lib64")
+"""System folders that hold packages' CMake configurations."""
 
 _HERE = Path(__file__).resolve().parent
 
@@ -75,14 +75,14 @@ _NO_COMPILER = """no working C and C++ compiler was found. Install one and try a
 
 @dataclass(frozen=True)
 class Machine:
-    """What the plan depends on, as found (see `inspect_machine`).
+    """The facts about a machine that the plan depends on (see `inspect_machine`).
 
-    `gpus` are NVIDIA compute capabilities ("9.0"; "" where the driver does not tell); `nvcc` is a path or "";
-    `cublas` are the CMake arguments that lead to cuBLAS (none where nvcc finds it; None: there is none),
-    `cudart` is the folder of CUDA's runtime ("": unknown), and `libcuda` says whether the driver can be
-    linked; `machine` is the processor's kind ("arm64"). Of a Vulkan build, `vulkan_lacks` are the parts that
-    are missing, by the words in which a user is told (see `_vulkan_lacks`), and `vulkan_device` says whether
-    something is here that it could run on.
+    `gpus`: NVIDIA compute capabilities ("9.0"; "" if the driver does not tell). `nvcc`: its path, or "".
+    `cublas`: CMake arguments that locate cuBLAS; empty if nvcc finds it itself, None if it is not installed.
+    `cudart`: the folder of the CUDA runtime; "" if unknown. `libcuda`: whether the driver can be linked.
+    `machine`: the processor architecture ("arm64"). `vulkan_build_missing`: names of the parts that a Vulkan
+    build needs and that are missing (see `_vulkan_build_missing`). `vulkan_device`: whether there is a device
+    that a Vulkan build could run on.
     """
 
     system: str
@@ -94,26 +94,26 @@ class Machine:
     cudart: str = ""
     libcuda: bool = True
     machine: str = ""
-    vulkan_lacks: tuple[str, ...] = ()
+    vulkan_build_missing: tuple[str, ...] = ()
     vulkan_device: bool = False
 
     @property
-    def no_cuda(self) -> str:
-        """What a CUDA build lacks here; empty if nothing."""
-        here = {"an NVIDIA GPU": self.gpus, "nvcc": self.nvcc, "cuBLAS": self.cublas is not None}
-        return ", ".join(name for name, found in here.items() if not found)
+    def cuda_missing(self) -> str:
+        """The missing requirements of a CUDA build, separated by commas; empty if none."""
+        required = {"an NVIDIA GPU": self.gpus, "nvcc": self.nvcc, "cuBLAS": self.cublas is not None}
+        return ", ".join(name for name, found in required.items() if not found)
 
     @property
-    def no_vulkan(self) -> str:
-        """What a Vulkan build lacks here to be of use; empty if nothing."""
+    def vulkan_missing(self) -> str:
+        """The missing requirements of building and using Vulkan, separated by commas; empty if none."""
         device = () if self.vulkan_device else ("a Vulkan device that vulkaninfo lists",)
-        return ", ".join((*self.vulkan_lacks, *device))
+        return ", ".join((*self.vulkan_build_missing, *device))
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """How llama.cpp is built here: the backend, CMake's arguments, and why; `others` says of each other
-    backend that it could be had too, or what it lacks."""
+    """How llama.cpp is built here: the backend, the CMake arguments, and the reasons. `others`: for each
+    other backend, that it is possible too, or what it needs."""
 
     backend: str
     cmake_args: tuple[str, ...]
@@ -123,23 +123,23 @@ class BuildPlan:
 
 
 def plan(backend: str | None = None) -> BuildPlan:
-    """The build plan for this machine; `backend` overrides the one it would choose."""
+    """Return the build plan for this machine. `backend`: build this one instead of the best one."""
     return decide(inspect_machine(), backend, amx_works, flags_accepted)
 
 
 def decide(
     machine: Machine,
     backend: str | None,
-    probe: Callable[[], bool],
-    accepted: Callable[[Sequence[str]], list[str]],
+    amx_works: Callable[[], bool],
+    flags_accepted: Callable[[Sequence[str]], list[str]],
 ) -> BuildPlan:
-    """The plan for a given machine. `probe` says whether AMX executes, `accepted` which of some compiler
-    flags the compiler knows; each is called only where AMX is advertised."""
-    chosen, why_backend = _backend(machine, backend)
-    amx, amx_args, why_amx = _amx(machine, probe, accepted)
-    kernels_args, why_kernels = _kernels(machine)
+    """Return the plan for a given machine. `amx_works` and `flags_accepted`: the functions below; they are
+    called only if the CPU advertises AMX."""
+    chosen, backend_reason = _backend(machine, backend)
+    amx, amx_args, amx_reason = _amx(machine, amx_works, flags_accepted)
+    kernels_args, kernels_reason = _kernels(machine)
     digest = hashlib.sha256(" ".join(sorted(machine.cpu_flags)).encode()).hexdigest()[:8]
-    why_native = f"GGML_NATIVE=ON: compiled for this CPU ({machine.cpu}; features {digest})"
+    native_reason = f"GGML_NATIVE=ON: compiled for this CPU ({machine.cpu}; features {digest})"
     return BuildPlan(
         backend=chosen,
         cmake_args=(
@@ -150,60 +150,60 @@ def decide(
             *amx_args,
         ),
         amx=amx,
-        reasons=(why_backend, why_native, why_amx, why_kernels),
-        others=tuple(f"{name}: {_possible(name, machine)}" for name in BACKENDS if name != chosen),
+        reasons=(backend_reason, native_reason, amx_reason, kernels_reason),
+        others=tuple(f"{name}: {_availability(name, machine)}" for name in BACKENDS if name != chosen),
     )
 
 
-def _backend(machine: Machine, wanted: str | None) -> tuple[str, str]:
-    if wanted:
-        return _checked(wanted, machine), f"backend {wanted}: as asked for"
+def _backend(machine: Machine, requested: str | None) -> tuple[str, str]:
+    if requested:
+        _check_backend(requested, machine)
+        return requested, f"backend {requested}: as asked for"
     if machine.system == "Darwin" and machine.machine == "arm64":
         return "metal", "backend metal: this is macOS on Apple silicon"
-    if not machine.no_cuda:
+    if not machine.cuda_missing:
         return "cuda", f"backend cuda: an NVIDIA GPU and {machine.nvcc} are here"
-    if machine.system != "Darwin" and not machine.no_vulkan:
+    if machine.system != "Darwin" and not machine.vulkan_missing:
         return "vulkan", "backend vulkan: a device is here, and all that the build needs"
     if machine.gpus:
-        lacking = f"an NVIDIA GPU is here, but no {machine.no_cuda}"
-        return "cpu", f"backend cpu: {lacking}; install the CUDA toolkit to use it"
+        reason = f"an NVIDIA GPU is here, but no {machine.cuda_missing}"
+        return "cpu", f"backend cpu: {reason}; install the CUDA toolkit to use it"
     return "cpu", "backend cpu: no GPU that llama.cpp would be built for was found"
 
 
-def _possible(backend: str, machine: Machine) -> str:
-    """Whether `make setup BACKEND=…` could give another backend here, in words."""
-    lacking = {
+def _availability(backend: str, machine: Machine) -> str:
+    """Return how another backend could be built here, or what it needs."""
+    missing = {
         "cpu": "",
-        "cuda": machine.no_cuda,
+        "cuda": machine.cuda_missing,
         "metal": "" if machine.system == "Darwin" else "macOS",
-        "vulkan": machine.no_vulkan,
+        "vulkan": machine.vulkan_missing,
     }[backend]
-    return f"needs {lacking}" if lacking else f"possible too: make setup BACKEND={backend}"
+    return f"needs {missing}" if missing else f"possible too: make setup BACKEND={backend}"
 
 
-def _checked(wanted: str, machine: Machine) -> str:
-    if wanted not in BACKENDS:
-        raise ValueError(f"unknown backend {wanted!r}; choose one of {', '.join(BACKENDS)}")
-    if wanted == "metal" and machine.system != "Darwin":
+def _check_backend(backend: str, machine: Machine) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if backend == "metal" and machine.system != "Darwin":
         raise ValueError("the metal backend needs macOS; leave BACKEND out, or choose another")
-    if wanted == "cuda" and not machine.nvcc:
+    if backend == "cuda" and not machine.nvcc:
         raise ValueError("the cuda backend needs nvcc, which was not found; install the CUDA toolkit")
-    if wanted == "cuda" and machine.cublas is None:
+    if backend == "cuda" and machine.cublas is None:
         raise ValueError(
             f"the cuda backend needs cuBLAS, which {machine.nvcc} does not find; install the whole CUDA "
             "toolkit, or cuBLAS alone: python3 -m pip install nvidia-cublas"
         )
-    if wanted == "vulkan" and "glslc" in machine.vulkan_lacks:  # CMake may find the rest elsewhere
+    if backend == "vulkan" and "glslc" in machine.vulkan_build_missing:  # CMake may find the rest elsewhere
         raise ValueError(
-            f"the vulkan backend lacks {', '.join(machine.vulkan_lacks)}; install the Vulkan SDK, or on "
-            "Debian and Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers vulkan-tools"
+            f"the vulkan backend lacks {', '.join(machine.vulkan_build_missing)}; install the Vulkan SDK, or "
+            "on Debian and Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers vulkan-tools"
         )
-    return wanted
 
 
 def _backend_args(backend: str, machine: Machine) -> tuple[str, ...]:
     if backend == "cpu":
-        return ()  # what llama.cpp builds anyway (on macOS with Metal beside it, which cannot be left out)
+        return ()  # llama.cpp always builds it (on macOS together with Metal, which cannot be left out)
     if backend != "cuda":
         return (f"-DGGML_{backend.upper()}=ON",)
     return (
@@ -211,38 +211,41 @@ def _backend_args(backend: str, machine: Machine) -> tuple[str, ...]:
         f"-DCMAKE_CUDA_COMPILER={machine.nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={_cuda_architectures(machine.gpus)}",
         *(machine.cublas or ()),
-        # CMake leaves nvcc's own folders out, and the system's loader need not know them
+        # CMake leaves nvcc's own folders out of the rpath, and the system's loader need not know them
         *((f"-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-rpath,{machine.cudart}",) if machine.cudart else ()),
-        # virtual memory needs the driver itself at link time, where only a toolkit's stub may stand in for it
+        # virtual memory links the driver, for which only a toolkit's stub can stand in
         *(() if machine.libcuda else ("-DGGML_CUDA_NO_VMM=ON",)),
     )
 
 
 def _cuda_architectures(gpus: tuple[str, ...]) -> str:
-    # By number where the driver tells: CMake before 3.24, which some systems still ship, knows no "native".
+    # By number if the driver tells it: CMake before 3.24, which some systems still ship, knows no "native".
     if not gpus or not all(gpus):
         return "native"
     return ";".join(f"{gpu.replace('.', '')}-real" for gpu in sorted(set(gpus)))
 
 
 def _amx(
-    machine: Machine, probe: Callable[[], bool], accepted: Callable[[Sequence[str]], list[str]]
+    machine: Machine, amx_works: Callable[[], bool], flags_accepted: Callable[[Sequence[str]], list[str]]
 ) -> tuple[Amx, tuple[str, ...], str]:
-    """Some virtual machines advertise AMX and then fault on its first instruction; llama.cpp, which believes
-    the compiler, would die there in the middle of decoding. So AMX must prove itself to be compiled in."""
+    """Compile AMX in only if its instructions execute.
+
+    Some virtual machines advertise AMX and fault on its first instruction. llama.cpp relies on the compiler's
+    flags, and would die there while decoding.
+    """
     if "amx_tile" not in machine.cpu_flags:
         return "absent", (), "AMX: this CPU does not advertise it"
-    if probe():
+    if amx_works():
         return "works", (), "AMX: advertised, and its instructions execute"
-    flags = " ".join(accepted(NO_AMX))
+    flags = " ".join(flags_accepted(NO_AMX))
     # A compiler that knows none of the flags cannot emit AMX either.
     args = (f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}") if flags else ()
     return "traps", args, "AMX: advertised, but its instructions do not execute here; left out"
 
 
 def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
-    """Quantized weights and attention have kernels of our own where these can run."""
-    if machine.system != "Linux" or _KERNELS_NEED - machine.cpu_flags:
+    """Use our kernels for quantized weights and attention if they can run here."""
+    if machine.system != "Linux" or _KERNELS_CPU_FLAGS - machine.cpu_flags:
         return (), "kernels: llama.cpp's; ours need Linux and AVX2"
     sources = b"".join(path.read_bytes() for path in sorted((_HERE / "kernels").iterdir()))
     digest = hashlib.sha256(sources).hexdigest()[:8]
@@ -250,7 +253,7 @@ def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
 
 
 def inspect_machine() -> Machine:
-    """Look at this machine's CPU, GPU and CUDA compiler."""
+    """Inspect this machine's CPU, GPUs, CUDA compiler and Vulkan packages."""
     cpuinfo = Path("/proc/cpuinfo")
     cpu, flags = parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or ""
@@ -264,13 +267,13 @@ def inspect_machine() -> Machine:
         cudart=_cudart(nvcc) if nvcc else "",
         libcuda=not nvcc or _nvcc_links(nvcc, "cuda"),
         machine=platform.machine(),
-        vulkan_lacks=_vulkan_lacks(),
+        vulkan_build_missing=_vulkan_build_missing(),
         vulkan_device=_vulkan_device(),
     )
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
-    """The model name and feature flags in Linux's /proc/cpuinfo (x86 says "flags", Arm "Features")."""
+    """Return the model name and feature flags in Linux's /proc/cpuinfo (x86: "flags", Arm: "Features")."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -280,32 +283,32 @@ def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
 
 
 def _nvidia_gpus() -> tuple[str, ...]:
-    listed = _output(["nvidia-smi", "-L"])
-    count = sum(line.startswith("GPU ") for line in listed.splitlines())
-    found = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
-    return tuple(found) if len(found) == count else ("",) * count
+    gpus = _output(["nvidia-smi", "-L"])
+    count = sum(line.startswith("GPU ") for line in gpus.splitlines())
+    capabilities = _output(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).split()
+    return tuple(capabilities) if len(capabilities) == count else ("",) * count
 
 
 def _cublas(nvcc: str) -> tuple[str, ...] | None:
-    """Small toolkits lack cuBLAS, but where PyTorch is installed, Python has NVIDIA's package of it."""
+    """Return CMake arguments that locate cuBLAS. Small toolkits lack it, but PyTorch installs NVIDIA's Python
+    package of it."""
     if _nvcc_links(nvcc, "cublas", "#include <cublas_v2.h>\n"):
         return ()
     release = re.search(r"release (\d+)", _output([nvcc, "--version"]))
-    where = "import nvidia; print(*nvidia.__path__, sep='\\n')"
+    print_folders = "import nvidia; print(*nvidia.__path__, sep='\\n')"
     for python in (sys.executable, "python3"):
-        for folder in _output([python, "-c", where]).splitlines():
+        for folder in _output([python, "-c", print_folders]).splitlines():
             for library in Path(folder).glob(f"*/lib/libcublas.so.{release[1] if release else '*'}"):
-                beside = str(library).replace("libcublas", "libcublasLt")
                 return (
                     f"-DCUDA_cublas_LIBRARY={library}",
-                    f"-DCUDA_cublasLt_LIBRARY={beside}",
+                    f"-DCUDA_cublasLt_LIBRARY={str(library).replace('libcublas', 'libcublasLt')}",
                     f"-DCMAKE_CUDA_FLAGS=-I{library.parent.parent / 'include'}",
                 )
     return None
 
 
 def _cudart(nvcc: str) -> str:
-    """Where nvcc links CUDA's runtime from."""
+    """Return the folder from which nvcc links the CUDA runtime; "" if unknown."""
     steps = _output([nvcc, "--dryrun", "-x", "cu", os.devnull], stderr=subprocess.STDOUT)
     folders = re.findall(r'"-L([^"]+)"', steps)
     return next(
@@ -314,34 +317,36 @@ def _cudart(nvcc: str) -> str:
 
 
 def _nvcc_links(nvcc: str, library: str, header: str = "") -> bool:
-    """Whether a program with `header` can be compiled, and linked with `library`."""
+    """Return whether nvcc can compile a program with `header` and link it with `library`."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "links.c")
         source.write_text(f"{header}int main(void) {{ return 0; }}\n")
         return _exit_status([nvcc, str(source), f"-l{library}", "-o", str(source.with_suffix(""))]) == 0
 
 
-def _vulkan_lacks() -> tuple[str, ...]:
-    """Of what CMake asks for to build ggml's Vulkan backend, that which is not here."""
+def _vulkan_build_missing() -> tuple[str, ...]:
+    """Return the names of the missing parts among those that CMake needs to build ggml's Vulkan backend."""
     sdk = os.environ.get("VULKAN_SDK", "/usr")
     roots = [Path(root) for root in (sdk, "/usr", "/usr/local")]
     configuration = "cmake/SPIRV-Headers/SPIRV-HeadersConfig.cmake"
-    here = {
+    required = {
         "glslc": shutil.which("glslc"),
         "Vulkan headers that know VK_EXT_layer_settings": any(map(_new_headers, roots)),
-        "SPIRV-Headers": any((root / share / configuration).exists() for root in roots for share in _SHARES),
+        "SPIRV-Headers": any(
+            (root / folder / configuration).exists() for root in roots for folder in _CMAKE_FOLDERS
+        ),
     }
-    return tuple(name for name, found in here.items() if not found)
+    return tuple(name for name, found in required.items() if not found)
 
 
 def _new_headers(root: Path) -> bool:
-    # those of Debian 12 and Ubuntu 22.04 are too old for ggml-vulkan.cpp, whose compilation fails then
+    # ggml-vulkan.cpp does not compile with older ones, such as those of Debian 12 and Ubuntu 22.04
     header = root / "include/vulkan/vulkan_core.h"
     return header.exists() and "VK_EXT_layer_settings" in header.read_text()
 
 
 def _vulkan_device() -> bool:
-    # software renderers (llvmpipe, lavapipe) call themselves CPUs, and are slower than ggml's own kernels
+    # software renderers (llvmpipe, lavapipe) are listed as CPUs, and are slower than ggml's own kernels
     kinds = re.findall(r"deviceType\s*=\s*PHYSICAL_DEVICE_TYPE_(\w+)", _output(["vulkaninfo", "--summary"]))
     return any(kind.endswith("_GPU") for kind in kinds)
 
@@ -355,21 +360,23 @@ def _output(command: Sequence[str], stderr: int = subprocess.DEVNULL) -> str:
 
 
 def compiler(language: Literal["c", "c++"] = "c") -> str | None:
-    """The compiler that CMake will pick, if it runs (macOS has a stand-in that does not)."""
-    named, names = ("CC", ("cc", "gcc", "clang")) if language == "c" else ("CXX", ("c++", "g++", "clang++"))
-    candidates = [os.environ[named]] if os.environ.get(named) else names
+    """Return the compiler that CMake will pick, if it runs (macOS has a placeholder that does not)."""
+    variable, names = (
+        ("CC", ("cc", "gcc", "clang")) if language == "c" else ("CXX", ("c++", "g++", "clang++"))
+    )
+    candidates = [os.environ[variable]] if os.environ.get(variable) else names
     return next((name for name in candidates if _output([*shlex.split(name), "--version"])), None)
 
 
 def amx_works() -> bool:
-    """Compile and run `AMX_PROBE` in a child process, which may well be killed by a signal."""
+    """Return whether AMX_PROBE compiles and succeeds, in a child process, because a signal may kill it."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "amx")
         return _compiles(AMX_PROBE, "-o", str(program)) and _exit_status([str(program)]) == 0
 
 
 def flags_accepted(flags: Sequence[str]) -> list[str]:
-    """Those of `flags` that the C compiler knows."""
+    """Return those of `flags` that the C compiler knows."""
     return [flag for flag in flags if _compiles("int main(void) { return 0; }", flag, "-o", os.devnull, "-c")]
 
 
@@ -379,7 +386,7 @@ def _compiles(source: str, *options: str) -> bool:
 
 
 def _exit_status(command: Sequence[str], stdin: str = "") -> int | None:
-    """The exit status, negative for a signal; None if the program cannot run or does not end."""
+    """Return the exit status, negative for a signal; None if the program cannot run or does not end."""
     try:
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60).returncode
     except (OSError, subprocess.TimeoutExpired):
@@ -387,9 +394,9 @@ def _exit_status(command: Sequence[str], stdin: str = "") -> int | None:
 
 
 def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
-    """Build the wheel of `requirement` (llama-cpp-python==…) into `folder`; pip's exit status.
+    """Build the wheel of `requirement` (llama-cpp-python==…) into `folder`, and return pip's exit status.
 
-    Without pip's cache: it knows wheels by version only, and would hand out one built with other flags.
+    pip's cache is not used: it knows wheels by version only, and would return one built with other flags.
     """
     if not (compiler("c") and compiler("c++")):
         print(_NO_COMPILER, file=sys.stderr)
@@ -401,7 +408,7 @@ def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
         "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
         **os.environ,
         "CMAKE_ARGS": f"{os.environ.get('CMAKE_ARGS', '')} {arguments}",
-        # A second copy of every library and header, which would land at the top of site-packages.
+        # Leave out a second copy of all libraries and headers, which would land at the top of site-packages.
         "SKBUILD_WHEEL_EXCLUDE": "lib/**;include/**;bin/**",
     }
     status = subprocess.run(command, env=environment).returncode
@@ -414,20 +421,22 @@ def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
 
 
 def explain(build: BuildPlan) -> str:
-    """The plan in words, one line each."""
+    """Return the plan as text, one reason a line."""
     others = [f"else {other}" for other in build.others]
     return "\n".join([*build.reasons, *others, f"CMake arguments: {shlex.join(build.cmake_args)}"])
 
 
 def main() -> int:
-    """Print the plan (CMake arguments, quoted for a shell), or carry it out."""
+    """Print the plan (CMake arguments, quoted for a shell), or build by it."""
     parser = argparse.ArgumentParser(description="How to build llama.cpp on this machine.")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="override the choice")
-    as_what = parser.add_mutually_exclusive_group()
-    as_what.add_argument("--explain", action="store_true", help="print the plan in words")
-    as_what.add_argument("--json", action="store_true", help="print the plan as JSON")
-    as_what.add_argument("--wheel", type=Path, metavar="DIR", help="build REQUIREMENT's wheel into DIR")
-    parser.add_argument("requirement", nargs="?", default="llama-cpp-python", help="what --wheel builds")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--explain", action="store_true", help="print the plan with its reasons")
+    action.add_argument("--json", action="store_true", help="print the plan as JSON")
+    action.add_argument("--wheel", type=Path, metavar="DIR", help="build REQUIREMENT's wheel into DIR")
+    parser.add_argument(
+        "requirement", nargs="?", default="llama-cpp-python", help="the package that --wheel builds"
+    )
     options = parser.parse_args()
     try:
         build = plan(None if options.backend == "auto" else options.backend)
@@ -436,9 +445,9 @@ def main() -> int:
     if options.wheel:
         return build_wheel(options.requirement, options.wheel, build)
     if options.json:
-        # Without what could be built instead: the Makefile builds anew where this changes.
-        told = {name: value for name, value in dataclasses.asdict(build).items() if name != "others"}
-        print(json.dumps(told, indent=1))
+        # The Makefile builds again if this changes, so it leaves out what could be built instead.
+        fields = {name: value for name, value in dataclasses.asdict(build).items() if name != "others"}
+        print(json.dumps(fields, indent=1))
     else:
         print(explain(build) if options.explain else shlex.join(build.cmake_args))
     return 0

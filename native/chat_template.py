@@ -1,4 +1,4 @@
-"""Rendering a model's own chat template with llama-cpp-python's Jinja formatter (sandboxed)."""
+"""Render a model's own chat template with llama-cpp-python's sandboxed Jinja formatter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from .errors import ModelError
 from .model import Model
 
-# what llama.cpp falls back to when a model brings no template
+# llama.cpp's fallback for models without a template
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
     "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
@@ -25,9 +25,12 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
 ) -> str:
-    """``messages`` (each with ``role`` and ``content``, which may be None) as the prompt for the next
-    assistant turn; ``tools`` and ``tool_choice``, as OpenAI has them, for templates that ask for them. Raises
-    ModelError if the template refuses them."""
+    """Return the prompt for the next assistant turn.
+
+    ``messages``: each with ``role`` and ``content``, which may be None. ``tools``, ``tool_choice``: in
+    OpenAI's format, for templates that support them. Raises ModelError if the template refuses the
+    conversation.
+    """
     vocabulary = model.vocabulary
     try:
         formatter = _formatter(
@@ -46,7 +49,7 @@ def render(
 
 
 def has_tools(model: Model) -> bool:
-    """Whether the model's template shows tools to it."""
+    """Return whether the model's template supports tools."""
     return "tools" in (model.chat_template() or "")
 
 

@@ -1,4 +1,4 @@
-"""Matrices to multiply by, in the memory of a device, laid out for ggml's fastest kernels on the CPU."""
+"""Weight matrices in a device's memory. On the CPU they are repacked for the fastest kernels."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _GET_BUFFER_TYPES = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_v
 
 
 class DeviceMatrix:
-    """A copy of a matrix for one of ggml's devices. Close it behind the graphs that multiply by it.
+    """A copy of a matrix on one of ggml's devices. Close the graphs that use it first.
 
-    Attributes: ``tensor``; ``shape``, (rows, width); ``device``.
+    Attributes: ``tensor``: ggml's pointer; ``shape``: (rows, width); ``device``: ggml's handle.
     """
 
     def __init__(self, matrix: QuantizedMatrix, device: int) -> None:
-        """``device``: ggml's handle. Raises LibraryError if there is no memory for it, or no kernel."""
+        """``device``: ggml's handle. Raises LibraryError if the device lacks memory or a kernel for it."""
         self.shape = matrix.shape
         self.device = device
         self._code = GGML_TYPES[matrix.type_name.lower()]
         self._arena = self._buffer = None
         types = [ggml("ggml_backend_dev_buffer_type")(device)]
         if device == cpu_device():
-            types = [*layouts(), *types]
-        if not any(map(self._place, types)):
+            types = [*repacking_buffer_types(), *types]
+        if not any(map(self._allocate, types)):
             raise LibraryError("there is no memory for the draft head")
-        write(self.tensor, matrix.data)
+        write_tensor(self.tensor, matrix.data)
 
-    def _place(self, buffer_type: int) -> bool:
-        """Make room for it in a buffer of a type whose kernels can multiply by it."""
+    def _allocate(self, buffer_type: int) -> bool:
+        """Allocate the tensor in a buffer of this type; return whether its kernels can multiply by it."""
         self._arena = ggml("ggml_init")(arena_params(4 * ggml("ggml_tensor_overhead")()))
         self.tensor = new_tensor(self._arena, self._code, *self.shape)
         self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, buffer_type)
@@ -51,7 +51,7 @@ class DeviceMatrix:
         return bool(ggml("ggml_backend_dev_supports_op")(self.device, product))
 
     def close(self) -> None:
-        """Free its memory; safe to call twice."""
+        """Free the memory; safe to call twice."""
         if self._arena:
             ggml("ggml_backend_buffer_free")(self._buffer)
             ggml("ggml_free")(self._arena)
@@ -59,22 +59,22 @@ class DeviceMatrix:
 
 
 def new_tensor(arena: int | None, code: int, rows: int, width: int) -> int:
-    """One described in ``arena``, of ggml's type ``code``; it has no memory yet."""
+    """Create a (rows, width) tensor of ggml's type ``code`` in ``arena``. Its data is not allocated yet."""
     return int(ggml("ggml_new_tensor")(arena, code, 2, (ctypes.c_int64 * 2)(width, rows)))
 
 
-def write(tensor: int, data: npt.NDArray[np.generic]) -> None:
-    """Fill ``tensor`` with ``data``, as stored in its type."""
+def write_tensor(tensor: int, data: npt.NDArray[np.generic]) -> None:
+    """Copy ``data``, encoded in the tensor's type, to ``tensor``."""
     ggml("ggml_backend_tensor_set")(tensor, ctypes.c_void_p(data.ctypes.data), 0, data.nbytes)
 
 
 @cache
-def layouts() -> tuple[int, ...]:
-    """The CPU's types of buffers that lay matrices out anew as they are written, the fastest first: ours, if
-    this build has our kernels, and llama.cpp's."""
-    registered = ggml("ggml_backend_dev_backend_reg")(cpu_device())
-    found = ggml("ggml_backend_reg_get_proc_address")(registered, b"ggml_backend_dev_get_extra_bufts")
-    if not found:
+def repacking_buffer_types() -> tuple[int, ...]:
+    """Return the CPU's buffer types that repack matrices as they are written, the fastest first: ours, if
+    this build has our kernels, then llama.cpp's."""
+    backend = ggml("ggml_backend_dev_backend_reg")(cpu_device())
+    function = ggml("ggml_backend_reg_get_proc_address")(backend, b"ggml_backend_dev_get_extra_bufts")
+    if not function:
         return ()
-    types = _GET_BUFFER_TYPES(found)(cpu_device())
+    types = _GET_BUFFER_TYPES(function)(cpu_device())
     return tuple(itertools.takewhile(bool, types))  # the list ends with a null pointer

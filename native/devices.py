@@ -1,4 +1,4 @@
-"""What this machine offers llama.cpp: its devices, cores and free memory."""
+"""Devices, CPU cores and free memory of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _KINDS = {_CPU: "cpu", _GPU: "gpu", _INTEGRATED_GPU: "igpu", 3: "accelerator"}
 
 @dataclass(frozen=True)
 class Device:
-    """One ggml backend device; memory in bytes, as the backend reports it."""
+    """A ggml backend device. ``kind``: "cpu", "gpu", "igpu", "accelerator" or "other"; memory: in bytes, as
+    reported by the backend."""
 
     name: str
     description: str
@@ -25,13 +26,13 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """The devices llama.cpp was built for and found here."""
+    """Return the devices that llama.cpp was built for and found here."""
     return [_device(handle) for handle in _handles()]
 
 
 def device_names() -> list[str]:
-    """Name and description of each of ``devices``, without asking for its memory, which makes some drivers
-    take a part of it."""
+    """Return name and description of each device. Unlike ``devices``, it does not query their memory, for
+    which some drivers allocate some."""
     return [f"{_name(handle)}: {_description(handle)}" for handle in _handles()]
 
 
@@ -60,31 +61,31 @@ def _device(handle: int) -> Device:
 
 
 def cpu_device() -> int:
-    """ggml's handle of the CPU."""
+    """Return ggml's handle of the CPU."""
     return int(ggml("ggml_backend_dev_by_type")(_CPU))
 
 
 def gpu_device() -> int | None:
-    """ggml's handle of the first GPU, of an integrated one where there are no others; None without any."""
+    """Return ggml's handle of the first GPU, else of the first integrated one; None without any."""
     by_type = ggml("ggml_backend_dev_by_type")
     return by_type(_GPU) or by_type(_INTEGRATED_GPU)
 
 
 def can_offload() -> bool:
-    """Whether this build of llama.cpp can place layers on a GPU."""
+    """Return whether this build of llama.cpp can place layers on a GPU."""
     return bool(llama.llama_supports_gpu_offload())
 
 
 def default_threads() -> int:
-    """Threads for decoding: the cores this process may run on (hyper-threads rarely help, but the
-    operating system does not say which they are everywhere)."""
+    """Return the default number of threads for decoding: the cores that this process may run on.
+    Hyper-threads count as cores, because not every operating system tells them apart."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes of RAM that can be used without swapping."""
+    """Return the bytes of RAM that can be used without swapping."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

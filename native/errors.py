@@ -1,29 +1,29 @@
-"""The errors a user of PaSS Edge can meet: one small family, worded for the person who must act."""
+"""The errors that a user of PaSS Edge can meet."""
 
 
 class PassEdgeError(Exception):
-    """Base of every error raised on purpose; its text says what was wrong and what to do."""
+    """Base class of all errors. The message says what was wrong, what was expected and what to do."""
 
     def __str__(self) -> str:
-        """One line that a terminal can show, whatever stands in the names that a file has given."""
+        """Return the message as printable text: names from files may hold control characters."""
         text = super().__str__()
         return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 class LibraryError(PassEdgeError):
-    """The llama.cpp library is missing, broken on this machine, or failed inside a call."""
+    """The llama.cpp library is missing, does not work on this machine, or failed inside a call."""
 
 
 class ModelError(PassEdgeError):
-    """A model file is missing, damaged, or of a kind that cannot be decoded."""
+    """A model file is missing, damaged, or of an unsupported kind."""
 
 
 class ContextError(PassEdgeError):
-    """A context cannot be made or used: too little memory, or wrong settings."""
+    """A context cannot be created or used: too little memory, or wrong settings."""
 
 
 class ContextFullError(ContextError, ValueError):
-    """The tokens do not fit in the context; nothing was dropped."""
+    """The tokens do not fit into the context. No token was dropped."""
 
 
 class LookaheadError(PassEdgeError):
@@ -35,8 +35,8 @@ class SessionError(PassEdgeError):
 
 
 class SettingsError(PassEdgeError, ValueError):
-    """A setting (sampling value, schedule …) is out of its range."""
+    """A setting (a sampling value, a schedule …) is out of range."""
 
 
 class OutputError(PassEdgeError):
-    """A file cannot be written: it exists, the disk is full, the folder is not there."""
+    """A file cannot be written: it exists, the disk is full, or the folder is missing."""

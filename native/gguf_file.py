@@ -1,4 +1,4 @@
-"""GGUF files by their table of contents, read and written by ggml itself; tensors stay on the disk."""
+"""GGUF files: metadata and tensor table, read and written by ggml itself. Tensor data stays on disk."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from .library import TypeTraits, arena_params, ggml, gguf_params, take_errors
 from .model import check_is_gguf
 
 Value: TypeAlias = "str | int | float | bool | npt.NDArray[Any] | list[bytes]"
-"""What a key holds; arrays of numbers are numpy's, arrays of strings are lists of UTF-8."""
+"""The value of a metadata key. Arrays of numbers are numpy arrays, arrays of strings are lists of UTF-8."""
 
 # `gguf.h`, `enum gguf_type`
 _NUMBERS = {
     0: np.uint8, 1: np.int8, 2: np.uint16, 3: np.int16, 4: np.uint32, 5: np.int32, 6: np.float32,
     7: np.bool_, 10: np.uint64, 11: np.int64, 12: np.float64,
 }  # fmt: skip
-_CODES: dict[np.dtype[Any], int] = {np.dtype(kind): code for code, kind in _NUMBERS.items()}
+_CODES: dict[np.dtype[Any], int] = {np.dtype(dtype): code for code, dtype in _NUMBERS.items()}
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32  # GGUF's default
-_COPIED = 1 << 23  # bytes at once
+_CHUNK = 1 << 23  # bytes
 
 
 def type_traits(code: int) -> TypeTraits:
-    """ggml's description of the tensor type ``code``."""
+    """Return ggml's description of the tensor type ``code``."""
     return ggml("ggml_get_type_traits")(code).contents
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: ``shape`` rows first (numpy's order; a vector is one row), ``offset`` in the
-    file and ``size`` in bytes, ``code`` as in `enum ggml_type`."""
+    """A tensor in a file. ``code``: its type as in `enum ggml_type`; ``shape``: in numpy's order, rows first
+    (a vector is one row); ``offset`` from the start of the file and ``size``: in bytes."""
 
     name: str
     code: int
@@ -53,10 +53,10 @@ class Tensor:
 
 
 class GgufFile:
-    """The keys and tensors of ``path``. Close it, or use it as a context manager."""
+    """An open GGUF file: ``path``, and ``tensors`` by name. Close it, or use it as a context manager."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises ModelError if the file is missing, no GGUF, damaged, or shorter than its tensors."""
+        """Raises ModelError if the file is missing, not GGUF, damaged, or shorter than its tensors."""
         self.path = check_is_gguf(Path(path))
         take_errors()
         self._handle = ggml("gguf_init_from_file")(str(path).encode(), gguf_params())
@@ -69,16 +69,16 @@ class GgufFile:
             raise ModelError(f"{path} is damaged or cut off: {problem}")
 
     def _problem(self) -> str:
-        """What ggml reads, but cannot be used; empty if there is nothing."""
+        """Return what is wrong with a file that ggml could read; empty if nothing."""
         end = max((tensor.offset + tensor.size for tensor in self.tensors.values()), default=0)
         if end > self.path.stat().st_size:
             return "its tensors end behind its end"
-        if ggml("gguf_find_key")(self.handle, b"") >= 0:  # ggml aborts when it is to copy one
+        if ggml("gguf_find_key")(self.handle, b"") >= 0:  # ggml aborts when it copies such a key
             return "a key has no name"
         return ""
 
     def get(self, key: str) -> Value | None:
-        """What ``key`` holds; None if it is not there."""
+        """Return the value of ``key``; None if the file has no such key."""
         index = ggml("gguf_find_key")(self.handle, key.encode())
         if index < 0:
             return None
@@ -112,27 +112,27 @@ class GgufFile:
             )
 
     def chunks(self, tensor: Tensor) -> Iterator[memoryview]:
-        """The bytes of ``tensor``, a few at a time."""
-        buffer = memoryview(bytearray(min(_COPIED, tensor.size)))
+        """Yield the bytes of ``tensor`` in chunks. Each is valid until the next one."""
+        buffer = memoryview(bytearray(min(_CHUNK, tensor.size)))
         with self.path.open("rb") as file:
             file.seek(tensor.offset)
-            left = tensor.size
-            while left:
-                count = file.readinto(buffer[: min(left, len(buffer))])
+            remaining = tensor.size
+            while remaining:
+                count = file.readinto(buffer[: min(remaining, len(buffer))])
                 if not count:
                     raise ModelError(f"{self.path} became shorter while it was read")
                 yield buffer[:count]
-                left -= count
+                remaining -= count
 
     @property
     def handle(self) -> int:
-        """ggml's pointer; raises ModelError once closed."""
+        """ggml's pointer. Raises ModelError once the file is closed."""
         if not self._handle:
             raise ModelError(f"{self.path} has been closed")
         return self._handle
 
     def close(self) -> None:
-        """Free the table; safe to call twice."""
+        """Free the metadata and the tensor table; safe to call twice."""
         if self._handle:
             ggml("gguf_free")(self._handle)
             self._handle = None
@@ -144,20 +144,23 @@ class GgufFile:
         self.close()
 
 
-def opened(file: str | Path | GgufFile) -> AbstractContextManager[GgufFile]:
-    """``file``, open: opened and closed again here, or by whoever has opened it. A model's table of contents
-    takes megabytes, of which a heap gives little back. Raises as GgufFile."""
+def open_gguf(file: str | Path | GgufFile) -> AbstractContextManager[GgufFile]:
+    """Open ``file`` for one ``with`` block; a file that is open already stays open after it.
+
+    Pass an open file on where there is one: a model's metadata takes megabytes, and malloc returns little of
+    them to the system. Raises ModelError.
+    """
     return nullcontext(file) if isinstance(file, GgufFile) else GgufFile(file)
 
 
 def _numbers(address: int | None, code: int, count: int) -> npt.NDArray[Any]:
-    kind = np.dtype(_NUMBERS[code])
-    return np.frombuffer(ctypes.string_at(address or 0, count * kind.itemsize), kind)
+    dtype = np.dtype(_NUMBERS[code])
+    return np.frombuffer(ctypes.string_at(address or 0, count * dtype.itemsize), dtype)
 
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor to write: as in Tensor, with ``data`` giving its bytes."""
+    """A tensor to write: ``code`` and ``shape`` as in Tensor; ``data`` returns its bytes in chunks."""
 
     name: str
     code: int
@@ -173,16 +176,19 @@ def write_gguf(
     like: GgufFile | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write ``metadata`` over that of ``like``, and ``tensors``, to ``path``. Integers become u32.
-    ``progress`` is told how many tensors of how many are written. Raises OSError, ModelError."""
+    """Write a GGUF file of ``metadata`` and ``tensors`` to ``path``.
+
+    ``like``: a file whose metadata is copied first; ``metadata`` overrides it. Integers are written as u32.
+    ``progress``: called with the number of tensors written and their total. Raises OSError, ModelError.
+    """
     contents = ggml("gguf_init_empty")()
     try:
         if like:
             ggml("gguf_set_kv")(contents, like.handle)
-            ggml("gguf_remove_key")(contents, b"general.alignment")  # the writer's is the default
+            ggml("gguf_remove_key")(contents, b"general.alignment")  # written with the default alignment
         for key, value in metadata.items():
             _set(contents, key.encode(), value)
-        with _described(tensors) as descriptions:
+        with _descriptions(tensors) as descriptions:
             for description in descriptions:
                 ggml("gguf_add_tensor")(contents, description)
         table = ctypes.create_string_buffer(ggml("gguf_get_meta_size")(contents))
@@ -215,11 +221,11 @@ def _set(contents: int, key: bytes, value: Value) -> None:
         code = _CODES[data.dtype]
         ggml("gguf_set_arr_data")(contents, key, code, ctypes.c_void_p(data.ctypes.data), data.size)
     else:
-        raise TypeError(f"{key!r}: {type(value).__name__} has no place in the files written here")
+        raise TypeError(f"{key!r}: values of type {type(value).__name__} cannot be written to a GGUF file")
 
 
 @contextmanager
-def _described(tensors: Sequence[NewTensor]) -> Iterator[list[int]]:
+def _descriptions(tensors: Sequence[NewTensor]) -> Iterator[list[int]]:
     arena = ggml("ggml_init")(arena_params((len(tensors) + 1) * ggml("ggml_tensor_overhead")()))
     try:
         descriptions = []

@@ -1,4 +1,4 @@
-"""The loaded llama.cpp library: its logging, its type names, and the ggml functions beside it."""
+"""The loaded llama.cpp library: its log, its type names, and typed ggml functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except (ImportError, OSError, RuntimeError) as error:  # a missing or unloadable
 log = logging.getLogger("pass_edge.llama_cpp")
 log.addHandler(logging.NullHandler())
 
-# `ggml.h`, `enum ggml_log_level`; 5 continues the line before
+# `ggml.h`, `enum ggml_log_level`; 5 continues the previous line
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR, 5: logging.DEBUG}
 _ERROR = 4
 _recent_errors: deque[str] = deque(maxlen=4)
@@ -31,7 +31,7 @@ GGML_TYPES = {
     "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13, "q6_k": 14, "iq4_nl": 20, "iq4_xs": 23, "bf16": 30,
     "mxfp4": 39,
 }  # fmt: skip
-"""ggml's tensor types by the names llama.cpp users type (`ggml.h`, `enum ggml_type`)."""
+"""ggml's tensor types by llama.cpp's names (`ggml.h`, `enum ggml_type`)."""
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -49,25 +49,24 @@ llama.llama_backend_init()
 
 
 def take_errors() -> str:
-    """What llama.cpp logged as errors since the last call, as one line; empty if nothing."""
+    """Return the errors that llama.cpp logged since the last call, as one line; empty if none."""
     text = "; ".join(_recent_errors)
     _recent_errors.clear()
     return text
 
 
 def library_path() -> Path:
-    """The shared library in use (its size and date tell builds apart)."""
+    """Return the path of the shared library in use. Its size and date identify the build."""
     return Path(llama._lib._name)
 
 
 def system_info() -> str:
-    """llama.cpp's own line about the CPU features and backends compiled in."""
+    """Return llama.cpp's line about the CPU features and backends compiled in."""
     return llama.llama_print_system_info().decode()
 
 
 def kernels() -> str:
-    """For which instructions this build has kernels of ours (`native/kernels`) and uses them; empty if it has
-    only llama.cpp's own."""
+    """Return the instruction set of our kernels (`native/kernels`) in use; empty with llama.cpp's own."""
     try:
         return str(ggml("pass_edge_kernels")().decode())
     except AttributeError:  # built without them
@@ -170,18 +169,21 @@ _GGML_FUNCTIONS = {
 
 @cache
 def ggml(name: str) -> ctypes._CFuncPtr:  # type: ignore[name-defined]
-    """A ggml function, typed. libllama is linked to ggml, so its handle finds them on every platform
-    without loading a second copy of the library under another file name."""
+    """Return a ggml function with its argument and result types.
+
+    libllama is linked to ggml, so its handle has ggml's functions on every platform. A second copy of the
+    library is never loaded under another file name.
+    """
     function = getattr(llama._lib, name)
     function.argtypes, function.restype = _GGML_FUNCTIONS[name]
     return function
 
 
 def gguf_params() -> _GgufParams:
-    """Open a GGUF file for its table of contents only."""
+    """Return parameters that open a GGUF file without its tensor data."""
     return _GgufParams(no_alloc=True, ctx=None)
 
 
 def arena_params(size: int) -> _ArenaParams:
-    """A ggml context of ``size`` bytes for descriptions of tensors, without their data."""
+    """Return parameters of a ggml context of ``size`` bytes for tensor descriptions, without their data."""
     return _ArenaParams(size=size, buffer=None, no_alloc=True)

@@ -1,4 +1,4 @@
-"""A GGUF model in memory: its metadata, its vocabulary, and what kind of memory it decodes with."""
+"""A GGUF model in memory: its metadata, its vocabulary, its kind of memory (KV cache or recurrent state)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from .devices import can_offload
 from .errors import ModelError
 from .library import kernels, llama, take_errors
-from .malloc_arenas import let_go_of_pages
+from .process_memory import release_mapped_pages
 from .vocabulary import Vocabulary
 
 ALL_LAYERS = -1
-_NO_DEVICES = (ctypes.c_void_p * 1)()  # `llama.h`: a list that ends with a null pointer, and so an empty one
-_LONGEST_LOAD = 120  # seconds; without weights it takes a fraction of one
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # `llama.h`: a list that ends with a null pointer; here it is empty
+_LOAD_TIMEOUT = 120  # seconds; loading without weights takes a fraction of one
 
 
 class Model:
     """A loaded model. Close it, or use it as a context manager; contexts must be closed first.
 
-    Attributes: ``path``; ``gpu_layers``; ``n_vocab``, ``n_embd``, ``n_layer``, ``n_head``, ``n_ctx_train``
-    (ints); ``vocabulary``; ``can_roll_back``: whether part of its memory can be removed (false for
-    recurrent and hybrid models).
+    Attributes: ``path``; ``gpu_layers``; ``n_vocab``, ``n_embd``, ``n_layer``, ``n_head``, ``n_head_kv``,
+    ``n_ctx_train`` (ints); ``vocabulary``; ``can_roll_back``: whether tokens can be removed from its memory
+    (false for recurrent and hybrid models).
     """
 
     def __init__(
@@ -36,14 +36,16 @@ class Model:
         repack: bool = True,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Load ``path``; ``gpu_layers`` 0 leaves GPUs alone. ``repack`` lets the CPU backend lay quantized
-        weights out for its fastest kernels (`use_extra_bufts`). ``progress`` is called with 0…1. Raises
-        ModelError."""
+        """Load ``path``. Raises ModelError.
+
+        ``gpu_layers``: 0 uses no GPU at all. ``repack``: let the CPU backend repack quantized weights for its
+        fastest kernels (`use_extra_bufts`). ``progress``: called with the loaded part, 0…1.
+        """
         self.path = check_is_gguf(Path(path))
         self.gpu_layers = gpu_layers if can_offload() else 0
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
-        if gpu_layers == 0:  # else wide batches still go there, and come back with other bits
+        if gpu_layers == 0:  # otherwise llama.cpp computes wide batches on a GPU, with other bits
             params.devices = ctypes.addressof(_NO_DEVICES)
         params.use_extra_bufts = repack
         callback = llama.llama_progress_callback(lambda part, _: progress(part) or True) if progress else None
@@ -54,9 +56,7 @@ class Model:
         if not self._handle:
             raise ModelError(f"{self.path} cannot be loaded: {take_errors() or 'llama.cpp gave no reason'}")
         if repack and kernels():
-            let_go_of_pages(
-                self.path
-            )  # the weights are laid out anew; of the file, a few tensors are still in use
+            release_mapped_pages(self.path)  # repacked weights are copies; few tensors of the file are in use
         self.vocabulary = Vocabulary(llama.llama_model_get_vocab(self._handle))
         self.n_vocab = self.vocabulary.size
         self.n_embd: int = llama.llama_model_n_embd(self._handle)
@@ -78,7 +78,7 @@ class Model:
 
     @property
     def handle(self) -> int:
-        """llama.cpp's model pointer; raises ModelError once closed."""
+        """llama.cpp's model pointer. Raises ModelError once the model is closed."""
         if not self._handle:
             raise ModelError("this model has been closed")
         return self._handle
@@ -96,11 +96,11 @@ class Model:
 
     @property
     def size(self) -> int:
-        """Bytes of all tensors."""
+        """The size of all tensors in bytes."""
         return int(llama.llama_model_size(self.handle))
 
     def metadata(self, key: str) -> str | None:
-        """One scalar or string metadata value as text; None if absent."""
+        """Return a scalar or string metadata value as text; None if it is absent."""
         length = 512
         while True:
             buffer = ctypes.create_string_buffer(length)
@@ -112,14 +112,14 @@ class Model:
             length = written + 1
 
     def chat_template(self) -> str | None:
-        """The model's own chat template (Jinja source), if it has one."""
+        """Return the model's chat template (Jinja source); None if it has none."""
         template = llama.llama_model_chat_template(self.handle, None)
         return template.decode("utf-8", "replace") if template else None
 
     def head_size(self, which: str) -> int:
-        """Width of one attention head's ``"key"`` or ``"value"`` vector."""
-        stated = self.metadata(f"{self.architecture}.attention.{which}_length")
-        return int(stated) if stated else self.n_embd // max(1, self.n_head)
+        """Return the width of an attention head's vectors. ``which``: ``"key"`` or ``"value"``."""
+        length = self.metadata(f"{self.architecture}.attention.{which}_length")
+        return int(length) if length else self.n_embd // max(1, self.n_head)
 
     def close(self) -> None:
         """Free the weights; safe to call twice."""
@@ -135,7 +135,7 @@ class Model:
 
 
 def check_is_gguf(path: Path) -> Path:
-    """``path``, if it looks like a GGUF file; raises ModelError with the reason if not."""
+    """Return ``path`` if it looks like a GGUF file. Raises ModelError with the reason if not."""
     if not path.exists():
         raise ModelError(f"there is no file {path}")
     if path.is_dir():
@@ -153,29 +153,30 @@ def check_is_gguf(path: Path) -> Path:
 
 
 def check_loads(path: Path) -> None:
-    """Raises ModelError if llama.cpp would refuse to load ``path``, or die of it: it aborts on some absurd
-    metadata, so a child process finds out. Reads no weights."""
-    code = f"import sys, {__name__} as model; print(model._refusal(sys.argv[1]))"
+    """Check in a child process that llama.cpp can load ``path``, without reading weights: llama.cpp aborts on
+    some invalid metadata. Raises ModelError if it refuses the file or dies."""
+    code = f"import sys, {__name__} as model; print(model._load_error(sys.argv[1]))"
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(
             [sys.executable, "-c", code, str(path)],
-            env=environment, capture_output=True, text=True, errors="replace", timeout=_LONGEST_LOAD,
+            env=environment, capture_output=True, text=True, errors="replace", timeout=_LOAD_TIMEOUT,
         )  # fmt: skip
-        refusal = done.stdout.strip() if done.returncode == 0 else f"it died ({_last_line(done.stderr)})"
+        reason = done.stdout.strip() if done.returncode == 0 else f"it died ({_last_line(done.stderr)})"
     except subprocess.TimeoutExpired:
-        refusal = f"it did not end in {_LONGEST_LOAD} seconds"
-    if refusal:
-        raise ModelError(f"llama.cpp cannot load this model: {refusal}")
+        reason = f"it did not end in {_LOAD_TIMEOUT} seconds"
+    if reason:
+        raise ModelError(f"llama.cpp cannot load this model: {reason}")
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["without a word"])[-1]
+    return (text.strip().splitlines() or ["without a message"])[-1]
 
 
-def _refusal(path: str) -> str:
+def _load_error(path: str) -> str:
+    """Return why llama.cpp cannot load ``path``; empty if it can."""
     params = llama.llama_model_default_params()
-    params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0  # maps nothing either
+    params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0  # allocates and maps nothing
     params.devices = ctypes.addressof(_NO_DEVICES)
     handle = llama.llama_model_load_from_file(path.encode(), params)
     if not handle:

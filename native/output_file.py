@@ -1,4 +1,4 @@
-"""Output files: never over an existing one unasked, and never half-written under their name."""
+"""Output files: never overwrite an existing one without permission, and never leave a half-written one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 from .errors import OutputError
 
 
-def check_free(path: str | Path, overwrite: bool, *sources: str | Path) -> None:
-    """Raises OutputError if ``path`` is one of the ``sources`` that it is to be made from, if it exists and
-    ``overwrite`` is not set, or if its folder is missing: all before the work, not behind it."""
+def check_output_path(path: str | Path, overwrite: bool, *sources: str | Path) -> None:
+    """Check, before the work begins, that ``path`` may be written.
+
+    Raises OutputError if it is one of ``sources`` (the files that the output is made from), if it exists and
+    ``overwrite`` is false, or if its folder does not exist.
+    """
     path = Path(path)
     if path.exists() and any(Path(source).exists() and path.samefile(source) for source in sources):
         raise OutputError(f"{path} is what the output is made from; choose another name for the output")
@@ -23,14 +26,16 @@ def check_free(path: str | Path, overwrite: bool, *sources: str | Path) -> None:
 
 
 def unfinished_path(path: str | Path) -> Path:
-    """Where ``path`` is written until it is whole."""
+    """Return the temporary name under which ``path`` is written."""
     return Path(f"{path}.unfinished")
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A file to write to, which becomes ``path`` if the block ends well and is removed if it does not.
-    Raises OutputError where the system refuses (a full disk, a folder that is not there)."""
+    """Yield a temporary path to write to. It is renamed to ``path`` if the block succeeds and removed if not.
+
+    Raises OutputError if the system refuses to write (full disk, missing folder).
+    """
     unfinished = unfinished_path(path)
     try:
         yield unfinished

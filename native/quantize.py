@@ -1,4 +1,4 @@
-"""llama.cpp's own quantizer: one GGUF file to another, by the type names its users know."""
+"""Quantize a GGUF file with llama.cpp's own quantizer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FILE_TYPES = {
     "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15,
     "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
 }  # fmt: skip
-"""`llama.h`, `enum llama_ftype`."""
-_STREAM_FAILED = "iostream error"  # all that C++ says of a write that failed
+"""File types by llama.cpp's names (`llama.h`, `enum llama_ftype`)."""
+_STREAM_FAILED = "iostream error"  # the text of a C++ exception after a failed write
 
 
 def quantize(
@@ -31,10 +31,11 @@ def quantize(
     threads: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write ``source`` to ``target`` as ``file_type`` (``"Q4_K_M"`` …); quantized sources are allowed,
-    at a loss. ``target`` appears only once it is whole. ``progress`` is told how many tensors of how
-    many were reached. A strange ``source`` should have passed check_loads: llama.cpp may abort on it.
-    Raises ModelError, SettingsError, LibraryError, OutputError.
+    """Write ``source`` to ``target`` as ``file_type``, one of FILE_TYPES.
+
+    A quantized source is allowed, but loses accuracy. ``target`` appears only when it is complete.
+    ``progress``: called with the number of the current tensor and their total. Call check_loads on untrusted
+    files first: llama.cpp may abort on them. Raises ModelError, SettingsError, LibraryError, OutputError.
     """
     GgufFile(source).close()
     if file_type.upper() not in FILE_TYPES:
@@ -44,8 +45,8 @@ def quantize(
     params.nthread = threads
     params.allow_requantize = True
     take_errors()
-    with atomic_write(target) as unfinished, _watched(progress):
-        unfinished.touch()  # Python tells why it cannot; llama.cpp's streams do not
+    with atomic_write(target) as unfinished, _log_progress(progress):
+        unfinished.touch()  # Python reports why a file cannot be written; llama.cpp's streams do not
         status = llama.llama_model_quantize(
             str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
         )
@@ -56,27 +57,27 @@ def quantize(
             raise LibraryError(f"{source} cannot be quantized to {file_type}: {reason}")
 
 
-class _Watcher(logging.Handler):
-    # llama.cpp has no callback for it, but logs a line "[  12/ 272] name …" for each tensor
+class _ProgressHandler(logging.Handler):
+    # llama.cpp has no progress callback here, but logs a line "[  12/ 272] name …" for each tensor
     def __init__(self, progress: Callable[[int, int], None]) -> None:
         super().__init__()
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        if found := re.match(r"\[ *(\d+)/ *(\d+)\]", record.getMessage()):
-            self._progress(int(found[1]), int(found[2]))
+        if match := re.match(r"\[ *(\d+)/ *(\d+)\]", record.getMessage()):
+            self._progress(int(match[1]), int(match[2]))
 
 
 @contextmanager
-def _watched(progress: Callable[[int, int], None]) -> Iterator[None]:
-    watcher, level, propagate = _Watcher(progress), log.level, log.propagate
-    log.addHandler(watcher)
+def _log_progress(progress: Callable[[int, int], None]) -> Iterator[None]:
+    handler, level, propagate = _ProgressHandler(progress), log.level, log.propagate
+    log.addHandler(handler)
     if not log.isEnabledFor(logging.INFO):
         log.setLevel(logging.INFO)
-        log.propagate = False  # nobody else asked for these lines
+        log.propagate = False  # the program did not ask for these lines
     try:
         yield
     finally:
-        log.removeHandler(watcher)
+        log.removeHandler(handler)
         log.setLevel(level)
         log.propagate = propagate

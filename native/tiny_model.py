@@ -1,7 +1,6 @@
 """A random llama-style model of a few hundred kilobytes, written in milliseconds.
 
-The library probe decodes it before a user's own model is trusted to an untried build; it has no
-tokenizer, only token ids, unless it is asked for one.
+The library probe decodes it before a new build of llama.cpp gets a user's model.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def write_tiny_model(
 ) -> Path:
     """Write an F32 model to ``path``. Widths that are multiples of 256 can be quantized to every type.
 
-    ``words`` gives it a tokenizer: <unk>, <s>, </s>, the 256 bytes, and these; ``n_vocab`` is then their
-    number.
+    ``words``: the model gets a tokenizer of <unk>, <s>, </s>, the 256 bytes, and these words; ``n_vocab`` is
+    then ignored. By default it has token ids only.
     """
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(words or ())]
     n_vocab = n_vocab if words is None else len(tokens)

@@ -17,7 +17,11 @@ Tokens = npt.NDArray[np.int32]
 
 
 class Vocabulary:
-    """The tokenizer of a loaded model; valid as long as the model is. ``handle``: llama.cpp's pointer."""
+    """The tokenizer of a loaded model, valid as long as the model is.
+
+    Attributes: ``handle``: llama.cpp's pointer; ``size``: number of tokens; ``has_text``: whether tokens have
+    texts; ``bos``, ``eos``: token ids, -1 for none.
+    """
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
@@ -27,14 +31,14 @@ class Vocabulary:
         self.eos: int = llama.llama_vocab_eos(handle)
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
-        """Token ids of ``text``, (n,) int32.
+        """Return the token ids of ``text``, (n,) int32.
 
-        ``add_special`` adds the BOS/EOS that the model asks for; ``parse_special`` reads control
-        tokens written out in the text (as chat templates do). Raises ModelError if the model
-        carries no tokenizer.
+        ``add_special``: add the BOS and EOS tokens that the model expects. ``parse_special``: parse control
+        tokens written out in the text, as chat templates write them. Raises ModelError if the model has no
+        tokenizer.
         """
         if not self.has_text:
-            raise ModelError("this model carries no tokenizer; give it token ids instead of text")
+            raise ModelError("this model has no tokenizer; give it token ids instead of text")
         raw = text.encode("utf-8", "surrogatepass")
         ids = np.empty(len(raw) + 8, np.int32)
         count = self._tokenize(raw, ids, add_special, parse_special)
@@ -50,8 +54,9 @@ class Vocabulary:
         )
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless ``special``, and so is every token of
-        a model without text. Raises ModelError if there is no such token (llama.cpp would abort)."""
+        """Return the bytes of a token. They are empty for control tokens, unless ``special`` is set, and for
+        all tokens of a model without a tokenizer. Raises ModelError if there is no such token (llama.cpp
+        would abort)."""
         if not self.has_text:
             return b""
         if not 0 <= token < self.size:
@@ -64,7 +69,7 @@ class Vocabulary:
         return buffer.raw[:count]
 
     def is_end(self, token: int) -> bool:
-        """Whether the token ends a generation (EOS, end of turn …)."""
+        """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
     @cached_property
@@ -78,16 +83,16 @@ class Vocabulary:
 
 
 class Detokenizer:
-    """Token ids to text as they come, holding back bytes that are not yet whole UTF-8 characters."""
+    """Convert a stream of token ids to text. Bytes of incomplete UTF-8 characters are held back."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:
-        """The text that became certain with these tokens."""
+        """Return the text that is complete with these tokens."""
         return self._decoder.decode(b"".join(self._vocabulary.piece(token) for token in tokens))
 
     def finish(self) -> str:
-        """What was held back, with U+FFFD for bytes that never became a character."""
+        """Return the text held back, with U+FFFD for bytes that never became a character."""
         return self._decoder.decode(b"", final=True)

@@ -1,4 +1,4 @@
-"""Iterating over what blocks (a generation waits for llama.cpp) without blocking an event loop."""
+"""Iterate over a blocking generator, which waits for llama.cpp, without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from contextlib import closing
 from typing import TypeVar
 
 T = TypeVar("T")
-_AHEAD = 8
+_MAX_AHEAD = 8  # items made before they are taken
 _END = object()
 
 
 async def in_a_thread(items: Generator[T, None, None], cancel: Callable[[], None]) -> AsyncGenerator[T, None]:
-    """The items, all made in one thread of their own, up to eight ahead, so that making them does not wait
-    for what is done with them. Where the task that takes them is cancelled, or stops, ``cancel`` is called,
-    which should let the one under way end soon."""
+    """Yield ``items``, which a thread of their own makes, up to eight ahead of the consumer.
+
+    When the iteration ends, also by cancellation, ``cancel`` is called; it should end the item in progress.
+    Raises what ``items`` raises.
+    """
     loop = asyncio.get_running_loop()
-    made: asyncio.Queue[object] = asyncio.Queue()
-    room, stopped = threading.Semaphore(_AHEAD), threading.Event()
+    queue: asyncio.Queue[object] = asyncio.Queue()
+    free, stopped = threading.Semaphore(_MAX_AHEAD), threading.Event()
 
     def make() -> None:
         end: object = _END
         try:
             with closing(items):
                 for item in items:
-                    loop.call_soon_threadsafe(made.put_nowait, item)
-                    room.acquire()
+                    loop.call_soon_threadsafe(queue.put_nowait, item)
+                    free.acquire()
                     if stopped.is_set():
                         break
         except BaseException as error:
             end = _Failure(error)
-        loop.call_soon_threadsafe(made.put_nowait, end)
+        loop.call_soon_threadsafe(queue.put_nowait, end)
 
     thread = ThreadPoolExecutor(1, thread_name_prefix="pass-edge")
     thread.submit(make)
     try:
-        while (item := await made.get()) is not _END:
+        while (item := await queue.get()) is not _END:
             if isinstance(item, _Failure):
                 raise item.error
-            room.release()
+            free.release()
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
         cancel()
-        room.release()
+        free.release()
         thread.shutdown(wait=False)
 
 

@@ -20,8 +20,6 @@ from pass_edge.sampling.sampler import Sampling
 
 from .engine_setup import EngineParts
 from .generation import Generation
-from .openai.creating import creating, creating_later
-from .openai.requests import ChatCompletionRequest, CompletionRequest
 from .settings import AUTO, Settings
 
 
@@ -99,11 +97,6 @@ class Engine:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
         model's own chat template; ``options`` as for ``stream``."""
         return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
-
-    create_completion = creating(CompletionRequest)
-    create_chat_completion = creating(ChatCompletionRequest)
-    acreate_completion = creating_later(CompletionRequest)
-    acreate_chat_completion = creating_later(ChatCompletionRequest)
 
     def render(
         self,

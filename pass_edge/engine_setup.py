@@ -13,10 +13,10 @@ from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.decoding.session import Session
 from pass_edge.drafting.drafter import Drafter
-from pass_edge.drafting.heads import Heads, quickest
+from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
-from pass_edge.drafting.schedules import FORMS, Fixed, Schedule, rows_needed
+from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
@@ -26,7 +26,7 @@ from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
-from pass_edge.planning.planner import FEW_SIZES, Planner, may_look_ahead
+from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
 
 from .settings import (
     AUTO,
@@ -220,25 +220,26 @@ class EngineParts:
         if self.schedule in ("head", "fused"):  # two-pass is the paper's: lookahead tokens alone
             heads = self._heads(opened, corrects=self.schedule == "fused")
         drafter = Drafter(self._max_drafts, heads, self.settings.draft_p_min)
-        return lambda: Fixed(FORMS[self.schedule], drafter)
+        return lambda: FixedSchedule(FORMS[self.schedule], drafter)
 
     def _planners(self, context: Context, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
         max_rows = self._max_drafts + 1 if self.parallel == 1 else self.calibration.widest_step
         costs = self.costs = step_costs(context, self.settings, max_rows, note)
         group = 0 if self._missing_for("fused") else min(_MAX_LOOKAHEAD_GROUP, len(self.lookahead or ()))
         has_hidden_head = bool(self.lookahead and self.lookahead.hidden_head)
-        looks = group > 0 and may_look_ahead(costs, has_head=has_hidden_head)
-        drafter = Drafter(_MAX_HEAD_CHAIN, self._heads(opened, corrects=looks), others=_HEAD_ALTERNATIVES)
-        sizes = FEW_SIZES if on_gpu(self.settings) else ()
-        statistics = DraftStatistics(looks=looks)
+        looks = group > 0 and may_look_ahead(costs, has_hidden_head=has_hidden_head)
+        heads = self._heads(opened, corrects=looks)
+        drafter = Drafter(_MAX_HEAD_CHAIN, heads, n_alternatives=_HEAD_ALTERNATIVES)
+        sizes = GPU_TREE_SIZES if on_gpu(self.settings) else ()
+        statistics = DraftStatistics(lookahead_may_pay=looks)
         return lambda: Planner(
             costs,
             drafter,
             group,
-            experience=statistics,
-            quotes=self.settings.ngrams,
-            most=self._max_drafts,
-            sizes=sizes,
+            statistics=statistics,
+            use_ngrams=self.settings.ngrams,
+            max_drafted=self._max_drafts,
+            tree_sizes=sizes,
         )
 
     def _heads(self, opened: ExitStack, *, corrects: bool) -> Heads | None:
@@ -250,5 +251,5 @@ class EngineParts:
         # as many threads as passes have: further ones would spin on after a head and take the cores of a pass
         chosen = self.costs.threads if self.costs else None
         threads = chosen[0] if chosen else self.settings.threads or default_threads()
-        make = partial(Heads, lookahead, embeddings, threads=threads, corrects=corrects)
-        return opened.enter_context(closing(quickest(make) if on_gpu(self.settings) else make()))
+        make = partial(Heads, lookahead, embeddings, threads=threads, correct_lookahead=corrects)
+        return opened.enter_context(closing(fastest_heads(make) if on_gpu(self.settings) else make()))

@@ -1,5 +1,7 @@
-"""Models for the command line tool ``llm``: ``llm -m pass-edge`` is the default model, and PASS_EDGE_MODELS,
-paths as in PATH, names further ones, ``pass-edge/STEM`` each."""
+"""A plugin for the command line tool ``llm``: ``llm -m pass-edge`` runs the default model.
+
+PASS_EDGE_MODELS names more model files, separated as in PATH; each is ``pass-edge/STEM``.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ from .models import default_model
 
 
 class PassEdge(llm.Model):
-    """A GGUF file, opened when it is first asked."""
+    """A GGUF file, which is opened with the first prompt."""
 
     can_stream = True
 
     class Options(llm.Options):
-        """As in ``Sampling`` and ``Engine.stream``; what is not given has their defaults."""
+        """Options of ``Sampling`` and ``Engine.stream``, with their defaults."""
 
         temperature: float | None = None
         top_p: float | None = None
@@ -31,12 +33,12 @@ class PassEdge(llm.Model):
         max_tokens: int | None = None
 
     def __init__(self, model_id: str, path: Callable[[], Path]) -> None:
-        """``path`` tells the file once it is needed."""
+        """``path`` returns the file's path; it is called with the first prompt."""
         self.model_id, self._path = model_id, path
 
     @cached_property
     def engine(self) -> Engine:
-        """Lasts as long as the process."""
+        """The engine, open until the process ends."""
         return Engine(self._path())
 
     def execute(
@@ -46,13 +48,13 @@ class PassEdge(llm.Model):
         response: llm.Response,
         conversation: llm.Conversation | None,
     ) -> Iterator[str]:
-        """The answer as it comes; ``llm`` joins it where it does not stream."""
+        """Yield the answer while it is generated; ``llm`` joins it if ``stream`` is false."""
         options = prompt.options.model_dump(exclude_none=True)
         max_tokens = options.pop("max_tokens", None)
         messages = [{"role": message.role, "content": _text(message)} for message in prompt.messages]
-        answer = self.engine.chat(messages, sampling=Sampling(**options), max_tokens=max_tokens)
-        yield from answer
-        response.set_usage(input=answer.stats.prompt_tokens, output=len(answer.ids))
+        generation = self.engine.chat(messages, sampling=Sampling(**options), max_tokens=max_tokens)
+        yield from generation
+        response.set_usage(input=generation.stats.prompt_tokens, output=len(generation.ids))
 
 
 def _text(message: llm.Message) -> str:
@@ -61,7 +63,7 @@ def _text(message: llm.Message) -> str:
 
 @llm.hookimpl
 def register_models(register: Callable[[llm.Model], None]) -> None:
-    """Called by ``llm``."""
+    """Register the models; called by ``llm``."""
     register(PassEdge("pass-edge", default_model))
     for path in filter(None, os.environ.get("PASS_EDGE_MODELS", "").split(os.pathsep)):
         register(PassEdge(f"pass-edge/{Path(path).stem}", partial(Path, path)))

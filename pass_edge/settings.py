@@ -9,13 +9,14 @@ from pathlib import Path
 from pass_edge.native.context import ContextSettings
 from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.gpu_offload import fitting_layers
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
-from pass_edge.native.offload import fitting_layers
 
-AUTO = "auto"
-SCHEDULES = (AUTO, "plain", "head", "two-pass", "fused")
-VERIFICATION_RULES = ("sampling", "rejection")
+AUTO, PLAIN, HEAD, TWO_PASS, FUSED = "auto", "plain", "head", "two-pass", "fused"
+SCHEDULES = (AUTO, PLAIN, HEAD, TWO_PASS, FUSED)
+REJECTION = "rejection"
+VERIFICATION_RULES = ("sampling", REJECTION)
 MAX_ROWS = 64
 """Most rows that one pass may decode."""
 MAX_PARALLEL = 16

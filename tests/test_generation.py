@@ -1,4 +1,4 @@
-"""A generation's text says which parts of it were drafted, and is the same text either way."""
+"""A generation tells drafted text apart, and its text is the same however it is read."""
 
 from __future__ import annotations
 

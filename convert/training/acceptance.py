@@ -1,4 +1,4 @@
-"""How often drafts would be right, against what the model itself finds most likely, on held-out texts."""
+"""Acceptance on held-out texts: how often a draft is the token that the model itself finds most likely."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from .frozen import FrozenModel, Text
 
 LOOKAHEAD, HEAD, HIDDEN = "lookahead", "lookahead + head", "hidden head"
-"""What drafts."""
-_AT_ONCE = 64
-"""Anchors run at once; only memory depends on it."""
+"""The sources of drafts."""
+_BATCH = 64
+"""Anchors run at a time; only memory depends on it."""
 _TOP = 3
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Of ``anchors`` positions, the share where the draft is right. ``top_1``, ``top_3``: (L,), by depth,
-    where what comes before is as in the text. ``both``: at depths 1 and 2 (0 if L is 1)."""
+class Acceptance:
+    """Acceptance of drafts at ``anchors`` positions. ``top_1``, ``top_3``: (L,), by depth, how often the
+    right token is the best one, or one of the three best, given the true tokens before it. ``both``: how
+    often the drafts at depths 1 and 2 are both right (0 if L is 1)."""
 
     anchors: int
     top_1: tuple[float, ...]
@@ -28,46 +29,46 @@ class Shares:
     both: float
 
     @classmethod
-    def of(cls, ranks: torch.Tensor) -> Shares:
-        """``ranks``: (anchors, L), how many tokens the draft put before the right one."""
-        first = ranks == 0
-        both = first[:, :2].all(1).float().mean().item() if ranks.shape[1] > 1 else 0.0
-        return cls(len(ranks), _by_depth(first), _by_depth(ranks < _TOP), both)
+    def from_ranks(cls, ranks: torch.Tensor) -> Acceptance:
+        """``ranks``: (anchors, L), how many tokens the draft ranks before the right one."""
+        best = ranks == 0
+        both = best[:, :2].all(1).float().mean().item() if ranks.shape[1] > 1 else 0.0
+        return cls(len(ranks), _mean_by_depth(best), _mean_by_depth(ranks < _TOP), both)
 
 
-Measured: TypeAlias = dict[str, Shares]
-"""By what drafted."""
+AcceptanceBySource: TypeAlias = dict[str, Acceptance]
 
 
-def acceptance(
+def lookahead_acceptance(
     frozen: FrozenModel, texts: Sequence[Text], embeddings: torch.Tensor, prefix: torch.Tensor
-) -> Measured:
-    """Of "lookahead": drafts behind every position of the answers in ``texts`` that has L more tokens behind
-    it."""
+) -> AcceptanceBySource:
+    """Measure the source "lookahead" at every position of the answers in ``texts`` that L more tokens follow.
+
+    ``embeddings``: (L, n_embd); ``prefix``: (P, n_embd).
+    """
     with torch.no_grad():
         parts = [ranks for text in texts for ranks in _ranks(frozen, text, embeddings, prefix)]
-    return {LOOKAHEAD: Shares.of(torch.cat(parts))}
+    return {LOOKAHEAD: Acceptance.from_ranks(torch.cat(parts))}
 
 
 def _ranks(
     frozen: FrozenModel, text: Text, embeddings: torch.Tensor, prefix: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """For some anchors at once, (A, L): how many tokens the drafts put before the right one."""
+    """Yield (A, L) for A anchors at a time: how many tokens the drafts rank before the right one."""
     reading, length = frozen.read(text.ids), len(embeddings)
-    right = frozen.logits(reading.hidden[text.prompt :]).argmax(-1)
-    anchors = torch.arange(text.prompt - 1, len(text.ids) - length, device=frozen.device)
-    for some in anchors.split(_AT_ONCE):
-        drafted = some[:, None] + torch.arange(1, length + 1, device=frozen.device)
-        states = frozen.look_ahead(reading, some, embeddings, prefix)
-        yield rank(frozen.logits(states), right[drafted - text.prompt])
+    right = frozen.logits(reading.hidden[text.prompt_length :]).argmax(-1)
+    anchors = torch.arange(text.prompt_length - 1, len(text.ids) - length, device=frozen.device)
+    for batch in anchors.split(_BATCH):
+        drafted = batch[:, None] + torch.arange(1, length + 1, device=frozen.device)
+        states = frozen.look_ahead(reading, batch, embeddings, prefix)
+        yield rank(frozen.logits(states), right[drafted - text.prompt_length])
 
 
-def rank(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How many tokens stand before the ``wanted`` (…) ones in (…, n) ``logits``."""
-    chosen = logits.gather(-1, wanted[..., None])
-    # what has no chance at all has nothing behind it
+def rank(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens rank before the ``targets`` (…) in (…, n) ``logits``; n for a target of -inf."""
+    chosen = logits.gather(-1, targets[..., None])
     return torch.where(chosen[..., 0] == -torch.inf, logits.shape[-1], (logits > chosen).sum(-1))
 
 
-def _by_depth(right: torch.Tensor) -> tuple[float, ...]:
+def _mean_by_depth(right: torch.Tensor) -> tuple[float, ...]:
     return tuple(right.float().mean(0).tolist())

@@ -1,17 +1,17 @@
-"""A model read from its GGUF file into torch, its weights frozen, and the two ways in which training runs it.
+"""A frozen model in torch, read from its GGUF file, and the two ways in which training runs it.
 
 *Reading* a text is one causal pass without gradient that keeps the keys and values of every layer. *Looking
-ahead* runs lookahead groups behind many tokens of that text, the *anchors*, against what was kept:
+ahead* runs lookahead groups after many tokens of that text, the *anchors*, with these keys and values:
 
-    row        prefix j = 0 … P-1     row k = 0 … L-1 of the group behind the anchor at t
+    row        prefix j = 0 … P-1     row k = 0 … L-1 of the group after the anchor at t
     position   j                      t + 1 + k
     sees       prefix rows 0 … j      text 0 … t, the prefix, rows 0 … k of its group
 
-A prefix row sees the prefix alone, and the text sees no prefix: so llama.cpp can decode the prefix once, as
-a sequence of its own from position 0 on, and share its cells with the sequences of lookahead groups. (A row
-sees what the last of its sequences holds; so a token in a group's sequence is to name its own behind it.)
-As everywhere in llama.cpp, no row sees a later position, nor, in layers with a sliding window, one that lies
-a window behind.
+A prefix row sees the prefix alone, and the text sees no prefix. So llama.cpp can decode the prefix once, as a
+sequence of its own from position 0 on, and share its cells with the sequences of the lookahead groups. (A row
+sees the cells of the last of its sequences, so a token in a group's sequence must list its own sequence
+last.) As everywhere in llama.cpp, no row sees a later position, nor, in layers with a sliding window, a
+position outside the window.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from torch import nn
 from pass_edge.native.errors import ModelError
 from pass_edge.native.model import check_is_gguf
 
-from .device import fastest
+from .device import fastest_dtype
 
 _ATTENTION = "pass_edge"
 
 
 class FrozenModel:
-    """A model on ``device``. ``dtype`` is that of its matrix products and what is kept of a text; all else is
-    float32. Attributes: ``n_embd``, ``n_vocab``, ``device``, ``dtype``."""
+    """A frozen model on a device. Attributes: ``n_embd``, ``n_vocab``, ``device``; ``dtype``: of its matrix
+    products and of the keys and values of a text; all else is float32."""
 
     def __init__(
         self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ):
-        """``dtype``: by default the fastest that ``device`` has. Raises ModelError if transformers cannot
-        read the file, or does not know its architecture."""
+        """``dtype``: by default the fastest of ``device``. Raises ModelError if transformers cannot read the
+        file, or does not support its architecture."""
         self.device = torch.device(device)
-        self.dtype = dtype or fastest(self.device)
+        self.dtype = dtype or fastest_dtype(self.device)
         model = _load(check_is_gguf(Path(path))).to(self.device)
         self._body, self._embed = model.get_decoder(), model.get_input_embeddings()
         self._output = model.get_output_embeddings().weight.detach().to(self.dtype)
@@ -55,45 +55,45 @@ class FrozenModel:
         self.n_vocab, self.n_embd = self._output.shape
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """(…) token ids → (…, n_embd): what the first layer receives for them."""
+        """Return the inputs of the first layer for (…) token ids: (…, n_embd)."""
         with torch.no_grad():
             return self._embed(ids)
 
     def read(self, ids: npt.NDArray[np.int32]) -> Reading:
-        """One causal pass over a text of (n,) ``ids``."""
+        """Run one causal pass over a text of (n,) ``ids``."""
         tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
-        keeping = _Keeping()
+        text_attention = _TextAttention()
         with torch.no_grad():
-            hidden = self._run(self.embed(tokens), torch.arange(len(ids), device=self.device), keeping)
-        return Reading(tokens, hidden, tuple(keeping.keys), tuple(keeping.values))
+            hidden = self._run(self.embed(tokens), torch.arange(len(ids), device=self.device), text_attention)
+        return Reading(tokens, hidden, tuple(text_attention.keys), tuple(text_attention.values))
 
     def look_ahead(
         self, reading: Reading, anchors: torch.Tensor, embeddings: torch.Tensor, prefix: torch.Tensor
     ) -> torch.Tensor:
-        """Lookahead groups of ``embeddings`` (L, n_embd) behind the positions ``anchors`` (A,), seeing
-        ``prefix`` (P, n_embd) too → (A, L, n_embd) states behind the last norm. Keeps the graph."""
+        """Run a lookahead group of ``embeddings`` (L, n_embd) after each position of ``anchors`` (A,), with
+        ``prefix`` (P, n_embd). Return the (A, L, n_embd) outputs of the last norm. Gradients are kept."""
         length = len(embeddings)
         positions = anchors[:, None] + torch.arange(1, length + 1, device=self.device)
-        looking = _Looking(reading, anchors, positions, len(prefix))
+        lookahead_attention = _LookaheadAttention(reading, anchors, positions, len(prefix))
         rows = torch.cat([prefix, embeddings.repeat(len(anchors), 1)])
         own = torch.arange(len(prefix), device=self.device)
-        states = self._run(rows, torch.cat([own, positions.flatten()]), looking)
+        states = self._run(rows, torch.cat([own, positions.flatten()]), lookahead_attention)
         return states[len(prefix) :].view(len(anchors), length, -1)
 
     def logits(self, states: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """(…, n_embd) states → (…, n_vocab) float32, or only the columns of ``tokens``."""
+        """Return the (…, n_vocab) float32 logits of (…, n_embd) ``states``, or only those of ``tokens``."""
         weight = self._output if tokens is None else self._output[tokens]
         return nn.functional.linear(states.to(self.dtype), weight).float()
 
     def _run(
-        self, rows: torch.Tensor, positions: torch.Tensor, attention: _Keeping | _Looking
+        self, rows: torch.Tensor, positions: torch.Tensor, attention: _TextAttention | _LookaheadAttention
     ) -> torch.Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self._body(
                 inputs_embeds=rows[None],
                 position_ids=positions[None],
                 use_cache=False,
-                pass_edge=attention,  # reaches _attend in every layer
+                pass_edge=attention,  # is passed to _attend in every layer
             )
         return output.last_hidden_state[0].float()
 
@@ -112,22 +112,22 @@ def _load(path: Path) -> Any:
 
 
 class Text(Protocol):
-    """A prompt and the model's answer: ``ids`` (n,) int32, of which the first ``prompt`` are the prompt."""
+    """A prompt and the model's answer: ``ids`` (n,) int32, the first ``prompt_length`` of them the prompt."""
 
     @property
     def ids(self) -> npt.NDArray[np.int32]: ...
 
     @property
-    def prompt(self) -> int: ...
+    def prompt_length(self) -> int: ...
 
 
-# -- attention: (heads of keys, heads of queries for each, n, size) queries, and states like them -----
+# -- attention: queries and outputs are (key heads, query heads for each, n, head size) ---------------
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as the model has read it: ``ids`` (n,), ``hidden`` (n, n_embd) float32 behind the last norm, and
-    for each layer ``keys``, ``values`` (heads, n, size)."""
+    """The result of reading a text: ``ids`` (n,); ``hidden`` (n, n_embd) float32, the outputs of the last
+    norm; and for each layer ``keys`` and ``values`` (key heads, n, head size)."""
 
     ids: torch.Tensor
     hidden: torch.Tensor
@@ -142,7 +142,7 @@ def _attend(
     value: torch.Tensor,
     attention_mask: None,
     *,
-    pass_edge: _Keeping | _Looking,
+    pass_edge: _TextAttention | _LookaheadAttention,
     scaling: float,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -157,8 +157,8 @@ def _attend(
 
 
 @dataclass
-class _Keeping:
-    """Causal attention over a text, whose keys and values it keeps."""
+class _TextAttention:
+    """Causal attention over a text. Keeps the keys and values of all layers."""
 
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
@@ -177,8 +177,8 @@ class _Keeping:
         return states[0].unflatten(0, query.shape[:2])
 
 
-class _Looking:
-    """Attention of a prefix and of lookahead groups, as drawn at the top. ``positions``: (A, L)."""
+class _LookaheadAttention:
+    """Attention of a prefix and of lookahead groups, as described at the top. ``positions``: (A, L)."""
 
     def __init__(
         self, reading: Reading, anchors: torch.Tensor, positions: torch.Tensor, n_prefix: int
@@ -206,17 +206,23 @@ class _Looking:
         text_key, text_value = self._reading.keys[layer], self._reading.values[layer]
         prefix_key, prefix_value = key[:, :n], value[:, :n]
         own_key, own_value = (x[:, n:].unflatten(1, self._shape) for x in (key, value))
-        prefix = _all(_softmax(_all(query[:, :, :n], prefix_key.mT), prefix_bias, value.dtype), prefix_value)
+        prefix_weights = _softmax(_matmul(query[:, :, :n], prefix_key.mT), prefix_bias, value.dtype)
+        prefix = _matmul(prefix_weights, prefix_value)
         rows = query[:, :, n:]
-        scores = [_all(rows, text_key.mT), _all(rows, prefix_key.mT), _each(rows, own_key.mT)]
+        scores = [
+            _matmul(rows, text_key.mT),
+            _matmul(rows, prefix_key.mT),
+            _matmul_by_anchor(rows, own_key.mT),
+        ]
         weights = _softmax(torch.cat(scores, -1), bias, value.dtype)
-        of_text, of_prefix, of_own = weights.split([part.shape[-1] for part in scores], -1)
-        states = _all(of_text, text_value) + _all(of_prefix, prefix_value) + _each(of_own, own_value)
+        on_text, on_prefix, on_own = weights.split([part.shape[-1] for part in scores], -1)
+        states = _matmul(on_text, text_value) + _matmul(on_prefix, prefix_value)
+        states = states + _matmul_by_anchor(on_own, own_value)
         return torch.cat([prefix, states], 2)
 
 
 def _visible(rows: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Whether rows at positions (…, n) may see keys at positions (…, m) of their sequence: (…, n, m)."""
+    """Return whether rows at positions (…, n) see keys at positions (…, m) of their sequence: (…, n, m)."""
     distance = rows[..., :, None] - keys[..., None, :]
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
@@ -229,12 +235,12 @@ def _softmax(scores: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> to
     return (scores.float() + bias).softmax(-1).to(dtype)
 
 
-def _all(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """(heads, groups, n, x) · (heads, x, m): all groups of a head in one product."""
+def _matmul(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Multiply (heads, groups, n, x) by (heads, x, m): all groups of a head in one product."""
     return (rows.flatten(1, 2) @ matrix).unflatten(1, rows.shape[1:3])
 
 
-def _each(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """(heads, groups, A · L, x) · (heads, A, x, m): the rows of each anchor with a matrix of their own."""
+def _matmul_by_anchor(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Multiply (heads, groups, A · L, x) by (heads, A, x, m): each anchor's rows by the anchor's matrix."""
     by_anchor = rows.unflatten(2, (matrices.shape[1], -1))
     return (by_anchor @ matrices[:, None]).flatten(2, 3)

@@ -1,7 +1,7 @@
-"""A training run: optimizer steps, in one process or many, all of it on disk so that it can be killed.
+"""A training run: optimizer steps, in one process or several, with all its state saved to disk.
 
-Whatever a step draws, it draws from the seed and the step's number alone; so a run that was killed goes on as
-if it had not been.
+Random numbers of a step depend on the seed and the step's number alone. So a run that was killed resumes with
+the same result.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch import nn
 
 from pass_edge.native.errors import SettingsError
 
-from .acceptance import Measured, Shares
+from .acceptance import Acceptance, AcceptanceBySource
 
-Progress = Callable[[int, int, float, Measured], None]
-"""Told after every step: its number, the number of steps, the loss in nats, the last measured acceptance."""
+StepProgress = Callable[[int, int, float, AcceptanceBySource], None]
+"""Progress callback after every step: its number, the number of steps, the loss in nats, the last
+acceptance."""
 
 _SAVE_EVERY = 50
 _WARM_UP = 20  # steps
@@ -32,8 +33,9 @@ _BETAS = (0.9, 0.98)
 
 
 class Run:
-    """A student that learns, and how far it has come. Attributes: ``step``; ``losses`` (nats); ``measured``:
-    pairs of a step and the acceptance there; ``process``, ``processes``: which of how many this one is."""
+    """The training of one module. Attributes: ``step``: steps done; ``losses``: in nats; ``measured``: pairs
+    of a step and the acceptance after it; ``process``, ``processes``: this process's index and their
+    number."""
 
     def __init__(
         self,
@@ -43,21 +45,22 @@ class Run:
         *,
         weight_decay: float = 0.0,
         steps: int,
-        asked: Sequence[Any],
+        settings: Sequence[Any],
         accelerator: Accelerator,
     ) -> None:
-        """``student``: its forward pass gives the loss. ``groups``: parameters and their learning rates.
-        Goes on from ``path`` if it is there; raises SettingsError if that was ``asked`` something else."""
+        """Resume from ``path`` if it exists. ``student``: the module; its forward pass returns the loss.
+        ``groups``: parameters and their learning rates. ``settings``: values that identify the training;
+        raises SettingsError if those in ``path`` differ."""
         self.student, self.steps = student, steps
         self.process, self.processes = accelerator.process_index, accelerator.num_processes
         self.step = 0
         self.losses: list[float] = []
-        self.measured: list[tuple[int, Measured]] = []
-        self._path, self._asked, self._accelerator = path, [*asked, steps], accelerator
-        kept = [(list(parameters), rate) for parameters, rate in groups if list(parameters)]
-        self._rates = [rate for _, rate in kept]
+        self.measured: list[tuple[int, AcceptanceBySource]] = []
+        self._path, self._settings, self._accelerator = path, [*settings, steps], accelerator
+        used = [(list(parameters), rate) for parameters, rate in groups if list(parameters)]
+        self._rates = [rate for _, rate in used]
         optimizer = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for parameters, rate in kept],
+            [{"params": parameters, "lr": rate} for parameters, rate in used],
             betas=_BETAS,
             weight_decay=weight_decay,
         )
@@ -65,15 +68,15 @@ class Run:
         if path.exists():
             self._restore(torch.load(path, map_location="cpu", weights_only=True))
 
-    def go(
+    def train(
         self,
         batch: Callable[[int], tuple[Any, ...]],
-        measure: Callable[[], Measured],
+        measure: Callable[[], AcceptanceBySource],
         measure_every: int,
-        progress: Progress,
+        progress: StepProgress,
     ) -> None:
-        """Take all steps that are left. ``batch`` gives what the student's forward pass takes, for a number
-        that no other step of any process has."""
+        """Run all remaining steps. ``batch``: returns the arguments of the student's forward pass for a batch
+        number, which is unique among the steps of all processes."""
         while self.step < self.steps:
             self.losses.append(self._learn(batch(self.step * self.processes + self.process)))
             self.step += 1
@@ -83,15 +86,15 @@ class Run:
             if measuring or self.step % _SAVE_EVERY == 0:
                 self._save()
             progress(self.step, self.steps, self.losses[-1], self.measured[-1][1] if self.measured else {})
-        if not self.measured:  # nothing is to be learnt, only to be told
+        if not self.measured:  # a run of no steps
             self.measured.append((self.step, measure()))
             self._save()
 
     def _learn(self, batch: tuple[Any, ...]) -> float:
-        warm = min(1.0, (self.step + 1) / _WARM_UP)
-        cooling = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
+        warm_up = min(1.0, (self.step + 1) / _WARM_UP)
+        decay = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * warm * cooling
+            group["lr"] = rate * warm_up * decay
         torch.manual_seed(self.step * self.processes + self.process)  # for dropout
         loss = self._module(*batch)
         self._optimizer.zero_grad()
@@ -100,44 +103,44 @@ class Run:
         return float(self._accelerator.reduce(loss.detach(), "mean"))
 
     def _restore(self, state: dict[str, Any]) -> None:
-        if state["asked"] != self._asked:
+        if state["asked"] != self._settings:
             raise SettingsError(
                 f"{self._path} is of a training with other settings or texts; remove it, or use another one"
             )
         self.step, self.losses = state["step"], state["losses"]
         self.measured = [
-            (step, {name: Shares(**shares) for name, shares in measured.items()})
+            (step, {source: Acceptance(**fields) for source, fields in measured.items()})
             for step, measured in state["measured"]
         ]
         self.student.load_state_dict(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _save(self) -> None:
-        """Write all to ``path``, which holds either the old or the new whenever the power fails."""
+        """Replace ``path`` by the current state, atomically even if the power fails."""
         if not self._accelerator.is_main_process:
             return
         state = {
-            "asked": self._asked,
+            "asked": self._settings,  # the names of keys must not change: work folders of users have them
             "step": self.step,
             "losses": self.losses,
             "measured": [
-                (step, {name: vars(shares) for name, shares in measured.items()})
+                (step, {source: vars(acceptance) for source, acceptance in measured.items()})
                 for step, measured in self.measured
             ],
             "student": self.student.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_suffix(".new")
-        with beside.open("wb") as file:
+        new = self._path.with_suffix(".new")
+        with new.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(self._path)
+        new.replace(self._path)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether ``path`` is of a run that has taken all its steps."""
+    """Return whether ``path`` is the state of a run that has done all its steps."""
     if not path.exists():
         return False
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -145,8 +148,8 @@ def is_finished(path: Path) -> bool:
 
 
 def digest(*arrays: npt.NDArray[Any]) -> str:
-    """SHA-256 over ``arrays``: tells other texts apart."""
-    total = hashlib.sha256()
+    """Return SHA-256 over ``arrays``, which identifies their contents."""
+    sha256 = hashlib.sha256()
     for array in arrays:
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()

@@ -1,7 +1,7 @@
-"""How good drafts are on texts that nobody learnt from, source by source, and what trees of them would gain.
+"""Accuracy of drafts on texts that were not trained on, by source, and the tokens per pass of draft trees.
 
-Places in the answers are anchors: what comes before is as in the text, and a draft is right if it is what
-the model found likeliest there, in llama.cpp itself.
+Positions in the answers are anchors: the tokens before are those of the text, and a draft is right if it is
+the token that the model found most likely there, as decoded by llama.cpp.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .acceptance import HEAD, HIDDEN, LOOKAHEAD, rank
 from .frozen import FrozenModel
 from .head import DraftHead
 from .heads import DEPTH
-from .text import Answered
+from .text import TrainingText
 
 UNION = "union"
 _RANKS = 16
-_AT_ONCE = 64
+_BATCH = 64  # anchors run at a time
 
 
 @dataclass(frozen=True)
-class Drafts:
-    """Of ``anchors`` places, ``shares`` (depths, ranks): how often the draft's rank-th best token at a depth
-    is the right one; ``both``: how often the best ones at depths 1 and 2 are. ``rows``: lookahead tokens that
-    a node needs for each depth."""
+class DraftAccuracy:
+    """Accuracy of drafts at ``anchors`` positions. ``shares``: (depths, ranks), how often the draft's rank-th
+    best token at a depth is right. ``both``: how often the best ones at depths 1 and 2 are both right.
+    ``rows``: lookahead tokens per node and depth."""
 
     anchors: int
     shares: npt.NDArray[np.float64]
@@ -40,47 +40,49 @@ class Drafts:
     rows: int
 
     @classmethod
-    def of(cls, ranks: torch.Tensor, rows: int) -> Drafts:
-        """``ranks``: (anchors, depths)."""
+    def from_ranks(cls, ranks: torch.Tensor, rows: int) -> DraftAccuracy:
+        """``ranks``: (anchors, depths), how many tokens the draft ranks before the right one."""
         shares = [(ranks == r).double().mean(0) for r in range(_RANKS)]
         both = (ranks[:, :2] == 0).all(1).double().mean().item()
         return cls(len(ranks), torch.stack(shares, 1).numpy(), both, rows)
 
     def tokens_per_pass(self, batch: int) -> float:
-        """What the best tree of at most ``batch`` rows yields on average, taking depths as independent."""
+        """Return the average yield of the best tree of at most ``batch`` rows, if depths were independent."""
         depths = range(1, len(self.shares) + 1)
         return max(1 + _best_tree(self.shares[:d], batch // (1 + self.rows * d)) for d in depths)
 
 
 def _best_tree(shares: npt.NDArray[np.float64], nodes: int) -> float:
-    """The expected number of accepted nodes below the root of the best tree of ``nodes`` with the root: nodes
-    are added by their chance of being accepted, which below a node is only smaller."""
-    total, waiting = 0.0, [(-float(shares[0, 0]), 0, 0, 1.0)]
+    """Return the expected number of accepted drafts of the best tree of ``nodes``, the root included.
+
+    Nodes are added in the order of their probability, which is never larger than their parent's.
+    """
+    expected, frontier = 0.0, [(-float(shares[0, 0]), 0, 0, 1.0)]  # -probability, depth, rank, the parent's
     for _ in range(nodes - 1):
-        if not waiting:
+        if not frontier:
             break
-        chance, depth, place, parent = heapq.heappop(waiting)
-        total -= chance
-        if place + 1 < shares.shape[1]:
-            heapq.heappush(waiting, (-parent * float(shares[depth, place + 1]), depth, place + 1, parent))
+        negative, depth, rank, parent = heapq.heappop(frontier)
+        expected -= negative
+        if rank + 1 < shares.shape[1]:
+            heapq.heappush(frontier, (-parent * float(shares[depth, rank + 1]), depth, rank + 1, parent))
         if depth + 1 < len(shares):
-            heapq.heappush(waiting, (chance * float(shares[depth + 1, 0]), depth + 1, 0, -chance))
-    return total
+            heapq.heappush(frontier, (negative * float(shares[depth + 1, 0]), depth + 1, 0, -negative))
+    return expected
 
 
 def measure(
-    frozen: FrozenModel, texts: Iterable[Answered], lookahead: Lookahead, every: int = 1
-) -> dict[str, Drafts]:
-    """The drafts of each source that ``lookahead`` has, and of all of them mixed, at ``every`` so manieth
-    place of each text."""
+    frozen: FrozenModel, texts: Iterable[TrainingText], lookahead: Lookahead, every: int = 1
+) -> dict[str, DraftAccuracy]:
+    """Measure each source of drafts in ``lookahead``, and the union of all, at every ``every``-th position of
+    each text."""
     sources = _Sources(frozen, lookahead, every)
-    found: dict[str, list[torch.Tensor]] = {}
+    by_source: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for text in texts:
             for name, ranks in sources.ranks(text):
-                found.setdefault(name, []).append(ranks)
+                by_source.setdefault(name, []).append(ranks)
     rows = {LOOKAHEAD: 1, HEAD: 1, HIDDEN: 0, UNION: 1}
-    return {name: Drafts.of(torch.cat(parts), rows[name]) for name, parts in found.items()}
+    return {name: DraftAccuracy.from_ranks(torch.cat(parts), rows[name]) for name, parts in by_source.items()}
 
 
 class _Sources:
@@ -89,7 +91,7 @@ class _Sources:
             return torch.from_numpy(np.array(array)).to(frozen.device)  # a copy: files are mapped read-only
 
         def head(weights: HeadWeights | None) -> DraftHead | None:
-            return DraftHead.of(weights).to(frozen.device) if weights else None
+            return DraftHead.from_weights(weights).to(frozen.device) if weights else None
 
         self._frozen = frozen
         self._embeddings = tensor(lookahead.embeddings)
@@ -98,37 +100,38 @@ class _Sources:
         self._candidates = tensor(lookahead.candidates.astype(np.int64))
         self._depth, self._every = len(lookahead) or DEPTH, every
 
-    def ranks(self, text: Answered) -> Iterator[tuple[str, torch.Tensor]]:
-        """For some anchors at once, by source: (anchors, depths)."""
+    def ranks(self, text: TrainingText) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield a source and its (anchors, depths) ranks, for some anchors at a time."""
         frozen, depth = self._frozen, self._depth
-        places = torch.arange(0, max(0, len(text.likely) - depth), self._every, device=frozen.device)
-        if not len(places):  # an answer as short as a draft
+        positions = torch.arange(0, max(0, len(text.top_tokens) - depth), self._every, device=frozen.device)
+        if not len(positions):  # an answer no longer than a draft
             return
         reading = frozen.read(text.ids) if len(self._embeddings) else None
         ids = torch.from_numpy(text.ids.astype(np.int64)).to(frozen.device)
-        likeliest = torch.from_numpy(text.likely[:, 0].astype(np.int64)).to(frozen.device)
+        targets = torch.from_numpy(text.top_tokens[:, 0].astype(np.int64)).to(frozen.device)
         hidden = torch.from_numpy(text.hidden.astype(np.float32)).to(frozen.device)
-        for some in places.split(_AT_ONCE):
-            drafted = some[:, None] + torch.arange(1, depth + 1, device=frozen.device)
-            before = frozen.embed(ids[text.prompt - 1 + drafted])
-            start = hidden[some, None]
-            opinions: dict[str, torch.Tensor] = {}
+        for batch in positions.split(_BATCH):
+            drafted = batch[:, None] + torch.arange(1, depth + 1, device=frozen.device)
+            before = frozen.embed(ids[text.prompt_length - 1 + drafted])
+            start = hidden[batch, None]
+            by_source: dict[str, torch.Tensor] = {}
             if reading is not None:
-                anchors = some + text.prompt - 1
+                anchors = batch + text.prompt_length - 1
                 outputs = frozen.look_ahead(reading, anchors, self._embeddings, self._prefix)
-                opinions[LOOKAHEAD] = frozen.logits(outputs)
+                by_source[LOOKAHEAD] = frozen.logits(outputs)
                 if self._head:
                     states = torch.cat([start, outputs], 1)
-                    opinions[HEAD] = self._among(self._head.along(states, before))
+                    by_source[HEAD] = self._candidate_logits(self._head.draft(states, before))
             if self._hidden:
-                opinions[HIDDEN] = self._among(self._hidden.along(start, before))
-            if HIDDEN in opinions and reading is not None:
-                first = opinions.get(HEAD, opinions[LOOKAHEAD])
-                opinions[UNION] = torch.logaddexp(first.log_softmax(-1), opinions[HIDDEN].log_softmax(-1))
-            for name, logits in opinions.items():
-                yield name, rank(logits, likeliest[drafted])
+                by_source[HIDDEN] = self._candidate_logits(self._hidden.draft(start, before))
+            if HIDDEN in by_source and reading is not None:
+                first = by_source.get(HEAD, by_source[LOOKAHEAD])
+                by_source[UNION] = torch.logaddexp(first.log_softmax(-1), by_source[HIDDEN].log_softmax(-1))
+            for name, logits in by_source.items():
+                yield name, rank(logits, targets[drafted])
 
-    def _among(self, by_depth: Iterator[torch.Tensor]) -> torch.Tensor:
+    def _candidate_logits(self, by_depth: Iterator[torch.Tensor]) -> torch.Tensor:
+        """Return the logits of a head's states, -inf for tokens that are no candidates."""
         states = torch.stack(list(by_depth), 1)
         logits = torch.full((*states.shape[:-1], self._frozen.n_vocab), -torch.inf, device=states.device)
         logits[..., self._candidates] = self._frozen.logits(states, self._candidates)

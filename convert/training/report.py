@@ -1,4 +1,4 @@
-"""One page about a training, complete in itself: what was lost, what was gained, and where it ended."""
+"""The report of a training: one self-contained HTML page with plots of loss and acceptance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 
 from pass_edge.native.output_file import atomic_write
 
-from .acceptance import Measured
+from .acceptance import AcceptanceBySource
 
-_SMOOTHED = 200  # points that a curve of losses is drawn with
-# ids that do not change from one run to the next, and letters as text
-_DRAWN = {"svg.hashsalt": "pass-edge", "svg.fonttype": "none", "font.family": "sans-serif"}
+_MAX_POINTS = 200  # of a loss curve
+# reproducible ids, and text that stays text
+_SVG_STYLE = {"svg.hashsalt": "pass-edge", "svg.fonttype": "none", "font.family": "sans-serif"}
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "svg{width:100%;height:auto}td,th{padding:.2rem .8rem;text-align:right}"
@@ -29,17 +29,20 @@ _STYLE = (
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a training went: ``losses`` of each step, nats; ``measured``: pairs of a step and acceptance."""
+class TrainingCurve:
+    """The course of a training: ``losses``: of each step, in nats; ``measured``: pairs of a step and the
+    acceptance."""
 
     losses: npt.NDArray[np.float32]
-    measured: Sequence[tuple[int, Measured]]
+    measured: Sequence[tuple[int, AcceptanceBySource]]
 
 
-def write_report(path: Path, title: str, recipe: Mapping[str, Any], courses: Mapping[str, Course]) -> None:
-    """Write the page about ``courses``, by the name of the training. Raises OutputError."""
+def write_report(
+    path: Path, title: str, recipe: Mapping[str, Any], curves: Mapping[str, TrainingCurve]
+) -> None:
+    """Write a page about ``curves``, by the name of what was trained. Raises OutputError."""
     parts = [f"<h1>{html.escape(title)}</h1>", _table(("setting", "value"), recipe.items())]
-    parts += [_section(name, course) for name, course in courses.items()]
+    parts += [_section(name, curve) for name, curve in curves.items()]
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
@@ -48,26 +51,26 @@ def write_report(path: Path, title: str, recipe: Mapping[str, Any], courses: Map
         unfinished.write_text(page, "utf-8")
 
 
-def _section(name: str, course: Course) -> str:
-    parts = [f"<h2>{html.escape(name)}</h2>", *([_losses(course)] if len(course.losses) else [])]
-    for source, shares in course.measured[-1][1].items() if course.measured else ():
+def _section(name: str, curve: TrainingCurve) -> str:
+    parts = [f"<h2>{html.escape(name)}</h2>", *([_losses(curve)] if len(curve.losses) else [])]
+    for source, shares in curve.measured[-1][1].items() if curve.measured else ():
         depths = range(1, len(shares.top_1) + 1)
         parts.append(f"<h3>Acceptance of {html.escape(source)}</h3>")
-        parts.append(_acceptance(course, source))
+        parts.append(_acceptance(curve, source))
         rows = [
-            ("the likeliest is right", *(f"{share:.3f}" for share in shares.top_1)),
-            ("one of three is", *(f"{share:.3f}" for share in shares.top_3)),
+            ("the best is right", *(f"{share:.3f}" for share in shares.top_1)),
+            ("one of the best three is right", *(f"{share:.3f}" for share in shares.top_3)),
         ]
         parts.append(_table(("share", *(f"depth {depth}" for depth in depths)), rows))
-        parts.append(f"<p>Both right at depths 1 and 2: {shares.both:.3f}; {shares.anchors} places.</p>")
+        parts.append(f"<p>Both right at depths 1 and 2: {shares.both:.3f}; {shares.anchors} positions.</p>")
     return "\n".join(parts)
 
 
-def _losses(course: Course) -> str:
-    with rc_context(_DRAWN):
+def _losses(curve: TrainingCurve) -> str:
+    with rc_context(_SVG_STYLE):
         figure = Figure(figsize=(8, 3), layout="constrained")
         axes = figure.subplots()
-        parts = np.array_split(course.losses, min(len(course.losses), _SMOOTHED))
+        parts = np.array_split(curve.losses, min(len(curve.losses), _MAX_POINTS))
         steps = np.cumsum([len(part) for part in parts])
         axes.plot(steps, [float(part.mean()) for part in parts])
         axes.set(xlabel="step", ylabel="loss (nats)", xlim=(0, None))
@@ -75,20 +78,20 @@ def _losses(course: Course) -> str:
         return _svg(figure)
 
 
-def _acceptance(course: Course, source: str) -> str:
-    steps = [step for step, _ in course.measured]
-    with rc_context(_DRAWN):
+def _acceptance(curve: TrainingCurve, source: str) -> str:
+    steps = [step for step, _ in curve.measured]
+    with rc_context(_SVG_STYLE):
         figure = Figure(figsize=(8, 3), layout="constrained")
         pair = figure.subplots(1, 2, sharey=True)
         for axes, which, title in zip(
-            pair, ("top_1", "top_3"), ("the likeliest is right", "one of three is"), strict=True
+            pair, ("top_1", "top_3"), ("the best is right", "one of the best three is right"), strict=True
         ):
-            values = np.array([getattr(measured[source], which) for _, measured in course.measured])
+            values = np.array([getattr(measured[source], which) for _, measured in curve.measured])
             for depth, column in enumerate(values.T, 1):
                 axes.plot(steps, column, marker=".", label=f"depth {depth}")
             axes.set(xlabel="step", title=title, ylim=(0, 1), xlim=(0, None))
             axes.grid(alpha=0.3)
-        pair[0].set_ylabel("share of places")
+        pair[0].set_ylabel("share of positions")
         pair[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return _svg(figure)
 

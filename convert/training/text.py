@@ -1,12 +1,12 @@
-"""Training text: the model's own answers to prompts, because that is what it will have to draft, and what the
-model thought when it chose each of their tokens.
+"""Training text: the model's own answers to prompts, with its hidden states and its most likely tokens.
 
-Half of the answers are greedy, half are sampled. They are made in groups, and a group is written at once; a
-run that was killed goes on behind the last whole group, and gives the same files:
+The answers are the model's own, because those are what it will have to draft. Half of them are greedy, half
+are sampled. They are made and written in groups. A run that was killed resumes after the last complete group,
+and gives the same files:
 
 text.i32      for each answer, the lengths of prompt and answer, then the ids of both
-hidden.f16    for each token of the answers, the hidden state behind the last norm that it was chosen from
-likely.i32    … the most likely tokens in its place, the best first
+hidden.f16    for each token of an answer, the hidden state (output of the last norm) that it was chosen from
+likely.i32    … the most likely tokens at its position, the best first
 logprobs.f16  … and their log-probabilities
 """
 
@@ -29,12 +29,12 @@ from pass_edge.native.errors import SettingsError
 from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import context_settings
 
-from .prompts import as_prompt
+from .prompts import encode_prompt
 
-GROUP = 32
-"""Answers made at once."""
-LIKELY = 16
-"""Tokens kept in a place; what they leave of the probability is ignored."""
+GROUP_SIZE = 32
+"""Answers made at a time."""
+N_TOP_TOKENS = 16
+"""Tokens kept at each position; the probability of all others is ignored."""
 _HEADER = 2
 _TEXT, _HIDDEN, _LIKELY, _LOGPROBS = "text.i32", "hidden.f16", "likely.i32", "logprobs.f16"
 
@@ -42,19 +42,19 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A prompt and its answer: ``ids`` (n,) int32, of which the first ``prompt`` are the prompt. For each of
-    the m tokens of the answer: ``hidden`` (m, n_embd) float16, ``likely`` (m, LIKELY) int32 and ``logprobs``
-    (m, LIKELY) float16."""
+class TrainingText:
+    """A prompt and the model's answer: ``ids`` (n,) int32, the first ``prompt_length`` of them the prompt.
+    For the m tokens of the answer: ``hidden`` (m, n_embd) float16; ``top_tokens`` (m, N_TOP_TOKENS) int32,
+    the most likely tokens, the best first; ``logprobs`` (m, N_TOP_TOKENS) float16."""
 
     ids: npt.NDArray[np.int32]
-    prompt: int
+    prompt_length: int
     hidden: npt.NDArray[np.float16]
-    likely: npt.NDArray[np.int32]
+    top_tokens: npt.NDArray[np.int32]
     logprobs: npt.NDArray[np.float16]
 
 
-def make_text(
+def make_texts(
     engine: Engine,
     prompts: Iterable[str],
     folder: Path,
@@ -65,80 +65,90 @@ def make_text(
     temperatures: Sequence[float] = (0.0, 0.8),
     seed: int = 0,
     progress: Progress = lambda done, total: None,
-) -> list[Answered]:
-    """``count`` answers of up to ``max_tokens`` tokens to the first ``prompts`` of up to ``max_prompt``,
-    at ``temperatures`` in turn, read from ``folder`` as far as they are there, and added to it as they are
-    made. Raises SettingsError if there are too few prompts."""
+) -> list[TrainingText]:
+    """Return ``count`` answers of up to ``max_tokens`` tokens to the first ``prompts`` of up to
+    ``max_prompt`` tokens, at ``temperatures`` in turn.
+
+    Answers in ``folder`` are read, missing ones are made and added to it. ``progress``: called with the
+    number of answers made and ``count``. Raises SettingsError if there are too few prompts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    done = _cut_to_whole_groups(folder, engine.model.n_embd)
-    rendered = (ids for prompt in prompts if len(ids := as_prompt(engine, prompt)) <= max_prompt)
-    wanted = list(itertools.islice(rendered, count))
-    if len(wanted) < count:
-        raise SettingsError(f"there are {len(wanted)} prompts that can be used; {count} are asked for")
+    done = _truncate_to_groups(folder, engine.model.n_embd)
+    encoded = (ids for prompt in prompts if len(ids := encode_prompt(engine, prompt)) <= max_prompt)
+    chosen = list(itertools.islice(encoded, count))
+    if len(chosen) < count:
+        raise SettingsError(f"there are {len(chosen)} prompts that can be used; {count} are asked for")
     settings = context_settings(engine.model, engine.settings, cells=1)
-    with BatchGenerator(engine.model, settings, GROUP, max_prompt + max_tokens) as parallel:
-        for start in range(done, count, GROUP):
+    with BatchGenerator(engine.model, settings, GROUP_SIZE, max_prompt + max_tokens) as generator:
+        for start in range(done, count, GROUP_SIZE):
             progress(start, count)
-            group = wanted[start : start + GROUP]
+            group = chosen[start : start + GROUP_SIZE]
             samplers = [
                 Sampler(Sampling(temperature=temperatures[i % len(temperatures)], seed=seed + i))
                 for i in range(start, start + len(group))
             ]
-            _append(folder, _answered(parallel, group, samplers, max_tokens))
+            _append(folder, _answer_group(generator, group, samplers, max_tokens))
     progress(count, count)
-    return read_text(folder, engine.model.n_embd)[:count]
+    return read_texts(folder, engine.model.n_embd)[:count]
 
 
-def _answered(
-    parallel: BatchGenerator, prompts: Sequence[list[int]], samplers: Sequence[Sampler], max_tokens: int
+def _answer_group(
+    generator: BatchGenerator, prompts: Sequence[list[int]], samplers: Sequence[Sampler], max_tokens: int
 ) -> dict[str, bytes]:
-    """What is to be added to each file for a group of prompts."""
+    """Answer a group of prompts, and return the bytes to append to each file."""
     answers: list[list[tuple[int, bytes, bytes, bytes]]] = [[] for _ in prompts]
-    for step in parallel.answer(prompts, samplers, max_tokens):
+    for step in generator.answer(prompts, samplers, max_tokens):
         logits = torch.from_numpy(step.logits)
-        best, likely = logits.topk(LIKELY)
+        best, top_tokens = logits.topk(N_TOP_TOKENS)
         columns = (
             step.tokens,
             step.hidden.astype(np.float16),
-            likely.int().numpy(),
+            top_tokens.int().numpy(),
             (best - logits.logsumexp(1, keepdim=True)).half().numpy(),
         )
         for which, token, *rows in zip(step.running, *columns, strict=True):
             answers[which].append((token, *(row.tobytes() for row in rows)))
-    added = {_TEXT: b"", _HIDDEN: b"", _LIKELY: b"", _LOGPROBS: b""}
+    appended = {_TEXT: b"", _HIDDEN: b"", _LIKELY: b"", _LOGPROBS: b""}
     for prompt, answer in zip(prompts, answers, strict=True):
         tokens, *rows = zip(*answer, strict=True)
         text = np.array([len(prompt), len(tokens), *prompt, *tokens], np.int32)
-        for name, data in zip(added, (text.tobytes(), *map(b"".join, rows)), strict=True):
-            added[name] += data
-    return added
+        for name, data in zip(appended, (text.tobytes(), *map(b"".join, rows)), strict=True):
+            appended[name] += data
+    return appended
 
 
-def read_text(folder: Path, n_embd: int) -> list[Answered]:
-    """All answers in ``folder`` that are whole; hidden states and the like are mapped, not loaded."""
-    texts = list(_texts(folder / _TEXT))
-    columns = [_rows(folder / name, dtype, width) for name, dtype, width in _columns(n_embd) if texts]
-    starts = itertools.accumulate((len(ids) - prompt for ids, prompt in texts), initial=0)
-    answered = []
-    for (ids, prompt), start in zip(texts, starts, strict=False):
-        end = start + len(ids) - prompt
+def read_texts(folder: Path, n_embd: int) -> list[TrainingText]:
+    """Return all complete answers in ``folder``. Arrays other than ``ids`` are memory-mapped."""
+    ids_of_texts = list(_read_ids(folder / _TEXT))
+    columns = [
+        _map_rows(folder / name, dtype, width) for name, dtype, width in _columns(n_embd) if ids_of_texts
+    ]
+    starts = itertools.accumulate((len(ids) - prompt for ids, prompt in ids_of_texts), initial=0)
+    texts = []
+    for (ids, prompt_length), start in zip(ids_of_texts, starts, strict=False):
+        end = start + len(ids) - prompt_length
         if all(end <= len(column) for column in columns):
-            hidden, likely, logprobs = (column[start:end] for column in columns)
-            answered.append(Answered(ids, prompt, hidden, likely, logprobs))
-    return answered
+            hidden, top_tokens, logprobs = (column[start:end] for column in columns)
+            texts.append(TrainingText(ids, prompt_length, hidden, top_tokens, logprobs))
+    return texts
 
 
-def _rows(path: Path, dtype: type, width: int) -> npt.NDArray[Any]:
-    """The whole rows of a file; a killed run may have left a part of one behind them."""
+def _map_rows(path: Path, dtype: type, width: int) -> npt.NDArray[Any]:
+    """Map the complete rows of a file. A killed run may have left a part of a row at its end."""
     rows = path.stat().st_size // (np.dtype(dtype).itemsize * width)
     return np.memmap(path, dtype, "r", shape=(rows, width))
 
 
 def _columns(n_embd: int) -> tuple[tuple[str, type, int], ...]:
-    return (_HIDDEN, np.float16, n_embd), (_LIKELY, np.int32, LIKELY), (_LOGPROBS, np.float16, LIKELY)
+    return (
+        (_HIDDEN, np.float16, n_embd),
+        (_LIKELY, np.int32, N_TOP_TOKENS),
+        (_LOGPROBS, np.float16, N_TOP_TOKENS),
+    )
 
 
-def _texts(path: Path) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
+def _read_ids(path: Path) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
+    """Yield the ids of each complete text in a file, and the length of its prompt."""
     numbers = np.fromfile(path, np.int32) if path.exists() else np.zeros(0, np.int32)
     start = 0
     while start + _HEADER <= len(numbers):
@@ -149,19 +159,19 @@ def _texts(path: Path) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
         yield numbers[start - prompt - answer : start], prompt
 
 
-def _append(folder: Path, added: dict[str, bytes]) -> None:
+def _append(folder: Path, appended: dict[str, bytes]) -> None:
     # the text last: an answer counts once it is there, and then all else is
-    for name in reversed(added):
+    for name in reversed(appended):
         with (folder / name).open("ab") as file:
-            file.write(added[name])
+            file.write(appended[name])
             file.flush()
             os.fsync(file.fileno())
 
 
-def _cut_to_whole_groups(folder: Path, n_embd: int) -> int:
-    """Take away what a killed run left behind the last whole group; returns how many answers are left."""
-    texts = list(_texts(folder / _TEXT))
-    texts = texts[: len(texts) // GROUP * GROUP]
+def _truncate_to_groups(folder: Path, n_embd: int) -> int:
+    """Truncate the files after the last complete group; return how many answers remain."""
+    texts = list(_read_ids(folder / _TEXT))
+    texts = texts[: len(texts) // GROUP_SIZE * GROUP_SIZE]
     rows = sum(len(ids) - prompt for ids, prompt in texts)
     sizes = {name: rows * width * np.dtype(dtype).itemsize for name, dtype, width in _columns(n_embd)}
     sizes[_TEXT] = 4 * sum(_HEADER + len(ids) for ids, _ in texts)

@@ -1,5 +1,5 @@
-"""What is measured once for each machine, model and build, and kept.
+"""Measurements taken once for each machine, model and llama.cpp build, and stored.
 
-calibration.py        how many rows may share a pass without changing a bit
-measurement_cache.py  where measurements are kept
+calibration.py        how many rows may share a pass without changing each other's bits
+measurement_cache.py  where measurements are stored
 """

@@ -1,5 +1,6 @@
-"""What was measured on this machine and need not be measured again: small JSON files in the user's
-cache folder (``PASS_EDGE_CACHE`` moves it). A damaged or unwritable file only costs a new measurement."""
+"""Store measurements of this machine, so that they are not repeated: small JSON files in the user's cache
+folder, which the environment variable PASS_EDGE_CACHE moves. A file that is damaged or cannot be written only
+costs a new measurement."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from pass_edge.settings import Settings
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept."""
+    """Return the folder of the stored measurements."""
     return Path(os.environ.get("PASS_EDGE_CACHE") or user_cache_path("pass-edge"))
 
 
 def load(kind: str, key: str) -> Any | None:
-    """What was remembered under ``key``; None if nothing readable was."""
+    """Return the value stored under ``key``; None if there is none, or it cannot be read."""
     try:
         return json.loads(_file(kind, key).read_text())
     except (OSError, ValueError):
@@ -30,34 +31,34 @@ def load(kind: str, key: str) -> Any | None:
 
 
 def store(kind: str, key: str, value: Any) -> None:
-    """Keep a JSON value for later runs; silently not, where the folder cannot be written."""
+    """Store a JSON value for later runs. Do nothing where the folder cannot be written."""
     file = _file(kind, key)
-    unfinished = file.with_suffix(f".{os.getpid()}")
+    temporary = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(value))
-        os.replace(unfinished, file)
+        temporary.write_text(json.dumps(value))
+        os.replace(temporary, file)
     except OSError:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def library_key() -> str:
-    """Changes with the llama.cpp build, the devices it finds, the kernels used, and ggml's environment
-    variables."""
+    """Return a key that changes with the llama.cpp build, the devices it finds, the kernels in use, and
+    ggml's environment variables."""
     stat = library_path().stat()
-    switches = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("GGML_"))
+    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("GGML_"))
     build = f"{library_path()} {stat.st_size} {stat.st_mtime_ns} {system_info()} {kernels()}"
-    return " ".join([build, *device_names(), *switches])
+    return " ".join([build, *device_names(), *variables])
 
 
 def model_key(path: Path) -> str:
-    """Changes with the model file."""
+    """Return a key that changes with the model file."""
     stat = path.stat()
     return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def run_key(path: Path, settings: Settings) -> str:
-    """Changes with all that decides how fast, and to which bits, a model file runs."""
+    """Return a key that changes with everything that decides how fast a model runs, and to which bits."""
     return (
         f"{library_key()} {model_key(path)} {settings.threads} {settings.gpu_layers} "
         f"{settings.cache_type_k} {settings.cache_type_v} {settings.flash_attn}"

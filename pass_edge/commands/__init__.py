@@ -1,1 +1,7 @@
-"""The commands of `pass-edge`, which cli.py lists. A module has one command, or a few alike."""
+"""The commands of `pass-edge`, one module for each, which cli.py imports.
+
+bench_comparison.py  what bench measures
+conversation.py      a conversation as messages, for chat and generate
+engine_options.py    the options that commands share, and the engine they open
+terminal/            reading from a terminal and writing to it
+"""

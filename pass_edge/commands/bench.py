@@ -1,4 +1,4 @@
-"""pass-edge bench: what PaSS Edge gains on this machine, with a user's own prompts."""
+"""pass-edge bench: what PaSS Edge gains on this machine."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pass_edge.commands.terminal.output import INTERRUPTED, interruptible, quiet, stage_progress
+from pass_edge import Engine, LibraryError, Sampling, SettingsError
+from pass_edge.commands.terminal.output import INTERRUPTED, flag_interrupts, quiet, stage_progress
+from pass_edge.native.devices import default_threads
+from pass_edge.native.output_file import check_output_path
+from pass_edge.native.stock_llama import StockLlama
 
+from .bench_comparison import Comparison, CostCurve, Figures, Pair, compare
 from .engine_options import machine_options, open_engine
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pass_edge import Engine, Sampling
-    from pass_edge.native.stock import StockLlama
-
-    from .comparison import Comparison, Curve, Figures, Pair
-
-EVERYDAY = (
+DEFAULT_PROMPTS = (
     "Why do leaves turn red in autumn?",
     "Write a short, polite e-mail to my landlord: the heating in my flat has been cold since Sunday.",
     "List five things to pack for a weekend in the mountains, each with a reason.",
@@ -51,7 +51,7 @@ _COLUMNS = {
     "tokens_per_pass": ("tokens\n/pass", "{:.2f}"),
     "accepted_share": ("accep-\nted", "{:.0%}"),
 }
-_PROMPT_WIDTH = 16  # so that a line has 80 letters
+_PROMPT_WIDTH = 16  # makes lines of 80 characters
 
 
 @click.command()
@@ -61,20 +61,22 @@ _PROMPT_WIDTH = 16  # so that a line has 80 letters
     "source",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Your own prompts: a text file with one a line, or a .jsonl of strings or of objects with turns or "
-    "prompt. [default: eight everyday ones]",
+    help="Your own prompts: a text file with one a line, or a .jsonl file of strings or of objects with "
+    "`turns` or `prompt`. [default: eight everyday prompts]",
 )
 @click.option(
     "--tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens of an answer."
 )
-@click.option("--temp", default=0.0, show_default=True, help="Temperature; 0 is greedy.")
-@click.option("--seed", "-s", default=0, show_default=True, help="For both schedules.")
+@click.option(
+    "--temp", default=0.0, show_default=True, help="Temperature; 0 always takes the likeliest token."
+)
+@click.option("--seed", "-s", default=0, show_default=True, help="Seed of the random choices.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Draw what was measured (or .svg, .pdf).",
+    help="Also plot the measurements (.png, .svg or .pdf).",
 )
 @click.option("--force", is_flag=True, help="Overwrite the plot if it exists.")
 @machine_options
@@ -89,43 +91,46 @@ def bench(
     force: bool,
     **options: Any,
 ) -> None:
-    """Measure what PaSS Edge gains with MODEL on this machine, against stock llama.cpp.
+    """Measure what PaSS Edge gains over stock llama.cpp on this machine.
 
-    Each prompt is answered in turn by llama_cpp.Llama with its defaults and its own kernels, in a process of
-    its own (stock); by our plain decoding; and by our default schedule (auto). The texts of the last two are
-    compared token for token. Leave the machine alone meanwhile, for figures that hold. Ctrl-C ends it with
-    what is done.
+    With MODEL, three answer each prompt in turn: llama_cpp.Llama with its defaults and llama.cpp's kernels,
+    in another process (stock); our plain decoding (plain); our default schedule (auto). The texts of plain
+    and auto are compared token for token. For reliable figures, run nothing else meanwhile. Ctrl-C ends the
+    measurement and reports the prompts that are done.
 
     \b
     pass-edge bench
     pass-edge bench model.gguf --prompts questions.txt --tokens 256 --plot bench.png
 
-    t/s are tokens a second, and a ratio above 1 is a gain. Tokens per pass and the accepted share of drafts
-    tell where it comes from, and what a pass costs tells how much a draft must promise to pay: where four
-    rows cost little more than one, it pays soon.
+    t/s is tokens per second; a ratio above 1 is a gain. It comes from tokens per pass, which the accepted
+    share of drafts raises. The second table shows what a pass costs: where four rows cost little more than
+    one, even unlikely drafts pay.
     """
-    from pass_edge import Sampling
-
     sampling = Sampling(temperature=temp, seed=seed)
     _check_plot(plot, force)
     prompts = _prompts(source)
-    asked = options | {"model": model}
+    options["model"] = model
     with (
-        open_engine(asked | {"schedule": "plain"}) as plain,
-        open_engine(asked) as auto,
+        open_engine(options | {"schedule": "plain"}) as plain,
+        open_engine(options) as auto,
         _stock(auto) as stock,
     ):
         comparison = _measure(plain, auto, stock, prompts, sampling, tokens)
         about = _about(auto, sampling, tokens)
     interrupted = len(comparison.pairs) < len(prompts)
+    report = _report(about, prompts, comparison, interrupted)
     if as_json:
-        click.echo(json.dumps(_report(about, prompts, comparison, interrupted)))
+        click.echo(json.dumps(report))
     else:
-        _print(about, prompts, comparison)
+        _print_tables(about, prompts, comparison)
     if plot:
         from pass_edge.convert.bench_plot import plot_comparison
 
-        plot_comparison(plot, _headline(about), comparison)
+        speeds = {
+            name: [prompt[f"{name}_tokens_per_second"] for prompt in report["prompts"]]
+            for name in ("stock", "plain", "auto")
+        }
+        plot_comparison(plot, _headline(about), comparison.curve, speeds)
         quiet(f"the plot is in {plot}")
     if interrupted:
         quiet(f"Interrupted after {len(comparison.pairs)} of {len(prompts)} prompts.")
@@ -133,34 +138,27 @@ def bench(
 
 
 def _check_plot(plot: Path | None, force: bool) -> None:
-    """At the door, not after minutes of measuring."""
-    from pass_edge import SettingsError
-    from pass_edge.native.output_file import check_free
-
+    """Raise SettingsError or OutputError if ``plot`` cannot be written, before minutes of measuring."""
     if plot is None:
         return
     if not find_spec("matplotlib"):
-        raise SettingsError("a plot needs matplotlib, not installed here: pip install 'pass-edge[train]'")
+        raise SettingsError("a plot needs matplotlib, which is not installed: pip install 'pass-edge[train]'")
     from pass_edge.convert.bench_plot import FORMATS
 
     if plot.suffix.lower() not in FORMATS:
-        raise SettingsError(f"a plot cannot be {plot.name}; its name must end in {', '.join(FORMATS)}")
-    check_free(plot, force)
+        raise SettingsError(f"cannot plot to {plot.name}; its name must end in {', '.join(FORMATS)}")
+    check_output_path(plot, force)
 
 
 def _prompts(source: Path | None) -> Sequence[str]:
     from pass_edge.convert.training.prompts import read_prompts
 
-    return tuple(read_prompts(source)) if source else EVERYDAY
+    return tuple(read_prompts(source)) if source else DEFAULT_PROMPTS
 
 
 @contextmanager
 def _stock(engine: Engine) -> Iterator[StockLlama | None]:
-    """Stock llama.cpp with the engine's model; None, and a line that says why, where it cannot be had."""
-    from pass_edge import LibraryError
-    from pass_edge.native.devices import default_threads
-    from pass_edge.native.stock import StockLlama
-
+    """Yield stock llama.cpp with the engine's model; if it fails, print why and yield None."""
     threads = engine.settings.threads or default_threads()
     try:
         stock = StockLlama(engine.model.path, threads=threads, context_size=engine.context_size)
@@ -180,23 +178,22 @@ def _measure(
     sampling: Sampling,
     tokens: int,
 ) -> Comparison:
-    from pass_edge.convert.training.prompts import as_prompt
-
-    from .comparison import Comparison, Curve, compare
+    from pass_edge.convert.training.prompts import encode_prompt
 
     pairs: list[Pair] = []
-    curve = Curve.of(auto)
-    ids = [as_prompt(auto, prompt) for prompt in prompts]
-    with interruptible() as stopped, stage_progress() as progress:
+    curve = CostCurve.of(auto)
+    ids = [encode_prompt(auto, prompt) for prompt in prompts]
+    with flag_interrupts() as interrupted, stage_progress() as progress:
 
         def note(done: int) -> None:
-            if stopped:
+            if interrupted:
                 raise KeyboardInterrupt
             progress("answering", done, len(prompts), _so_far(pairs))
 
         try:
-            asked = compare(plain, auto, ids, sampling=sampling, max_tokens=tokens, stock=stock, note=note)
-            for pair in asked:
+            for pair in compare(
+                plain, auto, ids, sampling=sampling, max_tokens=tokens, stock=stock, note=note
+            ):
                 pairs.append(pair)
         except KeyboardInterrupt:
             if not pairs:
@@ -206,6 +203,7 @@ def _measure(
 
 
 def _so_far(pairs: Sequence[Pair]) -> str:
+    """Return the gain so far, for the progress bar."""
     from statistics import median
 
     ratios = [pair.figures.stock_ratio for pair in pairs if pair.figures.stock_ratio]
@@ -215,8 +213,6 @@ def _so_far(pairs: Sequence[Pair]) -> str:
 
 
 def _about(auto: Engine, sampling: Sampling, tokens: int) -> dict[str, Any]:
-    from pass_edge.native.devices import default_threads
-
     return {
         "model": auto.model.path.name,
         "threads": auto.settings.threads or default_threads(),
@@ -260,7 +256,7 @@ def _report(
 # -- tables -------------------------------------------------------------------------------------------
 
 
-def _print(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison) -> None:
+def _print_tables(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -271,8 +267,8 @@ def _print(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison
     medians = comparison.medians
     if medians.stock_ratio:
         ratio = f"{medians.stock_ratio:.2f}"
-        click.echo(f"It is {ratio} times as fast as stock llama.cpp (the median of the ratios).")
-    click.echo(f"Drafting makes it {medians.ratio:.2f} times as fast as plain decoding here.")
+        click.echo(f"PaSS Edge is {ratio} times as fast as stock llama.cpp (median of the ratios).")
+    click.echo(f"Drafting is {medians.ratio:.2f} times as fast as plain decoding.")
     click.secho(_verdict(comparison), fg="red" if comparison.different else None)
 
 
@@ -293,10 +289,10 @@ def _cells(figures: Figures) -> list[str]:
     return ["–" if value is None else form.format(value) for value, form in values]
 
 
-def _costs(curve: Curve) -> Table:
-    table = _table("ms a pass takes (measured once and remembered)", "rows", *map(str, curve.rows))
+def _costs(curve: CostCurve) -> Table:
+    table = _table("milliseconds of a pass (measured once, then remembered)", "rows", *map(str, curve.rows))
     for depth, milliseconds in zip(curve.depths, curve.milliseconds, strict=True):
-        table.add_row(f"behind {depth:,} tokens", *(f"{value:.1f}" for value in milliseconds))
+        table.add_row(f"after {depth:,} tokens", *(f"{value:.1f}" for value in milliseconds))
     return table
 
 
@@ -323,9 +319,9 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 def _verdict(comparison: Comparison) -> str:
     if not comparison.different:
-        return "Both gave the same texts, id for id."
+        return "Plain and auto gave the same texts, id for id."
     numbers = ", ".join(map(str, comparison.different))
     return (
-        f"THE TEXTS DIFFER in prompt {numbers}. Drafting must not change a text: unless a note says that "
-        "batch sizes change the logits here, this is a defect."
+        f"THE TEXTS DIFFER in prompt {numbers}. Drafting must not change a text: unless a note above says "
+        "that batch sizes change the logits here, please report this as a bug."
     )

@@ -5,37 +5,34 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pass_edge import ContextFullError, Engine, PassEdgeError, SettingsError, Stats
 from pass_edge.commands.terminal.keyboard import silent_keyboard, typed_messages
-from pass_edge.commands.terminal.output import DRAFTED, Answer, PlainText, quiet, show, summary
+from pass_edge.commands.terminal.output import DRAFTED, Display, PlainText, quiet, show, summary
 from pass_edge.commands.terminal.standard_input import piped_messages
 
+from .conversation import Conversation
 from .engine_options import open_engine, sampling_from, shared_options
 
-if TYPE_CHECKING:
-    from pass_edge import Engine, Stats
-
-    from .conversation import Conversation
-
 CHAT_HELP = """\
-/help              this list
-/reset             forget the conversation
-/system TEXT       set the system message and start anew
-/stats             what the last answer cost and gained
-/save FILE [--kv]  save the conversation; with its KV cache, it need not be read again
-/load FILE         go on with a saved one
+/help              show this list
+/reset             start a new conversation
+/system TEXT       start a new conversation with this system message
+/stats             show the figures of the last answer
+/save FILE [--kv]  save the conversation; with --kv, loading it need not process it again
+/load FILE         continue a saved conversation
 /quit              leave (so does Ctrl-D)
 Ctrl-C stops an answer. Esc Enter, or a backslash at the end, starts a new line.
-What is pasted is one message, whatever lines it has."""
+Pasted text is one message, even if it has several lines."""
 
 
 @click.command()
-@click.option("--system", help="A system message.")
-@click.option("--plain", is_flag=True, help="Show answers as they are, not as markdown.")
-@click.option("--show-drafts", is_flag=True, help="Show accepted draft tokens in another shade.")
+@click.option("--system", help='A system message, such as "Be brief."')
+@click.option("--plain", is_flag=True, help="Show answers as plain text, not as markdown.")
+@click.option("--show-drafts", is_flag=True, help="Show accepted draft tokens in another color.")
 @shared_options
 def chat(system: str | None, plain: bool, show_drafts: bool, **options: Any) -> None:
     """Chat in the terminal; /help lists what you can type. Without a terminal, each line is a message.
@@ -44,24 +41,22 @@ def chat(system: str | None, plain: bool, show_drafts: bool, **options: Any) -> 
     pass-edge chat --show-drafts
     pass-edge chat --model model.gguf --system "Be brief." --temp 0
     """
-    from .conversation import Conversation
-
     sampling = sampling_from(options)
     with open_engine(options) as engine:
         limits = {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": options["stop"]}
-        room = ChatRoom(engine, Conversation(system), limits, plain=plain, shows_drafts=show_drafts)
+        chat = InteractiveChat(engine, Conversation(system), limits, plain=plain, shows_drafts=show_drafts)
         if sys.stdin.isatty():
             quiet(f"{engine.model.metadata('general.name') or engine.model.path.name}: /help, /quit")
         if show_drafts and sys.stdout.isatty():
-            click.secho("accepted drafts are shown in this shade", fg=DRAFTED, err=True)
+            click.secho("accepted draft tokens have this color", fg=DRAFTED, err=True)
         with silent_keyboard():
             for line in typed_messages() if sys.stdin.isatty() else piped_messages():
-                if not room.take(line):
+                if not chat.handle(line):
                     break
 
 
-class ChatRoom:
-    """What one typed line does to a conversation."""
+class InteractiveChat:
+    """Handles the lines that a user types: messages, and commands such as /reset."""
 
     def __init__(
         self,
@@ -72,45 +67,42 @@ class ChatRoom:
         plain: bool = False,
         shows_drafts: bool = False,
     ) -> None:
+        """``limits``: the options of ``Engine.chat``."""
         self.engine = engine
         self.conversation = conversation
         self.limits = limits
         self.plain = plain or not sys.stdout.isatty()
         self.shows_drafts = shows_drafts
-        self.last: Stats | None = None
+        self.last_stats: Stats | None = None
         self.commands = {
             "/help": lambda _: click.echo(CHAT_HELP),
             "/reset": self.reset,
             "/system": self.set_system,
-            "/stats": self.tell_stats,
+            "/stats": self.show_stats,
             "/save": self.save,
             "/load": self.load,
         }
 
-    def take(self, line: str) -> bool:
-        """Act on ``line``; false when the chat is over. Mistakes are told, and the chat goes on."""
-        from pass_edge import PassEdgeError
-
+    def handle(self, line: str) -> bool:
+        """Handle ``line``: print its effect, or its error. Return false if it ends the chat."""
         command, _, rest = line.strip().partition(" ")
         if command == "/quit":
             return False
         try:
             if is_command(line):
-                self.act(command, rest.strip())
+                self.run_command(command, rest.strip())
             elif command:
                 self.answer(line)
         except PassEdgeError as error:
             click.echo(f"Error: {error}", err=True)
         except KeyboardInterrupt:
-            self.engine.session.forget()  # wherever it was cut, what it has read cannot be relied on
+            self.engine.session.forget()  # a step may have been cut in the middle
             quiet("stopped")
         return True
 
-    def act(self, command: str, rest: str) -> None:
-        from pass_edge import SettingsError
-
+    def run_command(self, command: str, rest: str) -> None:
         if command not in self.commands:
-            raise SettingsError(f"there is no {command}; /help lists what there is")
+            raise SettingsError(f"there is no {command}; /help lists the commands")
         self.commands[command](rest)
 
     def reset(self, _: str) -> None:
@@ -119,18 +111,16 @@ class ChatRoom:
         quiet("the conversation is forgotten")
 
     def set_system(self, text: str) -> None:
-        from .conversation import Conversation
-
         self.conversation = Conversation(text or None)
         self.engine.session.forget()
-        quiet("a new conversation")
+        quiet("a new conversation begins")
 
-    def tell_stats(self, _: str) -> None:
-        quiet(statistics(self.last) if self.last else "nothing has been answered yet")
+    def show_stats(self, _: str) -> None:
+        quiet(statistics(self.last_stats) if self.last_stats else "there is no answer yet")
 
     def save(self, rest: str) -> None:
         words = rest.split(" ")
-        path = file_named(" ".join(word for word in words if word != "--kv"), "/save")
+        path = file_path(" ".join(word for word in words if word != "--kv"), "/save")
         self.engine.session.save(
             path,
             messages=self.conversation.messages,
@@ -140,17 +130,13 @@ class ChatRoom:
         quiet(f"saved to {path}, {os.path.getsize(path):,} bytes")
 
     def load(self, rest: str) -> None:
-        from .conversation import Conversation
-
-        saved = self.engine.session.load(file_named(rest, "/load"))
+        saved = self.engine.session.load(file_path(rest, "/load"))
         self.conversation = Conversation.of(saved.messages)
         self.limits["sampling"] = saved.sampling or self.limits["sampling"]
-        how = "with their KV cache" if saved.cache else "read again"
+        how = "with their KV cache" if saved.cache else "processed again"
         quiet(f"{len(saved.messages)} messages loaded, {len(saved.tokens)} tokens {how}")
 
     def answer(self, question: str) -> None:
-        from pass_edge import ContextFullError, PassEdgeError
-
         self.conversation.ask(question)
         try:
             generation = self.engine.chat(self.conversation.messages, **self.limits)
@@ -161,42 +147,41 @@ class ChatRoom:
                 raise ContextFullError(f"{error}. /reset starts a new conversation") from error
             raise
         self.conversation.answer(generation.text)
-        self.last = generation.stats
+        self.last_stats = generation.stats
         if generation.finish_reason == "context":
             quiet(
                 f"the context of {self.engine.context_size} tokens is full; /reset starts a new conversation"
             )
         quiet(summary(generation.stats))
 
-    def display(self) -> Answer:
-        """Where the next answer is written."""
+    def display(self) -> Display:
+        """Return the display of the next answer: markdown in a terminal, else plain text."""
         if self.plain:
             return PlainText(shows_drafts=self.shows_drafts)
         from rich.console import Console
 
         from pass_edge.commands.terminal.markdown import Markdown
 
-        # a COLUMNS left by another program would outlast every resize
+        # COLUMNS, if another program has set it, would hide every resize
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         return Markdown(Console(_environ=environment), shows_drafts=self.shows_drafts)
 
 
 def is_command(line: str) -> bool:
-    """Whether ``line`` is one, not a message that happens to start with a slash (a path, pasted code)."""
+    """Whether ``line`` is a command, and not a message that starts with a slash (a path, pasted code)."""
     return bool(re.fullmatch(r"/\w+( [^\n]*)?", line.strip()))
 
 
-def file_named(name: str, command: str) -> str:
-    from pass_edge import SettingsError
-
+def file_path(name: str, command: str) -> str:
+    """Return ``name`` as a path. Raises SettingsError if ``command`` was given none."""
     name = name.strip()
     if not name or "\0" in name:
-        raise SettingsError(f"{command} needs the name of a file")
+        raise SettingsError(f"{command} needs the name of a file, as in {command} my.session")
     return os.path.expanduser(name)
 
 
 def statistics(stats: Stats) -> str:
-    """The last answer's figures, a line each."""
+    """Return the figures of an answer, one a line."""
     host = 1 - stats.model_seconds / stats.seconds if stats.seconds else 0.0
     accepted = " ".join(f"{share:.2f}" for share in stats.acceptance) or "-"
     lines = {

@@ -1,4 +1,4 @@
-"""A conversation as messages: what an engine's ``chat`` takes."""
+"""A conversation as messages, for ``Engine.chat``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Conversation:
 
     @classmethod
     def of(cls, messages: Sequence[Mapping[str, str]]) -> Conversation:
-        """The conversation that has these ``messages``."""
+        """Return a conversation with these ``messages``."""
         has_system = bool(messages) and messages[0]["role"] == "system"
         conversation = cls(messages[0]["content"] if has_system else None)
         conversation.turns = list(messages[has_system:])
@@ -22,15 +22,17 @@ class Conversation:
 
     @property
     def messages(self) -> list[Mapping[str, str]]:
-        """All messages, the system's first: what an engine's ``chat`` takes."""
+        """All messages, the system message first."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
     def ask(self, content: str) -> None:
+        """Add a message of the user."""
         self.turns.append({"role": "user", "content": content})
 
     def answer(self, content: str) -> None:
+        """Add a message of the assistant."""
         self.turns.append({"role": "assistant", "content": content})
 
     def withdraw(self) -> None:
-        """Take the last message back, for a question that could not be answered."""
+        """Remove the last message, a question that could not be answered."""
         self.turns.pop()

@@ -1,4 +1,4 @@
-"""pass-edge doctor: what this machine can do, and what is wrong."""
+"""pass-edge doctor: checks of this machine, and suggested fixes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from typing import Any
 
 import click
 
+from pass_edge import Engine, ModelError
+from pass_edge.calibration.calibration import library_verdict
 from pass_edge.commands.terminal.output import quiet
+from pass_edge.models import default_model
+from pass_edge.native import build, devices
+from pass_edge.native.library import kernels, library_path, system_info
+from pass_edge.native.library_probe import BROKEN, WORKS
+from pass_edge.native.model import ALL_LAYERS
 
 
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(model: Path | None, as_json: bool) -> None:
-    """Look at the library, the machine and MODEL, or the default model, and say what to do about what is
-    wrong."""
+    """Check this machine and a model, and suggest fixes.
+
+    The report covers llama.cpp's library, the devices, and MODEL or the default model.
+
+    \b
+    pass-edge doctor
+    pass-edge doctor model.gguf --json
+    """
     report = examine(model)
     if as_json:
         click.echo(json.dumps(report))
@@ -25,17 +38,12 @@ def doctor(model: Path | None, as_json: bool) -> None:
         click.secho(part.replace("_", " "), bold=True)
         for key, value in report[part].items():
             click.echo(f"  {key.replace('_', ' '):20} {value}")
-    for advice in report["advice"] or ["nothing is wrong"]:
+    for advice in report["advice"] or ["no problems found"]:
         click.echo(f"- {advice}")
 
 
 def examine(model: Path | None = None) -> dict[str, Any]:
-    """What doctor knows, as plain data; without ``model``, of the default one."""
-    from pass_edge.calibration.calibration import library_verdict
-    from pass_edge.native import build, devices
-    from pass_edge.native.library import kernels, library_path, system_info
-    from pass_edge.native.probe import BROKEN, WORKS
-
+    """Return the report as plain data, for ``model`` or the default model."""
     plan, verdict = build.plan(), library_verdict(quiet)
     advice = [] if verdict == WORKS else ["rebuild llama.cpp here: make clean setup"]
     report: dict[str, Any] = {
@@ -61,10 +69,6 @@ def examine(model: Path | None = None) -> dict[str, Any]:
 
 
 def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
-    from pass_edge import Engine, ModelError
-    from pass_edge.models import default_model
-    from pass_edge.native.model import ALL_LAYERS
-
     try:
         path = path or default_model()
     except ModelError as error:
@@ -75,8 +79,8 @@ def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
         report["model"] = {
             "path": str(path),
             "description": engine.model.description,
-            "lookahead": engine.lookahead.in_words() if engine.lookahead is not None else None,
-            "batch_invariance": f"up to {width} tokens a pass get the bits they would get alone"
+            "lookahead": engine.lookahead.describe() if engine.lookahead is not None else None,
+            "batch_invariance": f"up to {width} tokens a pass get the same bits as single tokens"
             if width > 1
             else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",
             "gpu_layers": "all" if engine.settings.gpu_layers == ALL_LAYERS else engine.settings.gpu_layers,

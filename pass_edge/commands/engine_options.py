@@ -1,147 +1,174 @@
-"""The options that chat, generate and bench share, and what they make: an engine and how it samples."""
+"""The options that commands share, and what they make: an engine and its sampling."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pass_edge import Engine, Sampling, Settings, SettingsError
 from pass_edge.commands.terminal.output import quiet
-
-if TYPE_CHECKING:
-    from pass_edge import Engine, Sampling
+from pass_edge.models import default_model
+from pass_edge.native.constraint import schema_grammar
+from pass_edge.openai.requests import Parameters
 
 Command = Callable[..., None]
+Option = Callable[[Command], Command]
 
 
 def layer_count(value: str) -> int | None:
-    """llama.cpp's ways to say it: a number, "all", which is -1, or "auto", which is None."""
+    """Parse a number of layers; as in llama.cpp, "all" is -1 and "auto" is None."""
     words = {"auto": None, "all": -1}
     return words[value] if value in words else int(value)
 
 
-_MODEL_OPTIONS = [
+_MODEL_OPTIONS: list[Option] = [
     click.option(
         "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
     ),
 ]
-_SCHEDULE_OPTIONS = [
+_SCHEDULE_OPTIONS: list[Option] = [
     click.option(
         "--schedule",
-        help="auto drafts where it pays, plain never, head, two-pass and fused at every step. "
-        "[default: auto]",
-    ),
-    click.option("--verify", help="sampling (same text as plain) or rejection. [default: sampling]"),
-    click.option("--draft-max", type=int, help="Most tokens drafted ahead. [default: as many as pay]"),
-    click.option(
-        "--draft-p-min", type=float, help="Verify no draft less sure of itself than this. [default: 0]"
+        default=Settings.schedule,
+        show_default=True,
+        help="When to draft: auto (where it pays), plain (never), or head, two-pass, fused (at every step).",
     ),
     click.option(
-        "--ngrams/--no-ngrams", default=None, help="Draft from the conversation too. [default: yes]"
+        "--verify",
+        default=Settings.verify,
+        show_default=True,
+        help="How to verify drafts: sampling (the same text as plain decoding) or rejection (the same "
+        "distribution).",
+    ),
+    click.option("--draft-max", type=int, help="Most tokens to draft ahead. [default: as many as pay]"),
+    click.option(
+        "--draft-p-min",
+        type=float,
+        default=Settings.draft_p_min,
+        show_default=True,
+        help="Verify only drafts with at least this probability (not for auto).",
+    ),
+    click.option(
+        "--ngrams/--no-ngrams",
+        default=Settings.ngrams,
+        show_default=True,
+        help="Also draft what the conversation repeats.",
     ),
 ]
-_MACHINE_OPTIONS = [
-    click.option("--lookahead", default="auto", show_default=True, help="A .pass.gguf file, auto, or none."),
+_MACHINE_OPTIONS: list[Option] = [
     click.option(
-        "--threads",
-        "-t",
-        type=int,
-        help="CPU threads. [default: what is fastest, or all]",
+        "--lookahead",
+        default="auto",
+        show_default=True,
+        help="A .pass.gguf file, auto (the one that fits the model), or none.",
     ),
+    click.option("--threads", "-t", type=int, help="CPU threads. [default: the fastest number, or all]"),
     click.option(
         "--gpu-layers",
         "-ngl",
         type=layer_count,
-        help="Layers on the GPU: a number, all, or auto, as many as fit its free memory. [default: auto]",
+        metavar="N|all|auto",
+        help="Layers to run on the GPU; auto takes as many as fit its free memory. [default: auto]",
     ),
     click.option(
-        "--flash-attn", "-fa", type=click.Choice(["on", "off", "auto"]), help="[default: auto, where it can]"
+        "--flash-attn",
+        "-fa",
+        type=click.Choice(["on", "off", "auto"]),
+        default=Settings.flash_attn,
+        show_default=True,
+        help="Flash attention; auto uses it where the device can.",
     ),
     click.option(
         "--ctx-size",
         "-c",
         "context_size",
         type=click.IntRange(0),
-        help="Tokens of context; 0 is the model's.",
+        default=Settings.context_size,
+        show_default=True,
+        help="Tokens of context; 0 takes the model's own, up to 4096.",
     ),
-    click.option("--cache-type-k", "-ctk", help="KV cache type for K (f16, q8_0 …)."),
-    click.option("--cache-type-v", "-ctv", help="KV cache type for V."),
+    click.option("--cache-type-k", "-ctk", help="Type of the K cache, such as f16 or q8_0."),
+    click.option("--cache-type-v", "-ctv", help="Type of the V cache, such as f16 or q8_0."),
 ]
-_SAMPLING_OPTIONS = [
-    click.option("--temp", "temperature", type=float, help="Temperature; 0 is greedy. [default: 0.8]"),
-    click.option("--top-k", type=int, help="[default: 40; 0 is off]"),
-    click.option("--top-p", type=float, help="[default: 0.95; 1 is off]"),
-    click.option("--min-p", type=float, help="[default: 0.05; 0 is off]"),
-    click.option("--repeat-penalty", type=float, help="[default: 1, off]"),
-    click.option("--repeat-last-n", type=int, help="Tokens the penalties look back on. [default: 64]"),
-    click.option("--presence-penalty", type=float, help="[default: 0]"),
-    click.option("--frequency-penalty", type=float, help="[default: 0]"),
+
+
+def _number_options() -> list[Option]:
+    """Make an option for each number in Sampling (--top-k for ``top_k``); Parameters describes them."""
+    flags = {"temperature": ("--temp",), "seed": ("--seed", "-s")}
+    descriptions = {each.name: each.metadata.get("description", "") for each in fields(Parameters)}
+    descriptions["repeat_last_n"] = "Recent tokens that the penalties look at; -1 is all of them."
+    options: list[Option] = []
+    for each in fields(Sampling):
+        if each.name in ("logit_bias", "grammar"):
+            continue
+        is_random = each.default is None  # the seed
+        option = click.option(
+            *flags.get(each.name, (f"--{each.name.replace('_', '-')}",)),
+            each.name,
+            type=int if is_random else type(each.default),
+            default=each.default,
+            show_default=not is_random,
+            help=descriptions[each.name] + (" [default: random]" if is_random else ""),
+        )
+        options.append(option)
+    return options
+
+
+_SAMPLING_OPTIONS: list[Option] = [
+    *_number_options(),
     click.option(
-        "--logit-bias", multiple=True, metavar="ID(+/-)BIAS", help="As in 15043+1; may be repeated."
+        "--logit-bias",
+        multiple=True,
+        metavar="ID(+/-)BIAS",
+        help="Add BIAS to the logit of token ID, as in 15043+1; may be repeated.",
     ),
-    click.option("--grammar-file", type=click.Path(path_type=Path), help="GBNF that the text must match."),
+    click.option(
+        "--grammar-file", type=click.Path(path_type=Path), help="A GBNF grammar that the text must match."
+    ),
     click.option(
         "--json-schema-file",
         "-jf",
         type=click.Path(path_type=Path),
         help="A JSON schema that the text must match.",
     ),
-    click.option("--seed", "-s", type=int, help="The same seed gives the same text. [default: random]"),
     click.option("--n-predict", "-n", "max_tokens", type=click.IntRange(1), help="Most tokens to generate."),
-    click.option("--stop", multiple=True, help="Stop at this string; may be repeated."),
+    click.option("--stop", multiple=True, help="Stop before this string; may be repeated."),
 ]
 
 
 def shared_options(command: Command) -> Command:
-    """All of them."""
-    return _with(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS + _SAMPLING_OPTIONS)
+    """Add the options of the model, the schedule, the machine and the sampling."""
+    return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS + _SAMPLING_OPTIONS)
 
 
 def engine_options(command: Command) -> Command:
-    """All but those of sampling, for what is asked anew each time."""
-    return _with(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
+    """Add the options of the model, the schedule and the machine."""
+    return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
 
 
 def machine_options(command: Command) -> Command:
-    """What a model runs with, whatever the schedule."""
-    return _with(command, _MACHINE_OPTIONS)
+    """Add the options of the machine, which are the same for all schedules."""
+    return _add(command, _MACHINE_OPTIONS)
 
 
-def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+def _add(command: Command, options: Sequence[Option]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if options.get(name) is not None}
-
-
 def open_engine(options: dict[str, Any]) -> Engine:
-    from pass_edge import Engine, Settings
-    from pass_edge.models import default_model
-
-    names = (
-        "schedule",
-        "verify",
-        "draft_max",
-        "draft_p_min",
-        "ngrams",
-        "threads",
-        "gpu_layers",
-        "flash_attn",
-        "context_size",
-        "parallel",
-    )
-    settings = Settings(**_given(options, *names, "cache_type_k", "cache_type_v"))
-    wanted = options["lookahead"]
+    """Open the engine of a command's ``options``, and print its notes."""
+    names = {each.name for each in fields(Settings)} & set(options)
     engine = Engine(
         options["model"] or default_model(),
-        lookahead=None if wanted == "none" else wanted,
-        settings=settings,
+        lookahead=None if options["lookahead"] == "none" else options["lookahead"],
+        settings=Settings(**{name: options[name] for name in names}),
         note=lambda text: quiet(f"{text} …"),
     )
     for note in engine.notes:
@@ -150,34 +177,32 @@ def open_engine(options: dict[str, Any]) -> Engine:
 
 
 def sampling_from(options: dict[str, Any]) -> Sampling:
-    from pass_edge import Sampling
+    """Return the sampling of a command's ``options``."""
+    names = {each.name for each in fields(Sampling)} & set(options)
+    parameters = {name: options[name] for name in names} | {
+        "logit_bias": dict(map(_bias, options["logit_bias"])),
+        "grammar": _grammar(options["grammar_file"], options["json_schema_file"]),
+    }
+    return Sampling(**parameters)
 
-    names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")
-    given = _given(options, *names, "presence_penalty", "frequency_penalty", "seed")
-    bias = dict(map(_bias, options["logit_bias"]))
-    return Sampling(**given, logit_bias=bias, grammar=_grammar(options))
 
-
-def _grammar(options: dict[str, Any]) -> str:
-    from pass_edge import SettingsError
-    from pass_edge.native.constraint import schema_grammar
-
-    grammar, schema = options["grammar_file"], options["json_schema_file"]
-    if grammar and schema:
-        raise SettingsError("--grammar-file and --json-schema-file exclude each other")
+def _grammar(grammar_file: Path | None, schema_file: Path | None) -> str:
+    if grammar_file and schema_file:
+        raise SettingsError("--grammar-file and --json-schema-file exclude each other; give one")
+    file = grammar_file or schema_file
+    if file is None:
+        return ""
     try:
-        if schema:
-            return schema_grammar(json.loads(schema.read_text(encoding="utf-8")))
-        return grammar.read_text(encoding="utf-8") if grammar else ""
+        text = file.read_text(encoding="utf-8")
+        return schema_grammar(json.loads(text)) if schema_file else text
     except OSError as error:
-        raise SettingsError(f"{schema or grammar} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SettingsError(f"{schema or grammar} is not what it should be: {error}") from error
+        kind = "a JSON schema" if schema_file else "UTF-8 text"
+        raise SettingsError(f"{file} is not {kind}: {error}") from error
 
 
 def _bias(text: str) -> tuple[int, float]:
-    from pass_edge import SettingsError
-
     for sign in "+-":
         token, found, value = text.partition(sign)
         try:

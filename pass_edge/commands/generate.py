@@ -1,41 +1,38 @@
-"""pass-edge generate: one answer."""
+"""pass-edge generate: answer one prompt."""
 
 from __future__ import annotations
 
 import json
 import os.path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pass_edge import Engine, Generation
 from pass_edge.commands.terminal.output import PlainText, quiet, show, summary
 from pass_edge.commands.terminal.standard_input import read_stdin
 
+from .conversation import Conversation
 from .engine_options import open_engine, sampling_from, shared_options
-
-if TYPE_CHECKING:
-    from pass_edge import Engine, Generation
 
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
-@click.option("--system", help="A system message.")
+@click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
+@click.option("--system", help='A system message, such as "Be brief."')
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @shared_options
 def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, **options: Any) -> None:
-    """Answer PROMPT once (or standard input).
+    """Answer PROMPT, or standard input, once.
 
     \b
     pass-edge generate "Name three rivers." --temp 0
     cat notes.txt | pass-edge generate --raw -n 50 --json
     """
-    from .conversation import Conversation
-
     sampling = sampling_from(options)
     prompt = read_stdin() if prompt is None else prompt
     if not (raw or prompt.strip()):
-        raise click.UsageError("there is nothing to answer: give a PROMPT, or text on standard input")
+        raise click.UsageError("the prompt is empty; give a PROMPT, or text on standard input")
     if prompt.endswith(".gguf") and os.path.isfile(prompt):
         raise click.UsageError(f"{prompt} is a model, not a PROMPT; give it with --model")
     limits = {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": options["stop"]}
@@ -51,7 +48,7 @@ def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, *
         else:
             show(generation, PlainText())
             if generation.finish_reason == "context":
-                quiet(f"the context of {engine.context_size} tokens is full; --ctx-size makes it larger")
+                quiet(f"the context of {engine.context_size} tokens is full; raise --ctx-size for more")
             quiet(summary(generation.stats))
 
 

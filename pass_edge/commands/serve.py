@@ -1,4 +1,4 @@
-"""pass-edge serve: the model behind OpenAI's protocol."""
+"""pass-edge serve: a model behind OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -7,47 +7,62 @@ from typing import Any
 import click
 
 from pass_edge.commands.terminal.output import quiet
+from pass_edge.native.process_memory import limit_malloc_arenas
 
 from .engine_options import engine_options, open_engine
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Any but loopback needs --api-key.")
-@click.option("--port", type=int, default=8080, show_default=True, help="0 is any that is free.")
 @click.option(
-    "--api-key", envvar="PASS_EDGE_API_KEY", help="What clients must send. [env: PASS_EDGE_API_KEY]"
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen at; any but loopback needs --api-key.",
 )
-@click.option("--alias", "name", help="The model's name for clients. [default: the file's]")
+@click.option(
+    "--port", type=int, default=8080, show_default=True, help="The port to listen at; 0 takes a free one."
+)
+@click.option(
+    "--api-key", envvar="PASS_EDGE_API_KEY", help="The key that clients must send. [env: PASS_EDGE_API_KEY]"
+)
+@click.option("--alias", "name", help="The model's name for clients. [default: the file's name]")
 @click.option(
     "--parallel",
     "-np",
     type=int,
     default=4,
     show_default=True,
-    help="Requests answered side by side; each takes a KV cache of --ctx-size tokens.",
+    help="Requests answered at a time; each has a KV cache of --ctx-size tokens.",
 )
 @click.option(
-    "--queue", type=int, default=16, show_default=True, help="Requests that may wait for their turn."
+    "--queue",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Most requests that wait while others are answered; more are refused (429).",
 )
-@click.option("--time-limit", type=float, default=600, show_default=True, help="Seconds an answer may take.")
-@click.option("--body-limit", type=float, default=4, show_default=True, help="MiB a request may have.")
+@click.option("--time-limit", type=float, default=600, show_default=True, help="Most seconds of an answer.")
+@click.option("--body-limit", type=float, default=4, show_default=True, help="Most MiB of a request.")
 @click.option(
-    "--drain", type=float, default=30, show_default=True, help="Seconds to end answers in at the end."
+    "--drain",
+    type=float,
+    default=30,
+    show_default=True,
+    help="Seconds that answers have to end in after Ctrl-C.",
 )
 @engine_options
 def serve(body_limit: float, **options: Any) -> None:
-    """Serve the model by OpenAI's protocol, on this machine.
+    """Serve a model by OpenAI's protocol.
 
     \b
     pass-edge serve
     curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"messages": [{"role": "user", "content": "Name three rivers."}]}'
 
-    Clients change their base URL to http://127.0.0.1:8080/v1, and nothing else; without --api-key, any key
-    will do. Several requests are answered side by side (--parallel), each as it would be alone, and further
-    ones wait (--queue); the conversations answered last are not read again. Ctrl-C takes no more requests and
-    ends when those it has are answered; a second one ends at once. docs/server.md has all endpoints and
-    fields.
+    In a client, set the base URL to http://127.0.0.1:8080/v1; without --api-key, any key works. Several
+    requests are answered at a time (--parallel), each with the text it would get alone; others wait
+    (--queue). The latest conversations stay in the KV cache. Ctrl-C refuses new requests, answers those
+    admitted, and ends; a second Ctrl-C ends at once. docs/server.md describes all endpoints and fields.
     """
     try:
         from pass_edge.server.run import listen
@@ -58,14 +73,12 @@ def serve(body_limit: float, **options: Any) -> None:
             f"the server needs {error.name}, which is not installed: pip install 'pass-edge[serve]'"
         ) from error
 
-    from pass_edge.native.malloc_arenas import share_malloc_arenas
-
-    share_malloc_arenas()  # each answer has a thread of its own
+    limit_malloc_arenas()  # each answer has a thread of its own
     names = ("host", "port", "api_key", "name", "queue", "time_limit", "drain")
     settings = ServerSettings(
         **{name: options[name] for name in names}, body_limit=int(body_limit * (1 << 20))
     )
-    # an address that is taken is told at once; whoever connects early waits for the model
+    # listen first: a taken address is an error before the model loads, and early clients wait for it
     with listen(settings) as listening, open_engine(options) as engine:
         run(
             engine,

@@ -203,7 +203,7 @@ class ConversationCache:
         back."""
         assert self._pending
         start, end = self.length, self.length + len(path)
-        keeper = self._base + layout.shape.a_sequence[path[-1]]
+        keeper = self._base + layout.shape.path_sequence[path[-1]]
         first = self._pending[1]
         self._reserve_rejected(path)
         if len(layout.rows) > 1:
@@ -232,7 +232,7 @@ class ConversationCache:
         # the widths of shared passes vary anyway, so no graph is reused there
         n_usual = _USUAL_PATHS if len(cache.conversations) == 1 else 0
         first_group = cache.n_paths if len(self._prefix) else None
-        return tree.layout(self.length, self._base, first_group, alike=n_usual)
+        return tree.layout(self.length, self._base, first_group, min_paths=n_usual)
 
     def _fits(self, layout: Layout) -> bool:
         shape, cache = layout.shape, self._cache

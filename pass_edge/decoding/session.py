@@ -147,7 +147,7 @@ class Session:
         """Decode one draft tree, keep the tokens that the model itself would have chosen, and draft what may
         follow. ``prefill`` must have set the root."""
         assert self.root is not None, "prefill first"
-        return self.decode_tree(self._schedule.tree(self.root, len(self.tokens)), sampler)
+        return self.decode_tree(self._schedule.tree(self.root), sampler)
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
@@ -180,7 +180,7 @@ class Session:
                 tree,
                 new,
                 self._output(result, logits, verdict),
-                sampler.free,
+                sampler.unconstrained,
                 [*history, *new],
                 self._rule,
                 start,

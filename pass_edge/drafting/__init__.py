@@ -3,8 +3,8 @@
 tree.py            the draft tree, and its layout as a llama.cpp batch
 ngrams.py          drafts from repetitions in the conversation (prompt lookup)
 heads.py           drafts from trained draft heads
-drafter.py         drafts from lookahead tokens and heads, one depth after the other
-lookahead.py       what was trained for a model: embeddings, prefix, heads
-lookahead_file.py  its file format
+drafter.py         drafts from lookahead tokens and heads, depth by depth
+lookahead.py       the trained parameters for a model: embeddings, prefix, heads
+lookahead_file.py  their file format
 schedules.py       which tree each pass decodes: plain, head, two-pass, fused
 """

@@ -1,8 +1,8 @@
-"""From what a forward pass gave to a draft of the tokens after the new root.
+"""Draft the tokens after the new root from what a forward pass has left.
 
-Three sources, each with distributions of the same tokens: the outputs of lookahead tokens as they are; those
+There are three sources of logits for the same tokens: the outputs of lookahead tokens as they are; these
 outputs corrected by the draft head, which knows the token before; and the hidden state of the last accepted
-token, which the hidden head carries forward from token to token.
+token, which the hidden head advances from token to token.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pass_edge.sampling.noise import DRAFT
 from pass_edge.sampling.sampler import Distribution, Sampler
+from pass_edge.settings import REJECTION
 
 from .heads import HeadLogits, Heads
 from .lookahead import Floats
@@ -20,100 +21,122 @@ from .tree import Draft
 
 @dataclass(frozen=True)
 class PassOutput:
-    """What a pass gave at the last accepted node: its ``hidden`` state (n_embd,), and the ``logits``
-    (g, n_vocab) and ``states`` (g, n_embd) of its lookahead group. States are None where none were kept."""
+    """What a pass has left at the last accepted node, to draft from.
 
-    logits: Floats
+    ``lookahead_logits``: (g, n_vocab) float32, of the node's g lookahead tokens. ``hidden``: (n_embd,)
+    float32, the node's hidden state. ``lookahead_states``: (g, n_embd) float32, the hidden states of the
+    lookahead tokens. Hidden states are None where the pass did not keep them.
+    """
+
+    lookahead_logits: Floats
     hidden: Floats | None = None
-    states: Floats | None = None
+    lookahead_states: Floats | None = None
 
 
 @dataclass(frozen=True)
 class DraftToken:
-    """One token drafted. ``given``: the chance that the draft gives its best token, not the drawn one's: what
-    is drafted must not decide whether it is. ``proposal``: what it was drawn from, by the rejection rule; by
-    the other one there are ``others`` instead, the next best in its place, with the chances given them."""
+    """One drafted token.
+
+    ``confidence``: the probability that the source gives its best token. It is not that of the token drawn,
+    because whether a token is drafted must not depend on which one it is. ``proposal``: by the rejection
+    rule, the distribution that ``token`` was drawn from. ``alternatives``: by the other rule, the next best
+    tokens at the same depth, with the probabilities that the source gives them.
+    """
 
     token: int
-    given: float
+    confidence: float
     proposal: Distribution | None = None
-    others: tuple[tuple[int, float], ...] = ()
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Drafter:
-    """Drafts chains of up to ``depth`` tokens from what passes gave, with ``heads`` if there are any, and up
-    to ``others`` more in the place of each."""
+    """Drafts chains from what passes have left.
+
+    ``depth``: most tokens of a chain. ``heads``: None drafts from lookahead outputs alone. ``p_min``: as for
+    ``draft``. ``n_alternatives``: most alternatives to each token.
+    """
 
     depth: int
     heads: Heads | None = None
     p_min: float = 0.0
-    others: int = 0
+    n_alternatives: int = 0
 
     def draft(
         self,
-        outcome: PassOutput,
+        output: PassOutput,
         root: int,
         sampler: Sampler,
         position: int,
         history: Sequence[int],
         rule: str,
     ) -> Draft:
-        """The tokens from ``position`` on, after the new ``root``, as long as the whole chain's chance, as it
-        sees it itself, is ``p_min`` or more; ``history`` ends with the root."""
+        """Return the chain of ``draft_tokens``, without alternatives, up to where the product of the
+        confidences falls below ``p_min``."""
         chain: list[DraftToken] = []
-        chances: list[float] = []
-        for ahead in self.ahead(outcome, root, sampler, position, history, rule):
-            chances.append(ahead.given * (chances[-1] if chances else 1.0))
-            if chances[-1] < self.p_min:
+        probabilities: list[float] = []
+        for drafted in self.draft_tokens(output, root, sampler, position, history, rule):
+            probability = drafted.confidence * (probabilities[-1] if probabilities else 1.0)
+            if probability < self.p_min:
                 break
-            chain.append(ahead)
-        proposals = [ahead.proposal for ahead in chain if ahead.proposal]
-        return Draft.chain([ahead.token for ahead in chain], chances[: len(chain)], proposals)
+            chain.append(drafted)
+            probabilities.append(probability)
+        proposals = [drafted.proposal for drafted in chain if drafted.proposal]
+        return Draft.chain([drafted.token for drafted in chain], probabilities, proposals)
 
-    def ahead(
+    def draft_tokens(
         self,
-        outcome: PassOutput,
+        output: PassOutput,
         root: int,
         sampler: Sampler,
         position: int,
         history: Sequence[int],
         rule: str,
     ) -> Iterator[DraftToken]:
-        """The chain token by token: what is not asked for is not computed. Arguments as for ``draft``."""
+        """Yield the tokens of the chain after the new ``root``, from ``position`` on; each is computed when
+        it is asked for. ``history``: the tokens that ``sampler`` looks back on, the root last. ``rule``: the
+        verification rule."""
         tokens, history = [root], list(history)
-        for guess in self._chain(outcome, tokens):
-            if rule == "rejection":
-                proposal = sampler.distribution(guess.whole().logits, history)
-                ahead = DraftToken(proposal.draw(sampler.seed, position, DRAFT), guess.given, proposal)
+        for logits in self._predictions(output, tokens):
+            if rule == REJECTION:
+                proposal = sampler.distribution(logits.for_all_tokens().logits, history)
+                token = proposal.draw(sampler.seed, position, DRAFT)
+                drafted = DraftToken(token, logits.confidence, proposal)
             else:
-                if sampler.adjusts:
-                    guess = guess.whole()
-                places = sampler.ranked(guess.logits, position, history, 1 + self.others, among=guess.tokens)
-                (token, _), *others = map(guess.at, places)
-                ahead = DraftToken(token, guess.given, others=tuple(others))
-            tokens.append(ahead.token)
-            yield ahead
-            history.append(ahead.token)
+                if sampler.adjusts_logits:
+                    logits = logits.for_all_tokens()
+                indices = sampler.ranked(
+                    logits.logits, position, history, 1 + self.n_alternatives, tokens=logits.tokens
+                )
+                (token, _), *alternatives = map(logits.token_at, indices)
+                drafted = DraftToken(token, logits.confidence, alternatives=tuple(alternatives))
+            tokens.append(drafted.token)
+            yield drafted
+            history.append(drafted.token)
             position += 1
 
-    def _chain(self, outcome: PassOutput, tokens: Sequence[int]) -> Iterator[HeadLogits]:
-        """A guess for each depth, made once the token before stands at the end of ``tokens``: from the best
-        source there is. Mixing them was measured, and is no better (docs/training.md)."""
-        states = () if outcome.states is None else outcome.states
-        state = before = outcome.hidden
-        carried = 0
+    def _predictions(self, output: PassOutput, tokens: Sequence[int]) -> Iterator[HeadLogits]:
+        """Yield the logits for each depth, from the best source that there is. ``tokens``: the root and the
+        chain so far, to which the caller appends each drafted token before it asks for the next logits.
+
+        Corrected lookahead outputs come first, then the hidden head, then plain lookahead outputs. Mixtures
+        of them were measured, and are no better (docs/training.md).
+        """
+        states = () if output.lookahead_states is None else output.lookahead_states
+        state = previous = output.hidden
+        n_advanced = 0
         for depth in range(self.depth):
-            guess = None
-            if self.heads and before is not None and depth < len(states):
-                before, guess = self.heads.corrected(states[depth], tokens[-1], before) or (before, None)
-            if guess is None and self.heads and state is not None:
-                for token in tokens[carried:]:
-                    state, guess = self.heads.onward(state, token) or (state, None)
-                carried = len(tokens)
-            if guess is None and depth < len(outcome.logits):
-                logits = outcome.logits[depth]
-                guess = HeadLogits.by(logits, None, len(logits))
-            if guess is None:
+            logits = None
+            if self.heads and previous is not None and depth < len(states):
+                corrected = self.heads.correct(states[depth], tokens[-1], previous)
+                previous, logits = corrected or (previous, None)
+            if logits is None and self.heads and state is not None:
+                for token in tokens[n_advanced:]:
+                    state, logits = self.heads.advance(state, token) or (state, None)
+                n_advanced = len(tokens)
+            if logits is None and depth < len(output.lookahead_logits):
+                plain = output.lookahead_logits[depth]
+                logits = HeadLogits.from_logits(plain, None, len(plain))
+            if logits is None:
                 return
-            yield guess
+            yield logits

@@ -1,4 +1,4 @@
-"""The draft heads of a model's lookahead: what they make of hidden states, and where they are computed."""
+"""The draft heads of a model's lookahead: run them, and choose the device that runs them."""
 
 from __future__ import annotations
 
@@ -17,40 +17,46 @@ from pass_edge.sampling.noise import Int64s
 
 from .lookahead import Floats, Lookahead
 
-_TRIALS = 8
+_TIMED_STEPS = 8
 
 
 @dataclass(frozen=True)
 class HeadLogits:
-    """Of one token to come: ``logits`` (m,) of ``tokens`` (m,), or of all ``n_vocab`` where that is None; of
-    others nothing is thought. ``best``: the largest; ``given``: the chance that they give its token."""
+    """Logits of one drafted token, for a part of the vocabulary or for all of it.
+
+    ``logits``: (m,) float32. ``tokens``: (m,) int64, the tokens that they are of; None where they are of all
+    ``n_vocab`` tokens. ``max_logit``: the largest logit. ``confidence``: the probability that they give to
+    the token of the largest logit.
+    """
 
     logits: Floats
     tokens: Int64s | None
     n_vocab: int
-    best: float
-    given: float
+    max_logit: float
+    confidence: float
 
     @classmethod
-    def by(cls, logits: Floats, tokens: Int64s | None, n_vocab: int) -> HeadLogits:
-        best = float(logits.max())
-        return cls(logits, tokens, n_vocab, best, float(1 / np.exp(logits - best).sum()))
+    def from_logits(cls, logits: Floats, tokens: Int64s | None, n_vocab: int) -> HeadLogits:
+        """Compute ``max_logit`` and ``confidence``."""
+        max_logit = float(logits.max())
+        return cls(logits, tokens, n_vocab, max_logit, float(1 / np.exp(logits - max_logit).sum()))
 
-    def whole(self) -> HeadLogits:
-        """The same, with logits of all tokens."""
+    def for_all_tokens(self) -> HeadLogits:
+        """Return the same logits for the whole vocabulary: -inf for tokens without one."""
         if self.tokens is None:
             return self
         logits = np.full(self.n_vocab, -np.inf, np.float32)
         logits[self.tokens] = self.logits
         return replace(self, logits=logits, tokens=None)
 
-    def at(self, place: int) -> tuple[int, float]:
-        """The token of a place in ``logits``, and the chance that they give it."""
-        token = place if self.tokens is None else int(self.tokens[place])
-        return token, self.given * math.exp(float(self.logits[place]) - self.best)
+    def token_at(self, index: int) -> tuple[int, float]:
+        """Return the token of ``logits[index]``, and the probability that the logits give it."""
+        token = index if self.tokens is None else int(self.tokens[index])
+        return token, self.confidence * math.exp(float(self.logits[index]) - self.max_logit)
 
 
-Stepped = tuple[Floats, HeadLogits]  # a head's state, (n_embd,), and what it makes of it
+_HeadStep = tuple[Floats, HeadLogits]
+"""The state that a head computes, (n_embd,) float32, and the logits of that state."""
 
 
 class Heads:
@@ -62,74 +68,79 @@ class Heads:
         embeddings: TokenEmbeddings,
         *,
         threads: int,
-        corrects: bool = True,
+        correct_lookahead: bool = True,
         device: int | None = None,
     ) -> None:
-        """``embeddings``: the model's. ``corrects``: with the head on lookahead outputs, not only the hidden
-        head. ``device``: ggml's handle; None is the CPU. Raises LibraryError."""
+        """``embeddings``: of the model. ``correct_lookahead``: load the head on lookahead outputs besides the
+        hidden head. ``device``: ggml's handle; None is the CPU. Raises LibraryError."""
         self._embeddings = embeddings
         self._candidates, self._n_vocab = lookahead.candidates.astype(np.int64), lookahead.base.n_vocab
         self._output = OutputRows(embeddings.output, lookahead.candidates, device or cpu_device())
         try:
-            self._heads = [
+            self._correction_head, self._hidden_head = (
                 DraftHead(weights, self._output, threads=threads) if weights else None
-                for weights in (lookahead.head if corrects else None, lookahead.hidden_head)
-            ]
+                for weights in (lookahead.head if correct_lookahead else None, lookahead.hidden_head)
+            )
         except LibraryError:
             self._output.close()
             raise
 
-    def corrected(self, state: Floats, token: int, before: Floats) -> Stepped | None:
-        """From a lookahead output (n_embd,) in the place of ``token``, and the state ``before`` it, to the
-        state behind it and a guess there; None without a head for that."""
-        return self._step(self._heads[0], state, token, before)
+    def correct(self, state: Floats, token: int, previous: Floats) -> _HeadStep | None:
+        """Correct a lookahead output, now that the token before the drafted one is known.
 
-    def onward(self, state: Floats, token: int) -> Stepped | None:
-        """From the hidden state before ``token``, (n_embd,), to the one behind it and a guess there; None
-        without a head for that."""
-        return self._step(self._heads[1], state, token, state)
+        ``state``: (n_embd,) float32, the lookahead output at the position of ``token``; ``previous``: the
+        state that ``token`` was drafted from. Returns the corrected state and its logits; None without a head
+        on lookahead outputs.
+        """
+        return self._step(self._correction_head, state, token, previous)
 
-    def _step(self, head: DraftHead | None, state: Floats, token: int, before: Floats) -> Stepped | None:
+    def advance(self, state: Floats, token: int) -> _HeadStep | None:
+        """Advance the hidden state that ``token`` was chosen from, (n_embd,) float32, by that token. Return
+        the next state and its logits; None without a hidden head."""
+        return self._step(self._hidden_head, state, token, state)
+
+    def _step(self, head: DraftHead | None, state: Floats, token: int, previous: Floats) -> _HeadStep | None:
         if not head:
             return None
-        behind, scores = head.step(state, self._embedding(token), before)
-        return behind, HeadLogits.by(scores, self._candidates, self._n_vocab)
+        next_state, logits = head.step(state, self._embedding(token), previous)
+        return next_state, HeadLogits.from_logits(logits, self._candidates, self._n_vocab)
 
     def _embedding(self, token: int) -> Floats:
         return self._embeddings.rows(np.array([token], np.int32))[0]
 
-    def seconds(self) -> float:
-        """About what a step takes."""
-        head = next(filter(None, self._heads))
-        nothing = np.zeros(self._embeddings.width, np.float32)
-        taken = []
-        for _ in range(_TRIALS):
+    def step_seconds(self) -> float:
+        """Measure the time of one step; the fastest of a few."""
+        head = self._correction_head or self._hidden_head
+        assert head, "one of the two heads is always loaded"
+        zeros = np.zeros(self._embeddings.width, np.float32)
+        seconds = []
+        for _ in range(_TIMED_STEPS):
             began = time.perf_counter()
-            head.step(nothing, nothing, nothing)
-            taken.append(time.perf_counter() - began)
-        return min(taken)
+            head.step(zeros, zeros, zeros)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
 
     def close(self) -> None:
         """Free their memory; safe to call twice."""
-        for head in self._heads:
+        for head in (self._correction_head, self._hidden_head):
             if head:
                 head.close()
         self._output.close()
 
 
-def quickest(make: Callable[..., Heads]) -> Heads:
-    """What ``make`` makes for the CPU, or of the GPU as its ``device``, whichever takes less time for a step:
-    so small are heads that neither is sure to. Raises LibraryError."""
+def fastest_heads(make: Callable[..., Heads]) -> Heads:
+    """Return the heads that ``make`` makes for the CPU, or with ``device`` for the GPU, whichever take less
+    time for a step. Heads are so small that either may be faster. Raises LibraryError."""
     on_cpu, gpu = make(), gpu_device()
     if not gpu:
         return on_cpu
-    seconds = on_cpu.seconds()
+    cpu_seconds = on_cpu.step_seconds()
     try:
         on_gpu = make(device=gpu)
-        if on_gpu.seconds() < seconds:
+        if on_gpu.step_seconds() < cpu_seconds:
             on_cpu.close()
             return on_gpu
         on_gpu.close()
-    except LibraryError:  # no kernel for what they are stored in, or no memory
+    except LibraryError:  # the GPU has no kernel for the heads' types, or no memory left
         pass
     return on_cpu

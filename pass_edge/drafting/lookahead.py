@@ -1,8 +1,9 @@
-"""What was trained for a model so that it drafts its own next tokens, and whether it fits a model.
+"""The lookahead: the parameters trained so that a model drafts its own next tokens.
 
-*Lookahead embeddings* are inputs in the place of tokens not known yet; a *prefix* is what only they see
-before the text; a *draft head* is a small network that corrects a state once the token behind it is known
-(native/draft_head.py): one for the outputs of lookahead tokens, one for the model's own hidden states.
+*Lookahead embeddings* are inputs at the positions of tokens that are not known yet. A *prefix* is a run of
+embeddings before the text that only lookahead tokens see. A *draft head* is a small network that turns a
+state into the next one once the token between them is known (native/draft_head.py): one head is for the
+outputs of lookahead tokens, the other for the model's own hidden states.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Base:
-    """The model that a lookahead belongs to, as far as a file can tell."""
+    """The identity of a model that a lookahead was trained for."""
 
     architecture: str
     name: str
@@ -37,13 +38,14 @@ def _no_candidates() -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class Lookahead:
-    """What was trained for one base model. Raises LookaheadError if it cannot be.
+    """The lookahead of one base model. Raises LookaheadError if the parts do not fit each other.
 
-    ``embeddings``: (L, n_embd) float32; row k, standing k + 1 positions after a token, drafts the
-    token k + 2 positions after it. L is 0 where only ``hidden_head`` drafts. ``prefix``: (P, n_embd) float32,
-    at the positions before the text, seen by lookahead tokens alone. ``head``, ``hidden_head``: the draft
-    heads on lookahead outputs and on hidden states; ``candidates``: (m,) int32, the tokens that heads score.
-    ``acceptance``: measured share of right first drafts by depth. ``training``: how it was made, for people.
+    ``embeddings``: (L, n_embd) float32; row k, at k + 1 positions after a token, drafts the token k + 2
+    positions after it. L is 0 where only ``hidden_head`` drafts. ``prefix``: (P, n_embd) float32, at the
+    positions from 0 on, seen by lookahead tokens alone. ``head``, ``hidden_head``: the draft heads on
+    lookahead outputs and on hidden states. ``candidates``: (m,) int32, the tokens that heads score.
+    ``acceptance``: the measured share of right first drafts, by depth. ``training``: how it was trained, as
+    text for people.
     """
 
     embeddings: Floats
@@ -56,20 +58,20 @@ class Lookahead:
     candidates: npt.NDArray[np.int32] = field(default_factory=_no_candidates)
 
     def __post_init__(self) -> None:
-        _check_rows("lookahead embeddings", self.embeddings, self.base, least=0 if self.hidden_head else 1)
+        _check_rows("lookahead embeddings", self.embeddings, self.base, minimum=0 if self.hidden_head else 1)
         if self.prefix is not None:
-            _check_rows("prefix", self.prefix, self.base, least=1)
-        for head, most in ((self.head, MAX_INPUTS), (self.hidden_head, 2)):
+            _check_rows("prefix", self.prefix, self.base, minimum=1)
+        for head, max_inputs in ((self.head, MAX_INPUTS), (self.hidden_head, 2)):
             if head:
-                _check_head(head, self.base, most)
+                _check_head(head, self.base, max_inputs)
         if self.head or self.hidden_head:
             _check_candidates(self.candidates, self.base)
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def in_words(self) -> str:
-        """What there is, for people."""
+    def describe(self) -> str:
+        """Return the parts of this lookahead as text."""
         parts = [f"{len(self)} tokens"] if len(self) else []
         parts += [f"a prefix of {len(self.prefix)}"] if self.prefix is not None else []
         parts += ["a head on their outputs"] if self.head else []
@@ -77,14 +79,14 @@ class Lookahead:
         return ", ".join(parts)
 
     def matches(self, base: Base) -> list[str]:
-        """Raises LookaheadError if this cannot serve a model described by ``base``; returns
-        warnings if it only may serve it less well."""
-        for what in ("architecture", "n_embd", "n_vocab", "tokenizer_sha256"):
-            ours, theirs = getattr(self.base, what), getattr(base, what)
-            if ours != theirs:
+        """Check that this lookahead fits the model ``base``. Return warnings where it may draft less well.
+        Raises LookaheadError if it does not fit."""
+        for field_name, label in _LABELS.items():
+            expected, found = getattr(self.base, field_name), getattr(base, field_name)
+            if expected != found:
                 raise LookaheadError(
                     f"this lookahead was made for {self.base.name!r} and does not fit {base.name!r}: "
-                    f"{_IN_WORDS[what]} is {_short(ours)} there and {_short(theirs)} in the model"
+                    f"{label} is {_short(expected)} there and {_short(found)} in the model"
                 )
         if self.base.embeddings_sha256 != base.embeddings_sha256:
             return [
@@ -93,7 +95,7 @@ class Lookahead:
         return []
 
 
-_IN_WORDS = {
+_LABELS = {
     "architecture": "the architecture",
     "n_embd": "the embedding width",
     "n_vocab": "the vocabulary size",
@@ -105,25 +107,26 @@ def _short(value: object) -> str:
     return f"{str(value)[:12]}…" if len(str(value)) > 24 else str(value)
 
 
-def _check_rows(what: str, rows: Floats, base: Base, *, least: int) -> None:
-    if rows.ndim != 2 or not least <= len(rows) <= MAX_COUNT or rows.shape[1] != base.n_embd:
+def _check_rows(name: str, rows: Floats, base: Base, *, minimum: int) -> None:
+    if rows.ndim != 2 or not minimum <= len(rows) <= MAX_COUNT or rows.shape[1] != base.n_embd:
         raise LookaheadError(
-            f"{what} of shape {rows.shape}; {base.name} takes {least} to {MAX_COUNT} rows of {base.n_embd}"
+            f"{name} of shape {rows.shape}; {base.name} takes {minimum} to {MAX_COUNT} rows of {base.n_embd}"
         )
-    _check_finite(what, rows)
+    _check_finite(name, rows)
 
 
-def _check_head(head: HeadWeights, base: Base, most_inputs: int) -> None:
+def _check_head(head: HeadWeights, base: Base, max_inputs: int) -> None:
     width, n_embd = head.width, base.n_embd
     shapes = head.gate.shape, head.up.shape, head.down.shape
-    told = head.inputs * n_embd
-    fits = shapes == ((width, told), (width, told), (n_embd, width)) and 2 <= head.inputs <= most_inputs
+    n_input = head.inputs * n_embd
+    expected = ((width, n_input), (width, n_input), (n_embd, width))
+    fits = shapes == expected and 2 <= head.inputs <= max_inputs
     if not 0 < width <= MAX_WIDTH or not fits:
         raise LookaheadError(f"a draft head of shapes {shapes} does not fit states of {n_embd}")
     for matrix in (head.gate, head.up, head.down):
         for _, numbers in matrix.chunks():
             _check_finite("draft head", numbers)
-        matrix.let_go()
+        matrix.release_pages()
 
 
 def _check_candidates(candidates: npt.NDArray[np.int32], base: Base) -> None:
@@ -134,6 +137,6 @@ def _check_candidates(candidates: npt.NDArray[np.int32], base: Base) -> None:
         )
 
 
-def _check_finite(what: str, numbers: Floats) -> None:
+def _check_finite(name: str, numbers: Floats) -> None:
     if not np.isfinite(numbers).all():
-        raise LookaheadError(f"the {what} hold numbers that are not finite")
+        raise LookaheadError(f"some numbers of the {name} are not finite")

@@ -1,6 +1,6 @@
-"""Lookahead in files: a sidecar of its own, or *merged* into the model's file.
+"""Read and write lookaheads: in a sidecar file of their own, or *merged* into the model's file.
 
-docs/format.md describes both. Their keys and arrays stand in the tables below, for readers and writers alike.
+docs/format.md describes both. The keys and arrays are declared once below, for reading and writing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy.typing as npt
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
-from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, opened, write_gguf
+from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, open_gguf, write_gguf
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.output_file import atomic_write
-from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_a_row, encode_rows
+from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_per_row, encode_rows
 
 from .lookahead import MAX_COUNT, MAX_INPUTS, MAX_WIDTH, Base, Floats, Lookahead
 
@@ -30,13 +30,13 @@ WEIGHT, PREFIX = "pass.lookahead.weight", "pass.prefix.weight"
 HEAD, HIDDEN_HEAD = "pass.head", "pass.hidden_head"
 _HEAD_PARTS = ("gate", "up", "down")
 _TYPES = {"f32": np.float32, "q8_0": np.uint8}
-"""That can be read, with what arrays of them are in a merged model's keys."""
+"""The types that can be read, with the dtype of the arrays that hold them in a merged model's keys."""
 
 T = TypeVar("T")
 
 
 class Keys:
-    """GGUF keys of a lookahead, in a sidecar or merged."""
+    """The GGUF keys of a lookahead, in a sidecar or a merged file."""
 
     TYPE = "general.type"
     ARCHITECTURE = "general.architecture"
@@ -59,14 +59,14 @@ class Keys:
     TRAINING = "pass.training"
 
     OPTIONAL = (PREFIX, HEAD, HEAD_INPUTS, HIDDEN_HEAD)
-    """Counts that are 0 where they are not given."""
+    """Counts that are 0 where the key is missing."""
 
 
 # -- writing ------------------------------------------------------------------------------------------
 
 
 def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
-    """Write ``lookahead`` to ``path``; the file appears only once it is whole. Raises OutputError."""
+    """Write ``lookahead`` to ``path``; the file appears only once it is complete. Raises OutputError."""
     tensors = [
         NewTensor(name, GGML_TYPES[matrix.type_name], matrix.shape, partial(iter, [matrix.data]))
         for name, matrix in _matrices(lookahead)
@@ -77,7 +77,8 @@ def write_sidecar(lookahead: Lookahead, path: str | Path) -> None:
 
 
 def merged_metadata(lookahead: Lookahead) -> dict[str, Value]:
-    """All of ``lookahead`` as keys: llama.cpp refuses tensors that it does not know."""
+    """Return ``lookahead`` as keys, its arrays among them: llama.cpp refuses tensors that it does not
+    know."""
     metadata = _metadata(lookahead)
     for name, matrix in _matrices(lookahead):
         metadata[name] = matrix.data.reshape(-1).view(_TYPES[matrix.type_name])
@@ -85,7 +86,7 @@ def merged_metadata(lookahead: Lookahead) -> dict[str, Value]:
 
 
 def _matrices(lookahead: Lookahead) -> Iterator[tuple[str, QuantizedMatrix]]:
-    """Each that there is, with its name."""
+    """Yield the name and matrix of each part of ``lookahead``."""
     for name, rows in ((WEIGHT, lookahead.embeddings), (PREFIX, lookahead.prefix)):
         if rows is not None and len(rows):
             yield name, QuantizedMatrix(encode_rows(rows, "f32"), "f32", rows.shape[1])
@@ -121,8 +122,8 @@ def _metadata(lookahead: Lookahead) -> dict[str, Value]:
 
 
 def read_lookahead(path: str | Path) -> Lookahead:
-    """The lookahead in ``path``, a sidecar or a merged model. Raises LookaheadError (incomplete, absurd)
-    or ModelError (not a GGUF file, damaged)."""
+    """Read the lookahead in ``path``, a sidecar or a merged model. Raises LookaheadError if it is incomplete
+    or its parts do not fit, ModelError if the file is damaged or no GGUF file."""
     with GgufFile(path) as file:
         if file.get(Keys.VERSION) is None:
             raise LookaheadError(f"{path} is a GGUF file but holds no lookahead")
@@ -146,24 +147,25 @@ def read_lookahead(path: str | Path) -> Lookahead:
                 candidates=candidates if isinstance(candidates, np.ndarray) else np.zeros(0, np.int32),
             )
         except LookaheadError as error:
-            told = str(error)
-            raise LookaheadError(told if str(path) in told else f"{path}: {told}") from error
+            message = str(error)
+            raise LookaheadError(message if str(path) in message else f"{path}: {message}") from error
 
 
-def _size(file: GgufFile, key: str, most: int) -> int:
+def _size(file: GgufFile, key: str, maximum: int) -> int:
     size = 0 if key in Keys.OPTIONAL and file.get(key) is None else _required(file, key, int)
-    if not 0 <= size <= most:
-        raise LookaheadError(f"{file.path}: {key} is {size}; it may be at most {most}")
+    if not 0 <= size <= maximum:
+        raise LookaheadError(f"{file.path}: {key} is {size}; it must be from 0 to {maximum}")
     return size
 
 
 def _head(file: GgufFile, name: str, key: str, n_embd: int, inputs: int) -> HeadWeights | None:
     width = _size(file, key, MAX_WIDTH)
-    told = inputs * n_embd
-    shapes = {"gate": (width, told), "up": (width, told), "down": (n_embd, width)}
     if not width:
         return None
-    return HeadWeights(**{p: _matrix(file, f"{name}.{p}.weight", shape) for p, shape in shapes.items()})
+    n_input = inputs * n_embd
+    shapes = {"gate": (width, n_input), "up": (width, n_input), "down": (n_embd, width)}
+    matrices = {part: _matrix(file, f"{name}.{part}.weight", shape) for part, shape in shapes.items()}
+    return HeadWeights(**matrices)
 
 
 def _numbers(file: GgufFile, name: str, shape: tuple[int, int]) -> Floats:
@@ -171,8 +173,9 @@ def _numbers(file: GgufFile, name: str, shape: tuple[int, int]) -> Floats:
 
 
 def _matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-    """``name``: a tensor in a sidecar; in a merged model a key, of F32 or of bytes of Q8_0."""
-    tensor, flat = file.tensors.get(name), file.get(name)
+    """Return the matrix ``name``: a tensor in a sidecar; in a merged model a key, whose array holds float32
+    numbers or the bytes of Q8_0."""
+    tensor, array = file.tensors.get(name), file.get(name)
     if tensor:
         if tensor.shape != shape:
             raise LookaheadError(
@@ -181,36 +184,37 @@ def _matrix(file: GgufFile, name: str, shape: tuple[int, int]) -> QuantizedMatri
             )
         if tensor.type_name not in _TYPES:
             raise LookaheadError(f"{file.path}: {name} is {tensor.type_name}; F32 and Q8_0 can be read")
-        return QuantizedMatrix.mapped(file.path, tensor)
-    for type_name, kind in _TYPES.items():
-        if isinstance(flat, np.ndarray) and flat.dtype == kind:
-            return _stored(file, name, flat.view(np.uint8), type_name, shape)
+        return QuantizedMatrix.map_tensor(file.path, tensor)
+    for type_name, dtype in _TYPES.items():
+        if isinstance(array, np.ndarray) and array.dtype == dtype:
+            return _matrix_of_key(file, name, array.view(np.uint8), type_name, shape)
     raise LookaheadError(f"{file.path} has no {name}")
 
 
-def _stored(
+def _matrix_of_key(
     file: GgufFile, name: str, data: npt.NDArray[np.uint8], type_name: str, shape: tuple[int, int]
 ) -> QuantizedMatrix:
     try:
-        return QuantizedMatrix(data.reshape(shape[0], bytes_a_row(type_name, shape[1])), type_name, shape[1])
+        rows = data.reshape(shape[0], bytes_per_row(type_name, shape[1]))
+        return QuantizedMatrix(rows, type_name, shape[1])
     except (ValueError, ModelError) as error:
-        raise LookaheadError(f"{file.path}: {name} has not the numbers of {shape[0]} × {shape[1]}") from error
+        raise LookaheadError(f"{file.path}: {name} does not hold {shape[0]} × {shape[1]} numbers") from error
 
 
 # -- models -------------------------------------------------------------------------------------------
 
 
 def read_base(model: str | Path | GgufFile) -> Base:
-    """The model in a file; of a merged file, the model that the lookahead was merged into.
-    Raises ModelError, LookaheadError."""
-    with opened(model) as file:
+    """Return the identity of the model in a file; for a merged file, of the model before merging. Raises
+    ModelError, LookaheadError."""
+    with open_gguf(model) as file:
         if _is_merged(file):
             return _base(file)
         if isinstance(made_for := file.get(Keys.BASE_NAME), str):
             raise ModelError(f"{file.path} is a lookahead file, not a model; it was made for {made_for!r}")
         architecture = _required(file, Keys.ARCHITECTURE, str)
         tokens = file.get(Keys.TOKENS)
-        if not isinstance(tokens, list):  # a model without text: only how many there are
+        if not isinstance(tokens, list):  # the file has no tokenizer, only the number of tokens
             size = _required(file, f"{architecture}.vocab_size", int)
             tokens = []
             digest = hashlib.sha256(b"%d tokens without text" % size)
@@ -228,8 +232,8 @@ def read_base(model: str | Path | GgufFile) -> Base:
 
 
 def is_merged(model: str | Path | GgufFile) -> bool:
-    """Whether a file is a model with its lookahead inside. Raises ModelError."""
-    with opened(model) as file:
+    """Return whether a file is a model with a lookahead merged into it. Raises ModelError."""
+    with open_gguf(model) as file:
         return _is_merged(file)
 
 
@@ -261,9 +265,9 @@ def _required(file: GgufFile, key: str, kind: type[T]) -> T:
 
 
 def find_lookahead(model: Path | GgufFile, base: Base) -> Path | None:
-    """The file to use when none is named: the model itself if one is merged into it, else
-    ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
-    with opened(model) as file:
+    """Return the lookahead file to use where the user names none: the model itself if one is merged into it,
+    else ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
+    with open_gguf(model) as file:
         if _is_merged(file):
             return file.path
     beside = file.path.with_suffix(".pass.gguf")
@@ -273,7 +277,7 @@ def find_lookahead(model: Path | GgufFile, base: Base) -> Path | None:
 
 
 def shipped_sidecars() -> Iterator[Path]:
-    """The sidecars that come with this package."""
+    """Yield the sidecar files that come with this package."""
     folder = resources.files("pass_edge") / "data"
     return (Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".pass.gguf"))
 

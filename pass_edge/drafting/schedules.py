@@ -1,11 +1,12 @@
-"""The ways to spend forward passes: a schedule says which tree a pass decodes, and learns from what it gave.
+"""Schedules: which tree each forward pass decodes, and what is drafted from the pass.
 
-``plain``     the root alone: one token a pass, the reference.
-``head``      every pass verifies a draft that the hidden head made from the last one; no lookahead tokens.
-``two-pass``  the PaSS paper's own (arXiv 2311.13581, section 3): one pass drafts, the next verifies.
-``fused``     every pass verifies the last draft and makes the next one.
+``plain``     decodes the root alone, one token a pass: the reference.
+``head``      verifies in every pass a draft that the hidden head made from the last one; no lookahead tokens.
+``two-pass``  is the PaSS paper's own (arXiv 2311.13581, section 3): one pass drafts, the next verifies.
+``fused``     verifies in every pass the last draft, and makes the next one.
 
-These draft as much at every step, whatever it costs; planner.py has the one that counts.
+These draft as much as they can in every step, whatever it costs. The cost-aware schedule ``auto`` is in
+planning/planner.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pass_edge.sampling.sampler import Sampler
+from pass_edge.settings import FUSED, HEAD, PLAIN, TWO_PASS
 
 from .drafter import Drafter, PassOutput
 from .tree import NO_DRAFT, Draft, DraftTree
@@ -22,76 +24,81 @@ from .tree import NO_DRAFT, Draft, DraftTree
 
 @dataclass(frozen=True)
 class StepResult:
-    """A pass over ``tree`` that was verified and committed. ``new``: the tokens it gave, the new root last;
-    ``outcome``: what it said of the tokens after these; ``history``
-    ends with the new root and may be cut to what ``sampler`` looks back on; ``depth``: tokens in the cache
-    before; ``rows`` decoded in ``seconds``, ``others`` of them for other conversations: ``sharing`` shared
-    the pass. Arrays are valid until the next pass."""
+    """One conversation's part of a pass that was decoded, verified and committed.
+
+    ``tree``: what was decoded. ``new_tokens``: the accepted tokens and the new root, which is the last.
+    ``output``: what there is to draft from. ``sampler``: draws drafts. ``history``: the tokens up to the new
+    root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``: tokens in
+    the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
+    of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid until the next
+    pass.
+    """
 
     tree: DraftTree
-    new: tuple[int, ...]
-    outcome: PassOutput
+    new_tokens: tuple[int, ...]
+    output: PassOutput
     sampler: Sampler
     history: Sequence[int]
     rule: str
     depth: int
     rows: int
     seconds: float
-    others: int = 0
-    sharing: int = 1
+    other_rows: int = 0
+    n_sharing: int = 1
 
     @property
     def next_position(self) -> int:
-        """Of the token after the new root."""
-        return self.depth + len(self.new) + 1
+        """The position of the token after the new root."""
+        return self.depth + len(self.new_tokens) + 1
 
 
 class Schedule(Protocol):
-    """What a session asks. ``needs_hidden``: whether passes are to keep hidden states."""
+    """Plans the passes of one conversation. ``needs_hidden``: whether passes must keep hidden states."""
 
     needs_hidden: bool
 
     def begin(self, tokens: Sequence[int]) -> None:
-        """The conversation is ``tokens`` now, the root last; nothing is drafted."""
+        """Start a conversation that holds ``tokens``, the root last, with nothing drafted."""
 
-    def tree(self, root: int, depth: int) -> DraftTree:
-        """The tree to decode below ``root``, behind ``depth`` tokens in the cache."""
+    def tree(self, root: int) -> DraftTree:
+        """Return the tree to decode in the next pass."""
 
-    def learn(self, passed: StepResult) -> None:
-        """Make the next draft."""
-
-
-Form = Callable[[int, Draft, int], DraftTree]
-"""(root, draft, lookahead tokens a group may have) → the tree to decode."""
+    def learn(self, result: StepResult) -> None:
+        """Learn from a pass, and draft for the next one."""
 
 
-def plain(root: int, draft: Draft, group: int) -> DraftTree:
-    """One token a pass."""
+TreeForm = Callable[[int, Draft, int], DraftTree]
+"""(root, draft, lookahead tokens that a node may have) → the tree to decode."""
+
+
+def plain(root: int, draft: Draft, n_lookahead: int) -> DraftTree:
+    """Decode the root alone."""
     return NO_DRAFT.below(root)
 
 
-def head(root: int, draft: Draft, group: int) -> DraftTree:
-    """Verify the draft; no lookahead tokens."""
+def head(root: int, draft: Draft, n_lookahead: int) -> DraftTree:
+    """Verify the draft, without lookahead tokens."""
     return draft.below(root)
 
 
-def two_pass(root: int, draft: Draft, group: int) -> DraftTree:
-    """Draft if there is no draft, else verify it."""
-    return draft.below(root) if draft.tokens else NO_DRAFT.below(root, group)
+def two_pass(root: int, draft: Draft, n_lookahead: int) -> DraftTree:
+    """Verify the draft if there is one, else decode lookahead tokens to draft from."""
+    return draft.below(root) if draft.tokens else NO_DRAFT.below(root, n_lookahead)
 
 
-def fused(root: int, draft: Draft, group: int) -> DraftTree:
-    """Verify the draft, with a lookahead group at every node that may turn out to be the last one."""
-    return draft.below(root, group)
+def fused(root: int, draft: Draft, n_lookahead: int) -> DraftTree:
+    """Verify the draft, with lookahead tokens at every node, since each may be the last one accepted."""
+    return draft.below(root, n_lookahead)
 
 
-FORMS: dict[str, Form] = {"plain": plain, "head": head, "two-pass": two_pass, "fused": fused}
+FORMS: dict[str, TreeForm] = {PLAIN: plain, HEAD: head, TWO_PASS: two_pass, FUSED: fused}
+"""By the name of the schedule."""
 
 
-class Fixed:
-    """The same form at every step, with chains of up to ``drafter.depth`` tokens."""
+class FixedSchedule:
+    """Decodes trees of one form, with chains of up to ``drafter.depth`` tokens."""
 
-    def __init__(self, form: Form, drafter: Drafter | None = None) -> None:
+    def __init__(self, form: TreeForm, drafter: Drafter | None = None) -> None:
         self._form, self._drafter = form, drafter or Drafter(0)
         self._draft = NO_DRAFT
         self.needs_hidden = self._drafter.heads is not None
@@ -99,23 +106,23 @@ class Fixed:
     def begin(self, tokens: Sequence[int]) -> None:
         self._draft = NO_DRAFT
 
-    def tree(self, root: int, depth: int) -> DraftTree:
+    def tree(self, root: int) -> DraftTree:
         return self._form(root, self._draft, self._drafter.depth)
 
-    def learn(self, passed: StepResult) -> None:
+    def learn(self, result: StepResult) -> None:
         self._draft = self._drafter.draft(
-            passed.outcome,
-            passed.new[-1],
-            passed.sampler,
-            passed.next_position,
-            passed.history,
-            passed.rule,
+            result.output,
+            result.new_tokens[-1],
+            result.sampler,
+            result.next_position,
+            result.history,
+            result.rule,
         )
 
 
-def rows_needed(form: Form, group: int) -> int:
-    """Most rows that a step of ``form`` decodes with groups of ``group`` lookahead tokens."""
-    draft = Draft.chain((0,) * group)
-    return max(
-        len(tree.tokens) + sum(tree.lookahead) for tree in (form(0, NO_DRAFT, group), form(0, draft, group))
-    )
+def rows_needed(form: TreeForm, n_lookahead: int) -> int:
+    """Return the most rows that a step of ``form`` decodes, with drafts of ``n_lookahead`` tokens and as many
+    lookahead tokens at a node."""
+    draft = Draft.chain((0,) * n_lookahead)
+    trees = (form(0, NO_DRAFT, n_lookahead), form(0, draft, n_lookahead))
+    return max(len(tree.tokens) + sum(tree.lookahead) for tree in trees)

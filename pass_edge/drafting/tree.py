@@ -1,7 +1,7 @@
-"""The draft tree of one step and how it is laid out as one llama.cpp batch.
+"""The draft tree of one step, and its layout as one llama.cpp batch.
 
-Words: the *root* is the last token already chosen but not yet decoded; a *node* is the root or a
-drafted token; a *lookahead group* is a run of lookahead tokens hung on a node.
+Words: the *root* is the last token, which is chosen but not decoded yet; a *node* is the root or a drafted
+token; a *lookahead group* is the run of lookahead tokens that follows a node.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pass_edge.sampling.sampler import Distribution
 
 @dataclass(frozen=True)
 class DraftTree:
-    """What one step decodes. Node 0 is the root; ``parents[i] < i``, and ``parents[0]`` is -1.
+    """The tree that one step decodes. Node 0 is the root; ``parents[i] < i``, and ``parents[0]`` is -1.
 
-    ``lookahead[i]``: how many lookahead tokens follow node i. ``proposals[i]``: the distribution that
-    the children of node i were drawn from, best child first (only the rejection rule reads it).
+    ``lookahead[i]``: how many lookahead tokens follow node i. ``proposals[i]``: the distribution that the
+    children of node i were drawn from, the first drawn first; only the rejection rule reads it.
     """
 
     tokens: tuple[int, ...]
@@ -30,23 +30,29 @@ class DraftTree:
     proposals: Mapping[int, Distribution] = field(default_factory=dict)
 
     def children(self, node: int) -> list[int]:
-        """The nodes right below ``node``, in the order they were drafted."""
+        """Return the children of ``node``, in the order in which they were drafted."""
         return [child for child in range(node + 1, len(self.parents)) if self.parents[child] == node]
 
     def child_with(self, node: int, token: int) -> int | None:
-        """The child of ``node`` that drafts ``token``."""
+        """Return the child of ``node`` that drafts ``token``; None without one."""
         return next((child for child in self.children(node) if self.tokens[child] == token), None)
 
     def without_lookahead(self) -> DraftTree:
-        """The same nodes."""
+        """Return the tree with the same nodes and no lookahead tokens."""
         return replace(self, lookahead=(0,) * len(self.tokens))
 
-    def layout(self, start: int, base: int = 0, first_group: int | None = None, *, alike: int = 0) -> Layout:
-        """The batch for this tree with its root at position ``start``, in sequences from ``base`` on.
-        ``first_group``: the first, counted from there, of the sequences that lookahead groups get for
-        themselves, because they see more than the path to their node; else they share its sequence.
-        ``alike``: paths that trees have, or are given, whatever their form, if they are wide enough."""
-        shape = _shape(self.parents, self.lookahead, first_group, 0 if any(self.lookahead) else alike)
+    def layout(
+        self, start: int, base: int = 0, first_group: int | None = None, *, min_paths: int = 0
+    ) -> Layout:
+        """Return the batch for this tree, with its root at position ``start``, in sequences from ``base`` on.
+
+        ``first_group``: the number, counted from ``base``, of the first sequence for lookahead groups. They
+        have sequences of their own where they see more than the path to their node (a prefix); None lets them
+        share the sequence of the path. ``min_paths``: a tree without lookahead tokens names at least so many
+        sequences, but no more than it has drafted nodes. llama.cpp keeps its graph only where passes of as
+        many rows name as many sequences.
+        """
+        shape = _shape(self.parents, self.lookahead, first_group, 0 if any(self.lookahead) else min_paths)
         return Layout(
             tree=self,
             rows=Rows(
@@ -62,71 +68,78 @@ class DraftTree:
 
 @dataclass(frozen=True)
 class Draft:
-    """What may follow the root, as a tree: token i is node i + 1, below node ``parents[i] <= i`` (0: the
-    root).
+    """Tokens that may follow the root, as a tree: token i is node i + 1, below node ``parents[i] <= i``,
+    where 0 is the root.
 
-    ``chances``: that it and all above it are right, in (0, 1]. ``proposals``: as in DraftTree.
+    ``probabilities``: the path probability of each node, in (0, 1]: that it and all nodes above it are right.
+    ``proposals``: as in DraftTree.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
-    chances: tuple[float, ...] = ()
+    probabilities: tuple[float, ...] = ()
     proposals: Mapping[int, Distribution] = field(default_factory=dict)
 
     @classmethod
     def chain(
-        cls, tokens: Sequence[int], chances: Sequence[float] = (), proposals: Sequence[Distribution] = ()
+        cls,
+        tokens: Sequence[int],
+        probabilities: Sequence[float] = (),
+        proposals: Sequence[Distribution] = (),
     ) -> Draft:
-        """One token after the other."""
-        return cls(tuple(tokens), tuple(range(len(tokens))), tuple(chances), dict(enumerate(proposals)))
+        """Return a draft in which each token follows the one before."""
+        return cls(tuple(tokens), tuple(range(len(tokens))), tuple(probabilities), dict(enumerate(proposals)))
 
     def below(self, root: int, lookahead: int = 0) -> DraftTree:
-        """The tree of ``root`` and this draft, with ``lookahead`` lookahead tokens at every node."""
+        """Return the tree of ``root`` and this draft, with ``lookahead`` lookahead tokens at every node."""
         n = 1 + len(self.tokens)
         return DraftTree((root, *self.tokens), (-1, *self.parents), (lookahead,) * n, self.proposals)
 
-    def best(self, count: int) -> Draft:
-        """The ``count`` nodes of highest chance: a tree as well, because nothing is likelier than what
-        it hangs on."""
+    def most_likely(self, count: int) -> Draft:
+        """Return the ``count`` nodes of highest path probability. They form a tree, because no node is more
+        likely than its parent."""
         if count >= len(self.tokens):
             return self
-        kept = sorted(sorted(range(len(self.tokens)), key=lambda i: -self.chances[i])[:count])
+        kept = sorted(sorted(range(len(self.tokens)), key=lambda i: -self.probabilities[i])[:count])
         renumbered = {0: 0} | {old + 1: new + 1 for new, old in enumerate(kept)}
         return Draft(
             tuple(self.tokens[i] for i in kept),
             tuple(renumbered[self.parents[i]] for i in kept),
-            tuple(self.chances[i] for i in kept),
+            tuple(self.probabilities[i] for i in kept),
             {renumbered[node]: q for node, q in self.proposals.items() if node in renumbered},
         )
 
-    def filled(self, root: int, count: int) -> Draft:
-        """``count`` nodes: where there are fewer, the last token is said again and again."""
-        missing, n = max(0, count - len(self.tokens)), len(self.tokens)
+    def padded(self, root: int, count: int) -> Draft:
+        """Return the draft with at least ``count`` nodes: where there are fewer, the last token (``root``
+        without one) is repeated in a chain."""
+        n = len(self.tokens)
+        missing = max(0, count - n)
         if not missing:
             return self
-        again = self.tokens[-1] if self.tokens else root
+        last = self.tokens[-1] if self.tokens else root
         return Draft(
-            self.tokens + (again,) * missing,
+            self.tokens + (last,) * missing,
             (*self.parents, *range(n, count)),
-            self.chances + (_HARDLY,) * missing,
+            self.probabilities + (_PADDING_PROBABILITY,) * missing,
             self.proposals,
         )
 
 
-_HARDLY = 1e-3  # the chance of what is drafted for want of anything better
+_PADDING_PROBABILITY = 1e-3
 NO_DRAFT = Draft()
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The part of a layout that depends only on the form of the tree, for n nodes and m rows, with sequences
+    """The part of a layout that depends only on the form of the tree, for n nodes and m rows. Sequences are
     numbered from 0.
 
-    ``depths``: (m,) int32, 0 at the root. ``sequence_offsets``, ``sequence_ids``: as in Rows.
-    ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: first row
-    of each node's lookahead group. ``a_sequence``: for each node, one sequence that holds the path to
-    it and nothing else. ``height``: depth of the deepest node. ``n_paths``: how many sequences the layout
-    uses; ``n_groups``: how many more for lookahead groups alone, numbered from ``first_group``.
+    ``depths``: (m,) int32, of each row; 0 at the root. ``sequence_offsets``, ``sequence_ids``, ``outputs``:
+    as in Rows. ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: the
+    first row of each node's lookahead group. ``path_sequence``: for each node, a sequence whose rows, up to
+    the node's, are the path to it. ``height``: the depth of the deepest node. ``n_paths``: the number of
+    sequences of paths. ``n_groups``: the number of sequences of lookahead groups alone, numbered from
+    ``first_group``.
     """
 
     depths: Int32s
@@ -135,7 +148,7 @@ class Shape:
     outputs: np.ndarray
     lookahead_inputs: Int32s
     group_starts: tuple[int, ...]
-    a_sequence: tuple[int, ...]
+    path_sequence: tuple[int, ...]
     height: int
     n_paths: int
     n_groups: int
@@ -143,7 +156,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layout:
-    """``tree`` as rows of one batch: first its nodes in order, then its lookahead groups.
+    """``tree`` as the m rows of one batch: first its nodes in order, then its lookahead groups.
 
     ``inputs``: (m,) int32, token ids, or -1 - k for lookahead token k.
     """
@@ -156,54 +169,55 @@ class Layout:
 
 @lru_cache(maxsize=1024)
 def _shape(
-    parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: int | None, alike: int
+    parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: int | None, min_paths: int
 ) -> Shape:
-    # Drawn once, for a root R with drafts a and c below it and b below a, one lookahead token (*) at
-    # every node. A row's sequences decide who sees it; a group's own sequence holds its path too.
+    # An example: a root R with drafts a and c below it and b below a, and one lookahead token (*) at every
+    # node. Rows of a sequence see the earlier rows of that sequence.
     #
     #   row        R      a      b    c      R*   a*   b*   c*
     #   position   n      n+1    n+2  n+1    n+1  n+2  n+3  n+2
     #   sequences  0123   12     2    3      0    1    2    3
-    #   logits     yes, on every row: nodes are verified, lookahead tokens draft
+    #   logits     of every row: nodes are verified, lookahead tokens draft
     #
-    # A node gets a sequence of its own if a group hangs on it or nothing does (a leaf); all nodes
-    # above it are members. In llama.cpp a row sees what the last of its sequences holds: so groups that
-    # see more than their path have sequences of their own, and nodes name those before the paths.
+    # A sequence ends at each leaf and at each node with a group; all nodes on the path to that node belong
+    # to it. In llama.cpp a row sees what the last of its sequences holds. So groups that see more than their
+    # path (``separate``) have sequences of their own, which also hold the path, and a node names these before
+    # the sequences of paths.
     n = len(parents)
     is_parent = set(parents)
-    apart = first_group is not None
-    ends = [node for node in range(n) if node not in is_parent or (lookahead[node] and not apart)]
-    own = {node: number for number, node in enumerate(ends)}
-    hung = [node for node in range(n) if lookahead[node]] if apart else []
-    groups = {node: number for number, node in enumerate(hung, first_group or 0)} if apart else own
-    members: list[list[int]] = [[] for _ in parents]
-    for node, number in (*(groups.items() if apart else ()), *own.items()):
+    separate = first_group is not None
+    path_ends = [node for node in range(n) if node not in is_parent or (lookahead[node] and not separate)]
+    paths = {node: sequence for sequence, node in enumerate(path_ends)}
+    group_nodes = [node for node in range(n) if lookahead[node]] if separate else []
+    groups = {node: sequence for sequence, node in enumerate(group_nodes, first_group or 0)}
+    sequences: list[list[int]] = [[] for _ in parents]
+    for node, sequence in (*groups.items(), *paths.items()):
         ancestor = node
         while ancestor >= 0:
-            members[ancestor].append(number)
+            sequences[ancestor].append(sequence)
             ancestor = parents[ancestor]
-    # llama.cpp goes on with the last pass's graph where rows and sequences are as many
-    n_paths = max(len(own), min(n - 1, alike))
-    members[0] += range(len(own), n_paths)
+    n_paths = max(len(paths), min(n - 1, min_paths))
+    sequences[0] += range(len(paths), n_paths)
     depths = [0] * n
     for node in range(1, n):
         depths[node] = depths[parents[node]] + 1
     group_starts: list[int] = []
     inputs: list[int] = []
+    group_sequences = groups if separate else paths
     for node in range(n):
         group_starts.append(n + len(inputs))
         inputs += [-1 - k for k in range(lookahead[node])]
         depths += [depths[node] + 1 + k for k in range(lookahead[node])]
-        members += [[groups[node]] for _ in range(lookahead[node])]
+        sequences += [[group_sequences[node]] for _ in range(lookahead[node])]
     return Shape(
         depths=np.array(depths, np.int32),
-        sequence_offsets=np.cumsum([0] + [len(m) for m in members], dtype=np.int32),
-        sequence_ids=np.array([s for m in members for s in m], np.int32),
+        sequence_offsets=np.cumsum([0] + [len(ids) for ids in sequences], dtype=np.int32),
+        sequence_ids=np.array([sequence for ids in sequences for sequence in ids], np.int32),
         outputs=np.ones(len(depths), np.bool_),
         lookahead_inputs=np.array(inputs, np.int32),
         group_starts=tuple(group_starts),
-        a_sequence=tuple(members[node][-1] for node in range(n)),
+        path_sequence=tuple(sequences[node][-1] for node in range(n)),
         height=max(depths[:n]),
         n_paths=n_paths,
-        n_groups=len(hung),
+        n_groups=len(groups),
     )

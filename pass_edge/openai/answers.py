@@ -1,4 +1,4 @@
-"""A request being answered: its generations, one after the other, as chunks or as one object."""
+"""An answer while it is being generated."""
 
 from __future__ import annotations
 
@@ -11,61 +11,62 @@ from .formatters import ChatFormatter, Json, TextFormatter, usage_of
 
 
 class Answer:
-    """Iterate, with ``for`` or ``async for``, for chunks; or ask for the ``whole``. Either runs it, once.
+    """The answer to one request: a generation for each choice, which run one after the other.
 
-    Attributes: ``generations``. ``cancel`` ends it within a pass, from any thread.
+    Iterate over its chunks with ``for`` or ``async for``, or ask for its ``result``. Either runs the
+    generations, so do one of them, once. ``cancel`` ends it from any thread, after the current pass.
     """
 
     def __init__(
         self,
         generations: Sequence[Generation],
-        shape: TextFormatter | ChatFormatter,
+        formatter: TextFormatter | ChatFormatter,
         *,
         n: int = 1,
-        tells_usage: bool = False,
+        include_usage: bool = False,
     ) -> None:
-        """``n`` generations for each prompt; ``tells_usage``: whether a last chunk has it."""
+        """``n``: generations for each prompt; ``include_usage``: whether the last chunk holds the usage."""
         self.generations = generations
-        self._shape = shape
+        self._formatter = formatter
         self._n = n
-        self._tells_usage = tells_usage
+        self._include_usage = include_usage
 
     def __iter__(self) -> Generator[Json, None, None]:
         for index, generation in enumerate(self.generations):
-            yield from self._shape.opening(index)
-            told = 0
+            yield from self._formatter.first_chunks(index)
+            n_sent = 0
             for text in generation:
-                yield from self._shape.piece(index, generation, text, told)
-                told = len(generation.logprobs)
-            yield from self._shape.closing(index, generation, told)
-        if self._tells_usage:
-            yield self._shape.usage_chunk(self.usage)
+                yield from self._formatter.text_chunks(index, generation, text, n_sent)
+                n_sent = len(generation.logprobs)
+            yield from self._formatter.last_chunks(index, generation, n_sent)
+        if self._include_usage:
+            yield self._formatter.usage_chunk(self.usage)
 
     def __aiter__(self) -> AsyncGenerator[Json, None]:
         return in_a_thread(iter(self), self.cancel)
 
-    def whole(self) -> Json:
-        """Run to the end: the result as one object."""
+    def result(self) -> Json:
+        """Run to the end and return OpenAI's result object."""
         for generation in self.generations:
             generation.run()
-        return self._shape.whole(self.generations, self.usage)
+        return self._formatter.result(self.generations, self.usage)
 
-    async def awhole(self) -> Json:
-        """``whole``, to be awaited; cancelling the task that waits cancels the answer."""
-        async for _ in in_a_thread(self._pieces(), self.cancel):
+    async def aresult(self) -> Json:
+        """Await ``result``. Cancelling the task that waits cancels the answer."""
+        async for _ in in_a_thread(self._texts(), self.cancel):
             pass
-        return self._shape.whole(self.generations, self.usage)
+        return self._formatter.result(self.generations, self.usage)
 
-    def _pieces(self) -> Generator[str, None, None]:
+    def _texts(self) -> Generator[str, None, None]:
         for generation in self.generations:
             yield from generation
 
     def cancel(self) -> None:
-        """End it after the pass under way."""
+        """End the answer after the current pass."""
         for generation in self.generations:
             generation.cancel()
 
     @property
     def usage(self) -> Json:
-        """OpenAI's usage object of what has run so far."""
+        """OpenAI's usage object, for what has been generated so far."""
         return usage_of(self.generations, self._n)

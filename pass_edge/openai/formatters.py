@@ -1,7 +1,7 @@
-"""Generations as the result objects of OpenAI's API (and llama-cpp-python's, which are the same).
+"""Generated text as the result objects and chunks of OpenAI's API, which are llama-cpp-python's too.
 
-``TextFormatter`` makes them for one completion request, ``ChatFormatter`` for one chat request. The usage has
-a key of its own, ``draft``, for what drafting did.
+``TextFormatter`` formats one completion request, ``ChatFormatter`` one chat request. The usage object has one
+more key, ``draft``: passes, drafted and accepted tokens, tokens per pass and per second.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ from pass_edge.generation import Generation
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob
 
-from .tools import CallReader
+from .tools import ToolCallParser
 
 Json = dict[str, Any]
 
-# what OpenAI calls the ends that it has a word for; a full context and a cancelled answer are cut off too
-_REASONS = {"stop": "stop", "length": "length", "context": "length", "cancelled": "length"}
+# OpenAI has no words of its own for a full context and for a cancelled answer: both are cut off
+_FINISH_REASONS = {"stop": "stop", "length": "length", "context": "length", "cancelled": "length"}
 
 
 class TextFormatter:
-    """Completions: text behind a prompt."""
+    """Formats completions: text that follows a prompt."""
 
-    def __init__(self, model: str, vocabulary: Vocabulary, *, before: str = "", echo: bool = False) -> None:
-        """``before``: the prompt's text, where offsets start; with ``echo`` it is part of the answer."""
-        self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+    def __init__(self, model: str, vocabulary: Vocabulary, *, prompt: str = "", echo: bool = False) -> None:
+        """``prompt``: its text. Text offsets count from its end; with ``echo``, the answer starts with it."""
+        self._header = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._vocabulary = vocabulary
-        self._before = before
-        self._echo = before if echo else ""
-        self._ends: dict[int, int] = {}
+        self._prompt = prompt
+        self._echo = prompt if echo else ""
+        self._offsets: dict[int, int] = {}  # of each choice: where its next token begins
 
-    def opening(self, index: int) -> list[Json]:
-        """Chunks before the first text of choice ``index``."""
+    def first_chunks(self, index: int) -> list[Json]:
+        """Return the chunks before the text of choice ``index``."""
         return [self._chunk(index, self._echo, None)] if self._echo else []
 
-    def piece(self, index: int, generation: Generation, text: str, told: int) -> list[Json]:
-        """Chunks for ``text``; the logprobs of the first ``told`` tokens have been told."""
-        return [self._chunk(index, text, self._logprobs(index, generation, told))]
+    def text_chunks(self, index: int, generation: Generation, text: str, n_sent: int) -> list[Json]:
+        """Return the chunks for new ``text``; the first ``n_sent`` tokens' logprobs are sent already."""
+        return [self._chunk(index, text, self._logprobs(index, generation, n_sent))]
 
-    def closing(self, index: int, generation: Generation, told: int) -> list[Json]:
-        """Chunks when the choice has ended."""
-        return [self._chunk(index, "", self._logprobs(index, generation, told), _reason(generation))]
+    def last_chunks(self, index: int, generation: Generation, n_sent: int) -> list[Json]:
+        """Return the chunks after the text of choice ``index``: the last has the finish reason."""
+        return [self._chunk(index, "", self._logprobs(index, generation, n_sent), _finish_reason(generation))]
 
     def usage_chunk(self, usage: Json) -> Json:
-        """The last chunk of all, where usage was asked for."""
-        return {**self._head, "object": "text_completion", "choices": [], "usage": usage}
+        """Return the chunk that ends a stream with its usage."""
+        return {**self._header, "object": "text_completion", "choices": [], "usage": usage}
 
-    def whole(self, generations: Sequence[Generation], usage: Json) -> Json:
-        """All of it as one object."""
+    def result(self, generations: Sequence[Generation], usage: Json) -> Json:
+        """Return one object with the finished ``generations``."""
         choices = [
-            _text_choice(i, self._echo + each.text, self._logprobs(i, each, 0), _reason(each))
+            _text_choice(i, self._echo + each.text, self._logprobs(i, each, 0), _finish_reason(each))
             for i, each in enumerate(generations)
         ]
-        return {**self._head, "object": "text_completion", "choices": choices, "usage": usage}
+        return {**self._header, "object": "text_completion", "choices": choices, "usage": usage}
 
     def _chunk(self, index: int, text: str, logprobs: Json | None, reason: str | None = None) -> Json:
         choice = _text_choice(index, text, logprobs, reason)
-        return {**self._head, "object": "text_completion", "choices": [choice]}
+        return {**self._header, "object": "text_completion", "choices": [choice]}
 
-    def _logprobs(self, index: int, generation: Generation, told: int) -> Json | None:
-        new = generation.logprobs[told:]
+    def _logprobs(self, index: int, generation: Generation, n_sent: int) -> Json | None:
+        new = generation.logprobs[n_sent:]
         if not new:
             return None
-        texts = [_text(self._vocabulary, each.token) for each in new]
-        *starts, end = accumulate(map(len, texts), initial=self._ends.get(index, len(self._before)))
-        self._ends[index] = end
+        texts = [_token_text(self._vocabulary, each.token) for each in new]
+        *starts, end = accumulate(map(len, texts), initial=self._offsets.get(index, len(self._prompt)))
+        self._offsets[index] = end
         return {
             "tokens": texts,
             "text_offset": starts,
             "token_logprobs": [each.logprob for each in new],
             "top_logprobs": [
                 {
-                    _text(self._vocabulary, token): value
-                    for token, value in (*each.top, (each.token, each.logprob))
+                    _token_text(self._vocabulary, token): logprob
+                    for token, logprob in (*each.top, (each.token, each.logprob))
                 }
                 for each in new
             ],
@@ -85,48 +85,48 @@ class TextFormatter:
 
 
 class ChatFormatter:
-    """Chat completions: the assistant's message, or its tool calls."""
+    """Formats chat completions: the assistant's message, or its tool calls."""
 
-    def __init__(self, model: str, vocabulary: Vocabulary, tools: Sequence[str] = ()) -> None:
-        """``tools``: the names of those that may be called."""
-        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+    def __init__(self, model: str, vocabulary: Vocabulary, tool_names: Sequence[str] = ()) -> None:
+        """``tool_names``: the tools that the model may call."""
+        self._header = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._vocabulary = vocabulary
-        self._tools = tools
-        self._readers: dict[int, CallReader] = {}
+        self._tool_names = tool_names
+        self._parsers: dict[int, ToolCallParser] = {}
 
-    def opening(self, index: int) -> list[Json]:
-        """As ``TextFormatter.opening``."""
-        self._readers[index] = CallReader(self._tools)
+    def first_chunks(self, index: int) -> list[Json]:
+        """As ``TextFormatter.first_chunks``."""
+        self._parsers[index] = ToolCallParser(self._tool_names)
         return [self._chunk(index, {"role": "assistant", "content": ""}, None)]
 
-    def piece(self, index: int, generation: Generation, text: str, told: int) -> list[Json]:
-        """As ``TextFormatter.piece``; what may be a tool call is kept for the closing."""
-        shown, logprobs = self._readers[index].feed(text), self._logprobs(generation, told)
-        return [self._chunk(index, {"content": shown}, logprobs)] if shown or logprobs else []
+    def text_chunks(self, index: int, generation: Generation, text: str, n_sent: int) -> list[Json]:
+        """As ``TextFormatter.text_chunks``. Text that may be a tool call waits for ``last_chunks``."""
+        content, logprobs = self._parsers[index].feed(text), self._logprobs(generation, n_sent)
+        return [self._chunk(index, {"content": content}, logprobs)] if content or logprobs else []
 
-    def closing(self, index: int, generation: Generation, told: int) -> list[Json]:
-        """As ``TextFormatter.closing``, with each tool call whole."""
-        text, calls = self._readers.pop(index).finish()
+    def last_chunks(self, index: int, generation: Generation, n_sent: int) -> list[Json]:
+        """As ``TextFormatter.last_chunks``, with one chunk for each complete tool call."""
+        text, calls = self._parsers.pop(index).finish()
         chunks = [self._chunk(index, {"content": text}, None)] if text else []
         chunks += [
             self._chunk(index, {"tool_calls": [{"index": i, **call}]}, None) for i, call in enumerate(calls)
         ]
-        reason = "tool_calls" if calls else _reason(generation)
-        return [*chunks, self._chunk(index, {}, self._logprobs(generation, told), reason)]
+        reason = "tool_calls" if calls else _finish_reason(generation)
+        return [*chunks, self._chunk(index, {}, self._logprobs(generation, n_sent), reason)]
 
     def usage_chunk(self, usage: Json) -> Json:
         """As ``TextFormatter.usage_chunk``."""
-        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+        return {**self._header, "object": "chat.completion.chunk", "choices": [], "usage": usage}
 
-    def whole(self, generations: Sequence[Generation], usage: Json) -> Json:
-        """As ``TextFormatter.whole``."""
+    def result(self, generations: Sequence[Generation], usage: Json) -> Json:
+        """As ``TextFormatter.result``."""
         choices = [self._choice(i, generation) for i, generation in enumerate(generations)]
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
+        return {**self._header, "object": "chat.completion", "choices": choices, "usage": usage}
 
     def _choice(self, index: int, generation: Generation) -> Json:
-        reader = CallReader(self._tools)
-        text = reader.feed(generation.text)
-        rest, calls = reader.finish()
+        parser = ToolCallParser(self._tool_names)
+        text = parser.feed(generation.text)
+        rest, calls = parser.finish()
         message: Json = {"role": "assistant", "content": text + rest}
         if calls:
             message |= {"content": text or None, "tool_calls": calls}
@@ -134,20 +134,20 @@ class ChatFormatter:
             "index": index,
             "message": message,
             "logprobs": self._logprobs(generation, 0),
-            "finish_reason": "tool_calls" if calls else _reason(generation),
+            "finish_reason": "tool_calls" if calls else _finish_reason(generation),
         }
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, reason: str | None = None) -> Json:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        return {**self._header, "object": "chat.completion.chunk", "choices": [choice]}
 
-    def _logprobs(self, generation: Generation, told: int) -> Json | None:
-        content = [self._logprob(each) for each in generation.logprobs[told:]]
+    def _logprobs(self, generation: Generation, n_sent: int) -> Json | None:
+        content = [self._logprob(each) for each in generation.logprobs[n_sent:]]
         return {"content": content, "refusal": None} if content else None
 
-    def _logprob(self, told: Logprob) -> Json:
-        top = [self._token(token, value) for token, value in told.top]
-        return {**self._token(told.token, told.logprob), "top_logprobs": top}
+    def _logprob(self, logprob: Logprob) -> Json:
+        top = [self._token(token, value) for token, value in logprob.top]
+        return {**self._token(logprob.token, logprob.logprob), "top_logprobs": top}
 
     def _token(self, token: int, logprob: float) -> Json:
         raw = self._vocabulary.piece(token, special=True)
@@ -155,16 +155,16 @@ class ChatFormatter:
 
 
 def usage_of(generations: Sequence[Generation], n: int) -> Json:
-    """What ``generations`` cost, the prompt of each ``n`` of them counted once."""
+    """Return OpenAI's usage object. A prompt counts once for its ``n`` generations."""
     stats = [generation.stats for generation in generations]
-    prompt = sum(each.prompt_tokens for each in stats[::n])
-    completion = sum(len(generation.ids) for generation in generations)
+    prompt_tokens = sum(each.prompt_tokens for each in stats[::n])
+    completion_tokens = sum(len(generation.ids) for generation in generations)
     passes, seconds = sum(each.passes for each in stats), sum(each.seconds for each in stats)
     tokens = sum(each.tokens for each in stats)
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": sum(each.reused_tokens for each in stats[::n])},
         "draft": {
             "passes": passes,
@@ -180,9 +180,9 @@ def _text_choice(index: int, text: str, logprobs: Json | None, reason: str | Non
     return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _reason(generation: Generation) -> str:
-    return _REASONS[generation.finish_reason or "length"]
+def _finish_reason(generation: Generation) -> str:
+    return _FINISH_REASONS[generation.finish_reason or "length"]
 
 
-def _text(vocabulary: Vocabulary, token: int) -> str:
+def _token_text(vocabulary: Vocabulary, token: int) -> str:
     return vocabulary.piece(token).decode("utf-8", "replace")

@@ -1,5 +1,4 @@
-"""OpenAI's messages as a chat template wants them: content as text, a call's arguments as what they stand
-for."""
+"""OpenAI's messages in the form of chat templates: content as one string, tool arguments as objects."""
 
 from __future__ import annotations
 
@@ -11,20 +10,22 @@ from pass_edge.native.errors import SettingsError
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each of ``messages`` with its ``content`` as one string. Raises SettingsError on what is no message, or
-    has parts that are no text."""
+    """Return ``messages`` with each ``content`` as one string.
+
+    Raises SettingsError on an empty list, on a malformed message, and on content that is not text.
+    """
     if not messages:
         raise SettingsError("there are no messages; at least one is needed")
-    return [_plain(message) for message in messages]
+    return [_plain_message(message) for message in messages]
 
 
-def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise SettingsError("a message is an object with a role and a content")
-    role = "system" if message["role"] == "developer" else message["role"]  # OpenAI's newer word
+        raise SettingsError("a message must be an object with a role and a content")
+    role = "system" if message["role"] == "developer" else message["role"]  # OpenAI's newer name
     plain = {**message, "role": role, "content": _text(message.get("content"))}
     if message.get("tool_calls"):
-        plain["tool_calls"] = [_call(call) for call in message["tool_calls"]]
+        plain["tool_calls"] = [_plain_call(call) for call in message["tool_calls"]]
     return plain
 
 
@@ -32,14 +33,14 @@ def _text(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, Sequence):
-        raise SettingsError("a message's content is text, or a list of parts")
-    kinds = {part.get("type") if isinstance(part, Mapping) else None for part in content}
-    if kinds - {"text"}:
-        raise SettingsError("a message has parts that are no text; this model reads text alone")
+        raise SettingsError("a message's content must be text, or a list of parts")
+    types = {part.get("type") if isinstance(part, Mapping) else None for part in content}
+    if types - {"text"}:
+        raise SettingsError("a message has parts that are not text; this model reads text only")
     return "".join(str(part.get("text", "")) for part in content)
 
 
-def _call(call: Any) -> dict[str, Any]:
+def _plain_call(call: Any) -> dict[str, Any]:
     try:
         function = call["function"]
         arguments = function["arguments"]
@@ -47,4 +48,6 @@ def _call(call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments)
         return {**call, "function": {**function, "arguments": arguments}}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SettingsError("a message's tool call is no function with a name and JSON arguments") from error
+        raise SettingsError(
+            "a message's tool call must be a function with a name and JSON arguments"
+        ) from error

@@ -1,8 +1,8 @@
-"""The cost-aware schedule "auto": which drafts are worth their rows in the next pass (docs/planner.md).
+"""The cost-aware schedule "auto": draft what is worth its rows in the next pass (docs/planner.md).
 
 planner.py           the schedule: learn from the last pass, draft for the next one
-tree_selection.py    the most valuable part of a draft, at what passes cost
-acceptance.py        acceptance rates by kind of draft
-draft_statistics.py  what is learnt of draft sources, for all conversations
-cost_model.py        what a pass over n rows costs on this machine
+tree_selection.py    the most valuable part of a draft, given the cost of rows
+acceptance.py        acceptance rates of drafts, by the evidence for them
+draft_statistics.py  statistics of draft sources, shared by all conversations
+cost_model.py        the cost of a pass over n rows on this machine
 """

@@ -1,7 +1,7 @@
-"""What a forward pass costs on this machine: T(n, depth), for n rows behind ``depth`` tokens.
+"""The cost of a forward pass on this machine: T(n, depth), in seconds, for n rows after ``depth`` tokens.
 
-Measured once for a library, a model and settings, in seconds, and remembered; then corrected by every step
-that runs, so that a machine that slows down, or is busy, is followed.
+It is measured once for a library, a model and settings, and stored. Then every step that runs corrects it, so
+that it follows a machine that slows down or is busy.
 """
 
 from __future__ import annotations
@@ -21,120 +21,138 @@ from pass_edge.settings import Settings, on_gpu
 
 _VERSION = 5
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
-_FEWER_WIDTHS, _FEWEST_WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32), (1, 8)
-"""Of a model whose passes take long, and behind many tokens: what lies between is interpolated."""
-_LONG = 0.02
-"""Seconds of a pass over one row."""
+"""Rows of the measured passes; times between them are interpolated."""
+_SLOW_MODEL_WIDTHS, _SLOW_MODEL_DEEP_WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32), (1, 8)
+"""Instead of _WIDTHS for a slow model, after few tokens and after many."""
+_SLOW_PASS = 0.02
+"""A model is slow if a pass over one row takes more seconds than this."""
 _SHALLOW, _DEEP = 32, 1024
+"""Tokens before the measured passes."""
 _REPEATS = 4
-_SECONDS = 1.5
-"""What measuring at one depth, and reading the text that makes the depth, may each take; a slow model is
-measured less."""
+_TIME_LIMIT = 1.5
+"""Seconds that measuring at one depth, and reading the text before it, may each take; a slow model is
+measured less often and at a smaller depth."""
 IN_A_ROW = 4
-"""Passes of one width on a GPU: the first makes the graph, the next may record it, later ones only use it."""
-_CLEARLY, _MUCH = 0.95, 0.75
-"""Of the time it takes: what is faster by less is held to be noise, within one measurement and from one to
-another."""
-_FOLLOWS = 0.1  # weight of the newest step in what corrects the measured times
+"""Passes of one width in a row on a GPU: the first builds the graph, the next may record it, and later ones
+only use it."""
+_FASTER, _MUCH_FASTER = 0.95, 0.75
+"""A time counts as faster only below this share of the other: within one measurement, and compared to a
+stored one. Smaller differences are noise."""
+_CORRECTION_RATE = 0.1
+"""Weight of the newest step in the correction of the measured times."""
 
 Doubles = npt.NDArray[np.float64]
 
 
 class StepCosts:
-    """Seconds that steps of 1 … ``widest`` rows take, outside llama.cpp included."""
+    """The seconds that steps of 1 … ``widest`` rows take, with the time outside llama.cpp.
+
+    Attributes: ``widest``; ``threads``, those of the measurement, for one row and for several; None where
+    the threads are set elsewhere.
+    """
 
     def __init__(
         self,
         widths: Doubles,
         seconds: Doubles,
         slopes: Doubles,
-        switching: float = 0.0,
+        rebuild_seconds: float = 0.0,
         threads: tuple[int, int] | None = None,
     ) -> None:
-        """At ``widths`` (k,) rows, ascending from 1: ``seconds`` (k,) behind an empty cache and a step of as
-        many rows, and ``slopes`` (k,) seconds more for each token of depth. ``switching``: seconds more
-        behind a step of other width. ``threads``: what they were measured with, one row and more; None where
-        somebody else sees to that."""
-        self.threads, self._switching = threads, switching
-        self._last = 1
+        """``widths``: (k,) numbers of rows, ascending from 1. ``seconds``: (k,) of steps with so many rows
+        in an empty cache, each after a step of the same width. ``slopes``: (k,) seconds added for each token
+        of depth. ``rebuild_seconds``: added after a step of another width, for which llama.cpp rebuilds its
+        graph."""
+        self.threads, self._rebuild_seconds = threads, rebuild_seconds
+        self._last_rows = 1
         self.widest = int(widths[-1])
         rows = np.arange(1, self.widest + 1)
         self._seconds = np.interp(rows, widths, seconds)
         self._slopes = np.interp(rows, widths, slopes)
-        # what a step of all widths, and beyond that of its own, takes more than was measured; this is asked
-        # between all passes, and numpy takes 20 times as long for it as floats do
-        self._common = 1.0
-        self._own = [1.0] * self.widest
+        # factors that correct the measured times: one for all widths, and besides one for each. ``observe``
+        # runs between passes, where numpy would take 20 times as long as floats do
+        self._common_factor = 1.0
+        self._width_factors = [1.0] * self.widest
 
     def at(self, depth: int) -> Doubles:
-        """(widest,) seconds of a step of 1, 2, … rows behind ``depth`` tokens."""
-        return (self._seconds + self._slopes * depth) * (self._common * np.array(self._own))
+        """Return the seconds of steps of 1, 2, … rows after ``depth`` tokens, (widest,) float64."""
+        factors = self._common_factor * np.array(self._width_factors)
+        return (self._seconds + self._slopes * depth) * factors
 
     @property
-    def switching(self) -> float:
-        """Seconds that a step takes more whose width is not the last one's: its graph is made anew."""
-        return self._switching * self._common
+    def rebuild_seconds(self) -> float:
+        """Seconds added to a step whose width is not that of the last one, because the graph is rebuilt."""
+        return self._rebuild_seconds * self._common_factor
 
     def observe(self, rows: int, depth: int, seconds: float, weight: float = 1.0) -> None:
-        """A step ran; ``weight`` is less than 1 where several tell of it. What it says of its own width, it
-        says half as loud of all others: a busy machine slows all down, and those that do not run must not
-        look better for that."""
+        """Correct the costs by a step that took ``seconds``. ``weight``: less than 1 where several
+        conversations observe the same step.
+
+        Other widths are corrected half as much as that of the step: a busy machine slows down all of them,
+        and widths that do not run must not look better for that.
+        """
         if rows > self.widest:
             return
         i = rows - 1
         measured = float(self._seconds[i]) + float(self._slopes[i]) * depth
-        expected = measured * self._own[i] + self._switching * (rows != self._last)
-        self._last = rows
-        error = seconds / (expected * self._common)
-        error = min(max(error, 0.25), 4.0)  # one hiccup is no trend
-        step = error ** (0.5 * _FOLLOWS * weight)
-        self._common *= step
-        self._own[i] *= step
+        expected = measured * self._width_factors[i] + self._rebuild_seconds * (rows != self._last_rows)
+        self._last_rows = rows
+        error = seconds / (expected * self._common_factor)
+        error = min(max(error, 0.25), 4.0)  # limits the effect of a single outlier
+        correction = error ** (0.5 * _CORRECTION_RATE * weight)
+        self._common_factor *= correction
+        self._width_factors[i] *= correction
 
 
 def step_costs(
     context: Context, settings: Settings, widest: int, note: Callable[[str], None] = lambda _: None
 ) -> StepCosts:
-    """The costs for ``context`` (empty, and left so) made with ``settings``, up to ``widest`` rows a step;
-    measured if they are not remembered, or if the machine was busy when they were."""
+    """Return the costs of steps of up to ``widest`` rows, and set the threads of ``context`` that are best.
+
+    They are measured if none are stored, or if the machine was busy when they were measured. ``context``:
+    made with ``settings``, empty, and left empty. ``note``: progress callback.
+    """
     key = f"{_VERSION} {widest} {context.settings.cells} {run_key(context.model.path, settings)}"
-    costs = _sound(load("costs", key))
+    costs = _parse(load("costs", key))
     if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
         in_a_row = IN_A_ROW if on_gpu(settings) else 2
-        measured = [*_measured(context, widest, in_a_row), threads]
+        measured = [*_measure(context, widest, in_a_row), threads]
         store("costs", key, measured)
-        costs = _sound(measured)
-        assert costs, "what was measured makes sense"
+        costs = _parse(measured)
+        assert costs, "a measurement is valid"
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
 
 
-def _sound(known: Any) -> StepCosts | None:
-    """What was measured, or is remembered; None where that is nothing, or makes no sense."""
+def _parse(stored: Any) -> StepCosts | None:
+    """Return the costs in a measurement: [widths, seconds, slopes, rebuild seconds, threads]. None if there
+    is none, or it is not valid."""
     try:
-        *lists, switching, threads = known
+        *lists, rebuild_seconds, threads = stored
         arrays = [np.array(values, np.float64) for values in lists]
         widths, seconds, slopes = arrays
         if threads is not None:
             threads = (int(threads[0]), int(threads[1]))
-        sound = len(widths) == len(seconds) == len(slopes) and widths[0] == 1 and (np.diff(widths) > 0).all()
-        sound = (
-            sound
-            and 0 <= switching < np.inf
+        is_valid = (
+            len(widths) == len(seconds) == len(slopes)
+            and widths[0] == 1
+            and (np.diff(widths) > 0).all()
+            and 0 <= rebuild_seconds < np.inf
             and np.isfinite(arrays).all()
             and (seconds + slopes > 0).all()
             and (slopes >= 0).all()
         )
-        return StepCosts(widths, seconds, slopes, float(switching), threads) if sound else None
+        return StepCosts(widths, seconds, slopes, float(rebuild_seconds), threads) if is_valid else None
     except (TypeError, ValueError, IndexError):
         return None
 
 
 def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
-    """For one row and for several: all cores, or half of them, where the others are hyper-threads or slow."""
+    """Return the fastest numbers of threads, for one row and for several: all ``cores``, or half of them
+    where the other half are hyper-threads or slow cores."""
     counts = sorted({cores, max(1, cores // 2)}, reverse=True)
     times: dict[int, tuple[float, float]] = {}
     try:
@@ -146,84 +164,87 @@ def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
             times[count] = single, several
     finally:
         context.clear()
-    all_cores, fewer = times[counts[0]], times[counts[-1]]
-    single, several = (counts[-1 if fewer[i] < _CLEARLY * all_cores[i] else 0] for i in (0, 1))
+    all_cores, half = times[counts[0]], times[counts[-1]]
+    single, several = (counts[-1 if half[i] < _FASTER * all_cores[i] else 0] for i in (0, 1))
     context.set_threads(single, several)
     return single, several
 
 
 def _was_busy(context: Context, costs: StepCosts) -> bool:
-    """Whether passes are faster now than is remembered, or would be with all cores: then the machine had
-    other work when it was measured, and would be held to be slow for ever."""
+    """Return whether passes are faster now than ``costs`` say, or would be with all cores. Then the machine
+    was busy when they were measured, and they would stay too high."""
     cores = default_threads()
     widths = [1, min(8, costs.widest)] if costs.threads and min(costs.threads) < cores else [1]
     if costs.threads:
         context.set_threads(*costs.threads)
     try:
         now = pass_times(context, 0, widths, repeats=2)
-        faster = (now < _MUCH * costs.at(0)[np.array(widths) - 1]).any()
+        faster = (now < _MUCH_FASTER * costs.at(0)[np.array(widths) - 1]).any()
         if len(widths) > 1:
             context.set_threads(cores, cores)
-            faster |= (pass_times(context, 0, widths, repeats=2) < _CLEARLY * now).any()
+            faster |= (pass_times(context, 0, widths, repeats=2) < _FASTER * now).any()
         return bool(faster)
     finally:
         context.clear()
 
 
-def _measured(
+def _measure(
     context: Context, widest: int, in_a_row: int
 ) -> tuple[list[float], list[float], list[float], float]:
-    """Widths, seconds, slopes and what switching takes, as StepCosts takes them."""
+    """Measure widths, seconds, slopes and rebuild seconds, as StepCosts takes them."""
     context.clear()
     try:
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
-        pace = (time.perf_counter() - began) / _SHALLOW
-        long = _time(context, _SHALLOW, 1) > _LONG
-        widths = [width for width in (_FEWER_WIDTHS if long else _WIDTHS) if width <= widest]
+        seconds_per_token = (time.perf_counter() - began) / _SHALLOW
+        is_slow = _pass_time(context, _SHALLOW, 1) > _SLOW_PASS
+        widths = [width for width in (_SLOW_MODEL_WIDTHS if is_slow else _WIDTHS) if width <= widest]
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
-        switched = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
-        switching = max(0.0, float((switched - shallow[:2]).mean()))
-        deep = min(_DEEP, context.settings.cells - widest, int(_SECONDS / pace))
+        rebuilt = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
+        rebuild_seconds = max(0.0, float((rebuilt - shallow[:2]).mean()))
+        depth = min(_DEEP, context.settings.cells - widest, int(_TIME_LIMIT / seconds_per_token))
         slopes = np.zeros(len(widths))
-        if deep >= 4 * _SHALLOW:
-            read_text(context, _SHALLOW, deep)
-            few = [width for width in (_FEWEST_WIDTHS if long else widths) if width in widths]
-            deeper = pass_times(context, deep, few, in_a_row=in_a_row)
-            more = np.maximum(0, deeper - shallow[np.isin(widths, few)]) / (deep - _SHALLOW)
-            slopes = np.interp(widths, few, more)
+        if depth >= 4 * _SHALLOW:
+            read_text(context, _SHALLOW, depth)
+            deep_widths = [w for w in (_SLOW_MODEL_DEEP_WIDTHS if is_slow else widths) if w in widths]
+            deep = pass_times(context, depth, deep_widths, in_a_row=in_a_row)
+            added = np.maximum(0, deep - shallow[np.isin(widths, deep_widths)])
+            slopes = np.interp(widths, deep_widths, added / (depth - _SHALLOW))
     finally:
         context.clear()
-    seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # whatever the noise was like
-    return list(map(float, widths)), seconds.tolist(), slopes.tolist(), switching
+    seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # noise must not make them too small
+    return list(map(float, widths)), seconds.tolist(), slopes.tolist(), rebuild_seconds
 
 
 def read_text(context: Context, start: int, end: int) -> None:
-    """Fill positions [start, end) of sequence 0."""
+    """Decode tokens at the positions [start, end) of sequence 0."""
     size = context.settings.batch_size
     for first in range(start, end, size):
         count = min(size, end - first)
         context.decode_tokens(rows_of_sequence(first, count, outputs=1), np.zeros(count, np.int32))
-        context.logits(1)  # waits for it
+        context.logits(1)  # waits until they are decoded
 
 
 def pass_times(
     context: Context, depth: int, widths: list[int], *, in_a_row: int = 1, repeats: int = _REPEATS
 ) -> Doubles:
-    """Seconds of a pass of each of ``widths``, interleaved, ``repeats`` times if there is time for it; the
-    least of them: what else runs now only adds, and need not run later. ``in_a_row``: of one width one after
-    the other; the first makes the graph that others find."""
-    times: list[list[float]] = [[] for _ in widths]
-    deadline = time.perf_counter() + _SECONDS
+    """Measure the seconds of a pass over each of ``widths`` rows after ``depth`` tokens; (k,) float64.
+
+    The widths take turns, ``repeats`` times if the time limit allows, and the fastest pass counts: other
+    processes only add time. ``in_a_row``: passes of one width in each turn; all but the first reuse its
+    graph.
+    """
+    seconds: list[list[float]] = [[] for _ in widths]
+    deadline = time.perf_counter() + _TIME_LIMIT
     for repeat in range(repeats):
-        for taken, width in zip(times, widths, strict=True):
+        for passes, width in zip(seconds, widths, strict=True):
             if repeat and time.perf_counter() > deadline:
                 break
-            taken += [_time(context, depth, width) for _ in range(in_a_row)]
-    return np.array([min(taken) for taken in times])
+            passes += [_pass_time(context, depth, width) for _ in range(in_a_row)]
+    return np.array([min(passes) for passes in seconds])
 
 
-def _time(context: Context, depth: int, width: int) -> float:
+def _pass_time(context: Context, depth: int, width: int) -> float:
     rows = rows_of_sequence(depth, width, outputs=width)
     began = time.perf_counter()
     context.decode_tokens(rows, np.zeros(width, np.int32))

@@ -1,82 +1,104 @@
-"""What the conversations of one engine learn together, so that none has to find it out alone."""
+"""What the planner learns about draft sources, shared by the conversations of one engine.
+
+A new conversation therefore starts with what earlier ones have learned. Not thread-safe: the planners of an
+engine run in one thread, the computing one.
+"""
 
 from __future__ import annotations
 
 from .acceptance import head_rates, ngram_rates
 
-_RAREST, _RAREST_HEADS = 256, 16
-"""Passes between two trials of what does not pay: lookahead tokens cost rows, heads a tenth of a pass."""
-_REMEMBERED = 0.95
-"""Of the mean gain, at each trial: most drafts of a head lose a little, and some gain much."""
-_PATIENCE = 8
-"""Trials of heads before these may be judged."""
-
-_QUOTED = 4  # kinds of passes by the chance of what is drafted before heads are asked
+_MAX_INTERVAL, _MAX_HEADS_INTERVAL = 256, 16
+"""Most passes between two trials of a source that does not pay: lookahead tokens cost rows, heads about a
+tenth of a pass."""
+_GAIN_DECAY = 0.95
+"""Weight of the old mean gain at each trial. Most drafts of a head lose a little, and some gain much, so the
+mean runs over some twenty trials."""
+_MIN_HEADS_TRIALS = 8
+"""Trials before heads may be judged not to pay."""
+_PROBABILITY_BUCKETS = 4
+"""Buckets by the probability of the best n-gram draft, for the trials of heads."""
+_HEAD_WEIGHT = 0.05
+"""Weight of the newest draft in the mean acceptance rate of a head's drafts at one depth."""
 
 
 class DraftStatistics:
-    """How often drafts are right, and which sources pay. Each conversation may be in a thread of its own: of
-    two cases that come at once one may be lost, which is no harm. ``looking``: whether nodes get lookahead
-    tokens."""
+    """Acceptance rates of all draft sources, and whether a source pays for its time.
 
-    def __init__(self, *, looks: bool = True) -> None:
-        """``looks``: whether lookahead tokens are likely to pay."""
-        self.looking = TrialBackoff(rarely=not looks)
-        self._thinking: dict[tuple[int, int], TrialBackoff] = {}
-        self._worth: dict[float, AcceptanceEstimates] = {}
-        self._foreseen: dict[int, float] = {}
+    Attributes: ``lookahead_trials``, when to add lookahead tokens to a tree.
+    """
 
-    def at(self, temperature: float) -> AcceptanceEstimates:
-        """What drafts are worth at about this temperature."""
+    def __init__(self, *, lookahead_may_pay: bool = True) -> None:
+        """``lookahead_may_pay``: if false, lookahead tokens start as a source that does not pay."""
+        self.lookahead_trials = TrialBackoff(starts_rare=not lookahead_may_pay)
+        self._head_trials: dict[tuple[int, int], TrialBackoff] = {}
+        self._estimates: dict[float, AcceptanceEstimates] = {}
+        self._head_probabilities: dict[int, float] = {}
+
+    def estimates(self, temperature: float) -> AcceptanceEstimates:
+        """Return the acceptance rates at this temperature, rounded to a tenth."""
         temperature = round(temperature, 1)
-        if temperature not in self._worth:
-            self._worth[temperature] = AcceptanceEstimates()
-        return self._worth[temperature]
+        if temperature not in self._estimates:
+            self._estimates[temperature] = AcceptanceEstimates()
+        return self._estimates[temperature]
 
-    def thinking(self, sharing: int, quoted: float, *, rarely: bool) -> TrialBackoff:
-        """Whether heads are asked where ``sharing`` conversations share a pass, and the likeliest draft there
-        is already is right with the chance ``quoted``: what does not pay in company may pay alone, and what
-        does where nothing is known may not where much is. ``rarely``: as the Gate's, in company."""
-        key = sharing, int(_QUOTED * quoted)
-        if key not in self._thinking:
-            self._thinking[key] = TrialBackoff(
-                rarely=rarely and sharing > 1, rarest=_RAREST_HEADS, patience=_PATIENCE
+    def head_trials(self, n_sharing: int, best_probability: float, *, starts_rare: bool) -> TrialBackoff:
+        """Return when to ask heads in a pass that ``n_sharing`` share, with ``best_probability`` the
+        path probability of the best n-gram draft.
+
+        Heads that do not pay in a shared pass may pay in one that is not shared, and heads add little to an
+        n-gram draft that is nearly certain. ``starts_rare``: as for ``TrialBackoff``, in shared passes only.
+        """
+        key = n_sharing, int(_PROBABILITY_BUCKETS * best_probability)
+        if key not in self._head_trials:
+            self._head_trials[key] = TrialBackoff(
+                starts_rare=starts_rare and n_sharing > 1,
+                max_interval=_MAX_HEADS_INTERVAL,
+                min_trials=_MIN_HEADS_TRIALS,
             )
-        return self._thinking[key]
+        return self._head_trials[key]
 
-    def foresee(self, depth: int, chance: float) -> None:
-        """A draft at ``depth`` was right with this ``chance``, if all before it are."""
-        self._foreseen[depth] = 0.95 * self.foreseen(depth) + 0.05 * chance
+    def observe_head(self, depth: int, probability: float) -> None:
+        """Record the acceptance rate of a token that a head has drafted at ``depth``."""
+        mean = self.head_probability(depth)
+        self._head_probabilities[depth] = (1 - _HEAD_WEIGHT) * mean + _HEAD_WEIGHT * probability
 
-    def foreseen(self, depth: int) -> float:
-        """What such chances were lately."""
-        return self._foreseen.get(depth, 0.5)
+    def head_probability(self, depth: int) -> float:
+        """Return the mean acceptance rate of the tokens that heads have drafted at ``depth`` lately."""
+        return self._head_probabilities.get(depth, 0.5)
 
 
 class AcceptanceEstimates:
-    """What drafts from the conversation, from hidden states and from lookahead outputs are worth."""
+    """Acceptance rates of drafts from n-grams, from hidden states and from lookahead outputs."""
 
     def __init__(self) -> None:
         self.ngrams, self.hidden, self.lookahead = ngram_rates(), head_rates(), head_rates()
 
 
 class TrialBackoff:
-    """Whether something that takes time is tried: always while it pays, else ever more rarely."""
+    """Decides when to try a draft source that takes time: at every step while it pays, else after an interval
+    that doubles with each trial that shows no gain."""
 
-    def __init__(self, *, rarely: bool = False, rarest: int = _RAREST, patience: int = 0) -> None:
-        """``rarely``: it begins as one that did not pay; ``rarest``: steps between two trials, at most;
-        ``patience``: trials before it may be found not to pay."""
-        self._every, self._waited, self._mean = (rarest if rarely else 1), 0, 0.0
-        self._rarest, self._patience = rarest, 0 if rarely else patience
+    def __init__(
+        self, *, starts_rare: bool = False, max_interval: int = _MAX_INTERVAL, min_trials: int = 0
+    ) -> None:
+        """``starts_rare``: start at ``max_interval``, the most steps between two trials. ``min_trials``:
+        trials before the source may be judged not to pay, unless it starts rare."""
+        self._interval = max_interval if starts_rare else 1
+        self._max_interval = max_interval
+        self._trials_left = 0 if starts_rare else min_trials
+        self._steps_waited = 0
+        self._mean_gain = 0.0
 
-    def opens(self) -> bool:
-        self._waited += 1
-        return self._waited >= self._every
+    def is_due(self) -> bool:
+        """Count one step, and return whether the source should be tried in it."""
+        self._steps_waited += 1
+        return self._steps_waited >= self._interval
 
-    def settle(self, gained: float) -> None:
-        """It was tried, and gained so many seconds (lost, if negative)."""
-        self._waited = 0
-        self._patience -= 1
-        self._mean = _REMEMBERED * self._mean + (1 - _REMEMBERED) * gained
-        pays = self._mean > 0 or self._patience > 0
-        self._every = 1 if pays else min(2 * self._every, self._rarest)
+    def record(self, gain: float) -> None:
+        """Record the gain of one trial, in seconds; negative is a loss."""
+        self._steps_waited = 0
+        self._trials_left -= 1
+        self._mean_gain = _GAIN_DECAY * self._mean_gain + (1 - _GAIN_DECAY) * gain
+        pays = self._mean_gain > 0 or self._trials_left > 0
+        self._interval = 1 if pays else min(2 * self._interval, self._max_interval)

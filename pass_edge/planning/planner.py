@@ -1,12 +1,13 @@
-"""The schedule that counts: each pass decodes the tree that is worth most, given what passes cost here.
+"""The cost-aware schedule: each pass decodes the most valuable tree, given what passes cost here.
 
-With λ the pace (tokens a second that decoding makes anyway), a pass of the root and a draft is worth
+With λ the throughput (the tokens per second that decoding makes anyway), a pass over the root and a draft is
+worth
 
-    1 + Σ chances of the draft's nodes - λ · T(rows)    tokens,
+    1 + Σ path probabilities of the draft's nodes - λ · T(rows)    tokens.
 
-and the best pace in the long run is had by taking the most worth at every pass (renewal reward;
-docs/planner.md). For n drafted tokens, the n likeliest nodes are the best ones, and they always are a tree.
-Nothing is drafted where nothing is worth its rows, so a pass is never planned to be worse than a plain one.
+Taking the most valuable tree in every pass gives the best throughput in the long run (renewal reward theorem;
+docs/planner.md). For n drafted tokens the n most likely nodes are the best ones, and they always form a tree.
+Where no draft is worth its rows, nothing is drafted; so no pass is planned to be worse than a plain one.
 """
 
 from __future__ import annotations
@@ -21,184 +22,255 @@ import numpy as np
 from pass_edge.drafting.drafter import Drafter, DraftToken
 from pass_edge.drafting.ngrams import NgramContinuations, NgramIndex
 from pass_edge.drafting.schedules import StepResult
-from pass_edge.drafting.tree import NO_DRAFT, DraftTree
+from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree
 from pass_edge.sampling.sampler import Distribution
-from pass_edge.settings import MAX_ROWS
+from pass_edge.settings import MAX_ROWS, REJECTION
 
 from .acceptance import AcceptanceRates, head_bucket, ngram_bucket
 from .cost_model import StepCosts
 from .draft_statistics import AcceptanceEstimates, DraftStatistics
 from .tree_selection import DraftBuilder, Throughput, TreeSelector
 
-_UNLIKELY = 0.5
-"""Where drafts must be right more often than that to pay, heads begin as a source that did not."""
-_HEAD = 0.1
-"""About what part of a pass a head takes."""
-FEW_SIZES = (1, 2, 4, 8, 16, 32)
-"""Nodes of trees where a pass like the last one is cheaper: llama.cpp keeps that one's graph, and CUDA
-records it when it comes again."""
-_REPLANNED = 8
-"""Passes for which prices hold: depth, costs and pace move slowly, and numpy between passes is not free."""
+GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
+"""Numbers of nodes that trees may have on a GPU. There, passes of the same size as the one before are
+cheaper: llama.cpp keeps the graph, and CUDA records it once it is repeated."""
+_LIKELY = 0.5
+"""Where a draft must be more likely than this to pay, heads start as a source that does not pay."""
+_HEAD_COST = 0.1
+"""Approximate time of a head, as a share of a pass over one row."""
+_REPLAN_INTERVAL = 8
+"""Passes that one TreeSelector serves: depth, costs and throughput change slowly, and numpy calls between
+passes take time."""
 
-
-_Waiting = tuple[float, int, int, int | None, NgramContinuations]
-"""A node that may be drafted: less its chance, what orders those of one chance, the node above, its token
-(None: the root) and what may follow it."""
+_Candidate = tuple[float, int, int, int | None, NgramContinuations]
+"""A node that may be drafted next: (-path probability, serial number that breaks ties, parent node, token or
+None for the root, continuations after the token)."""
 
 
 class Planner:
-    """A Schedule. Drafts come from ``drafter``, where passes leave it something to draft from, and from the
-    conversation itself. Not thread-safe."""
+    """The schedule "auto": a Schedule that drafts from n-grams of the conversation and from ``drafter``, and
+    decodes the drafts that are worth their rows. Not thread-safe."""
 
     def __init__(
         self,
         costs: StepCosts,
         drafter: Drafter | None = None,
-        group: int = 0,
+        n_lookahead: int = 0,
         *,
-        experience: DraftStatistics | None = None,
-        quotes: bool = True,
-        most: int = MAX_ROWS,
-        sizes: Sequence[int] = (),
+        statistics: DraftStatistics | None = None,
+        use_ngrams: bool = True,
+        max_drafted: int = MAX_ROWS,
+        tree_sizes: Sequence[int] = (),
     ) -> None:
-        """No pass is wider than ``costs`` know. ``group``: lookahead tokens that may follow a node;
-        ``experience``: shared with other conversations, if it is; ``quotes``: whether the conversation
-        itself is drafted from; ``most``: tokens drafted in a pass; ``sizes``: how many nodes trees may have
-        that are not the largest, if not any number."""
-        self._costs, self._quotes, self._most, self._sizes = costs, quotes, most, sizes
+        """``costs``: of passes, up to the widest one that may run. ``drafter``: drafts from heads and
+        lookahead outputs. ``n_lookahead``: lookahead tokens at each node of a tree that has any.
+        ``statistics``: shared with other conversations, or new ones if None. ``use_ngrams``: draft from the
+        conversation too. ``max_drafted``: most tokens drafted in a pass. ``tree_sizes``: numbers of nodes
+        that a tree may have, besides the largest tree that fits; empty allows any number."""
+        self._costs = costs
         self._drafter = drafter or Drafter(0)
+        self._n_lookahead = n_lookahead
+        self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
+        self._use_ngrams = use_ngrams
+        self._max_drafted, self._tree_sizes = max_drafted, tree_sizes
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
-        self._experience = experience or DraftStatistics(looks=may_look_ahead(costs))
-        self._group, self._looks = group, 0
-        self._pace = Throughput()
-        self._plan = TreeSelector(costs.at(0)[: most + 1], self._pace, sizes=sizes)
-        self._passes = 0
-        self._draft = NO_DRAFT
-        self._expected: list[tuple[AcceptanceRates, dict[int, int]]] = []
+        self._throughput = Throughput()
+        self._selector = TreeSelector(costs.at(0)[: max_drafted + 1], self._throughput, tree_sizes=tree_sizes)
+        self._n_passes = 0
+        self._draft, self._n_lookahead_next = NO_DRAFT, 0
+        self._predictions: list[tuple[AcceptanceRates, dict[int, int]]] = []
+        """By depth, what heads have drafted: their rates, and the bucket of each token, best token first."""
 
     def begin(self, tokens: Sequence[int]) -> None:
-        if self._quotes:
-            self._index.become(tokens)
-        self._draft, self._looks, self._expected = NO_DRAFT, 0, []
-        self._passes = 0
-        self._pace = Throughput()
+        """Start a conversation that holds ``tokens``, the root last."""
+        if self._use_ngrams:
+            self._index.reset_to(tokens)
+        self._draft, self._n_lookahead_next, self._predictions = NO_DRAFT, 0, []
+        self._n_passes = 0
+        self._throughput = Throughput()
 
-    def tree(self, root: int, depth: int) -> DraftTree:
-        return self._draft.below(root, self._looks)
+    def tree(self, root: int) -> DraftTree:
+        """Return the tree that ``learn`` has planned for the next pass."""
+        return self._draft.below(root, self._n_lookahead_next)
 
-    def learn(self, passed: StepResult) -> None:
+    def learn(self, result: StepResult) -> None:
+        """Learn from a pass, and plan the next one."""
         began = time.perf_counter()
-        chances = self._experience.at(passed.sampler.sampling.temperature)
-        self._costs.observe(passed.rows, passed.depth, passed.seconds, 1 / passed.sharing)
-        self._see(passed.new, chances)
-        if self._passes % _REPLANNED == 0 or passed.sharing != self._plan.sharing:
-            seconds = self._costs.at(passed.depth + len(passed.new))
-            others = min(passed.others, len(seconds) - 1)
-            seconds = seconds[others : others + self._most + 1]
-            switching = self._costs.switching if passed.sharing == 1 else 0.0
-            self._plan = TreeSelector(seconds, self._pace, passed.sharing, self._sizes, switching)
-        self._passes += 1
-        plan = self._plan
-        plan.drafted = len(passed.tree.tokens) - 1
-        branches = DraftBuilder()
-        self._draft_ngrams(branches, plan, chances, passed.rule)
-        # by the rejection rule a node's children come from one distribution, so from one source
-        may_think = not (passed.rule == "rejection" and branches)
-        if len(passed.outcome.logits):
-            seconds = self._costs.at(passed.depth)
-            paid = seconds[passed.rows - 1] - seconds[passed.rows - 1 - sum(passed.tree.lookahead)]
-            gained = self._draft_heads(branches, plan, chances.lookahead, passed) if may_think else 0.0
-            self._experience.looking.settle(gained - paid)
-        elif may_think and self.needs_hidden and plan.least[0] < 1:
-            asked = self._experience.thinking(
-                plan.sharing, branches.likeliest, rarely=plan.least[0] > _UNLIKELY
-            )
-            if asked.opens():
-                asked.settle(self._draft_heads(branches, plan, chances.hidden, passed))
-        self._looks = self._group if self._group and self._experience.looking.opens() else 0
-        self._draft = plan.best(branches.draft(), self._looks, passed.new[-1])
-        elapsed = passed.seconds + time.perf_counter() - began
-        self._pace.count(len(passed.new) + passed.sharing - 1, elapsed)
+        estimates = self._statistics.estimates(result.sampler.sampling.temperature)
+        self._observe(result, estimates)
+        selector = self._price(result)
+        builder = DraftBuilder()
+        self._draft_ngrams(builder, selector, estimates.ngrams, result.rule)
+        self._draft_heads(builder, selector, estimates, result)
+        self._select(builder.build(), selector, result.new_tokens[-1])
+        elapsed = result.seconds + time.perf_counter() - began
+        self._throughput.record(len(result.new_tokens) + result.n_sharing - 1, elapsed)
 
-    def _see(self, new: Sequence[int], chances: AcceptanceEstimates) -> None:
-        """Compare what was expected to what came."""
-        for (source, kinds), came in zip(self._expected, new, strict=False):
-            for token, kind in kinds.items():
-                source.observe(kind, token == came)
-            if came != next(iter(kinds)):  # what was expected further on was so behind another token
+    # -- observe --------------------------------------------------------------------------------------
+
+    def _observe(self, result: StepResult, estimates: AcceptanceEstimates) -> None:
+        """Correct the costs by the time of the pass, and the acceptance rates by its tokens."""
+        self._costs.observe(result.rows, result.depth, result.seconds, 1 / result.n_sharing)
+        self._observe_heads(result.new_tokens)
+        if self._use_ngrams:
+            self._observe_ngrams(result.new_tokens, estimates.ngrams)
+
+    def _observe_heads(self, new_tokens: Sequence[int]) -> None:
+        """Compare what heads have drafted, in the tree or not, with ``new_tokens``."""
+        for (rates, buckets), new in zip(self._predictions, new_tokens, strict=False):
+            for token, bucket in buckets.items():
+                rates.observe(bucket, token == new)
+            if new != next(iter(buckets)):  # deeper predictions followed another token
                 break
-        self._expected = []
-        for came in new if self._quotes else ():
-            for token, length, others, _ in self._index.ahead():
-                chances.ngrams.observe(ngram_bucket(length, others), token == came)
-            self._index.append(came)
+        self._predictions = []
+
+    def _observe_ngrams(self, new_tokens: Sequence[int], rates: AcceptanceRates) -> None:
+        """Compare what the index would have drafted with ``new_tokens``, and add these to it."""
+        for new in new_tokens:
+            for token, match_length, agreement, _ in self._index.continuations():
+                rates.observe(ngram_bucket(match_length, agreement), token == new)
+            self._index.append(new)
+
+    # -- price ----------------------------------------------------------------------------------------
+
+    def _price(self, result: StepResult) -> TreeSelector:
+        """Return the selector for the next pass, with new costs from time to time, and whenever the number of
+        conversations that share passes has changed."""
+        if self._n_passes % _REPLAN_INTERVAL == 0 or result.n_sharing != self._selector.n_sharing:
+            self._selector = self._new_selector(result)
+        self._n_passes += 1
+        self._selector.last_drafted = len(result.tree.tokens) - 1
+        return self._selector
+
+    def _new_selector(self, result: StepResult) -> TreeSelector:
+        seconds = self._costs.at(result.depth + len(result.new_tokens))
+        other_rows = min(result.other_rows, len(seconds) - 1)
+        return TreeSelector(
+            seconds[other_rows : other_rows + self._max_drafted + 1],
+            self._throughput,
+            result.n_sharing,
+            self._tree_sizes,
+            self._costs.rebuild_seconds if result.n_sharing == 1 else 0.0,
+        )
+
+    # -- draft n-grams --------------------------------------------------------------------------------
 
     def _draft_ngrams(
-        self, branches: DraftBuilder, plan: TreeSelector, chances: AcceptanceEstimates, rule: str
+        self, builder: DraftBuilder, selector: TreeSelector, rates: AcceptanceRates, rule: str
     ) -> None:
-        """What the conversation says comes next, the likeliest first, as long as one more may pay."""
-        by_rejection = rule == "rejection"
-        order = itertools.count()
-        begin: _Waiting = (-1.0, next(order), 0, None, self._index.ahead())
-        waiting = [begin]
-        for drafted in range(plan.most + 1):
-            if not waiting or -waiting[0][0] < plan.least[max(0, drafted - 1)]:
+        """Draft from the conversation, most likely token first, as long as one more token may pay."""
+        by_rejection = rule == REJECTION
+        serial = itertools.count()
+        root: _Candidate = (-1.0, next(serial), 0, None, self._index.continuations())
+        candidates = [root]
+        for n_drafted in range(selector.max_drafted + 1):
+            if not candidates or -candidates[0][0] < selector.min_probability[max(0, n_drafted - 1)]:
                 return
-            chance, _, node, token, quoting = heapq.heappop(waiting)
+            negated, _, node, token, continuations = heapq.heappop(candidates)
             if token is not None:
                 proposal = Distribution(np.array([token]), np.ones(1)) if by_rejection else None
-                node = branches.add(node, token, -chance, proposal)
-            for token, length, others, behind in quoting:
-                likely = chance * chances.ngrams.of(ngram_bucket(length, others))
-                heapq.heappush(waiting, (likely, next(order), node, token, behind))
-                if by_rejection:  # a proposal of one token has no others
+                node = builder.add(node, token, -negated, proposal)
+            for token, match_length, agreement, following in continuations:
+                child = negated * rates.rate(ngram_bucket(match_length, agreement))
+                heapq.heappush(candidates, (child, next(serial), node, token, following))
+                if by_rejection:  # a proposal distribution of one token has no second child
                     break
 
+    # -- draft heads ----------------------------------------------------------------------------------
+
     def _draft_heads(
-        self, branches: DraftBuilder, plan: TreeSelector, chances: AcceptanceRates, passed: StepResult
-    ) -> float:
-        """What lookahead tokens and heads say comes next; returns the seconds that it gains or loses."""
-        began = asked = time.perf_counter()
-        without = plan.worth(branches.draft())
-        node, chance = 0, 1.0
-        position = passed.next_position
-        for depth, ahead in enumerate(
-            self._drafter.ahead(
-                passed.outcome, passed.new[-1], passed.sampler, position, passed.history, passed.rule
+        self,
+        builder: DraftBuilder,
+        selector: TreeSelector,
+        estimates: AcceptanceEstimates,
+        result: StepResult,
+    ) -> None:
+        """Draft from what the pass left: from lookahead outputs if it had lookahead tokens, else from its
+        hidden state where heads are likely to pay. Record what either gained."""
+        # by the rejection rule all children of a node come from one distribution, so from one source
+        allowed = not (result.rule == REJECTION and builder)
+        if len(result.output.lookahead_logits):
+            seconds = self._costs.at(result.depth)
+            paid = seconds[result.rows - 1] - seconds[result.rows - 1 - sum(result.tree.lookahead)]
+            gain = self._draft_chain(builder, selector, estimates.lookahead, result) if allowed else 0.0
+            self._statistics.lookahead_trials.record(gain - paid)
+        elif allowed and self.needs_hidden and selector.min_probability[0] < 1:
+            trials = self._statistics.head_trials(
+                selector.n_sharing,
+                builder.best_probability,
+                starts_rare=selector.min_probability[0] > _LIKELY,
             )
-        ):
-            hopes = {token: chance * right for token, right in self._foretell(depth, ahead, chances).items()}
+            if trials.is_due():
+                trials.record(self._draft_chain(builder, selector, estimates.hidden, result))
+
+    def _draft_chain(
+        self, builder: DraftBuilder, selector: TreeSelector, rates: AcceptanceRates, result: StepResult
+    ) -> float:
+        """Draft a chain from lookahead outputs and heads, with alternatives at each depth. Return the gain in
+        seconds: the value of the added drafts, less the time that drafting took."""
+        began = token_began = time.perf_counter()
+        value_before = selector.value(builder.build())
+        node, path_probability = 0, 1.0
+        draft_tokens = self._drafter.draft_tokens(
+            result.output,
+            result.new_tokens[-1],
+            result.sampler,
+            result.next_position,
+            result.history,
+            result.rule,
+        )
+        for depth, draft_token in enumerate(draft_tokens):
+            token_rates = self._predict(depth, draft_token, rates)
+            probabilities = {token: path_probability * rate for token, rate in token_rates.items()}
             nodes = {
-                token: branches.add(node, token, hope, ahead.proposal)
-                for token, hope in hopes.items()
-                if hope >= plan.least[0]
+                token: builder.add(node, token, probability, draft_token.proposal)
+                for token, probability in probabilities.items()
+                if probability >= selector.min_probability[0]
             }
-            if ahead.token not in nodes:
+            if draft_token.token not in nodes:
                 break
-            node, chance = nodes[ahead.token], hopes[ahead.token]
-            # a further token takes as long as this one to draft, and is worth what such were lately
+            node, path_probability = nodes[draft_token.token], probabilities[draft_token.token]
+            # draft another token only if its expected value, less its row, exceeds the time it takes
             now = time.perf_counter()
-            if chance * self._experience.foreseen(depth + 1) - plan.least[0] < plan.pace * (now - asked):
+            expected = path_probability * self._statistics.head_probability(depth + 1)
+            if expected - selector.min_probability[0] < selector.tokens_per_second * (now - token_began):
                 break
-            asked = now
-        gained = (plan.worth(branches.draft()) - without) / plan.pace
-        return gained - (time.perf_counter() - began)
+            token_began = now
+        gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
+        return gain - (time.perf_counter() - began)
 
-    def _foretell(self, depth: int, ahead: DraftToken, chances: AcceptanceRates) -> dict[int, float]:
-        """The chances of what may stand at ``depth`` if all before is right; what comes is compared to it."""
-        kinds = {ahead.token: head_bucket(depth, ahead.given)}
-        kinds |= {token: head_bucket(depth, given, other=True) for token, given in ahead.others}
-        self._expected.append((chances, kinds))
-        self._experience.foresee(depth, chances.of(kinds[ahead.token]))
-        return {token: chances.of(kind) for token, kind in kinds.items()}
+    def _predict(self, depth: int, draft_token: DraftToken, rates: AcceptanceRates) -> dict[int, float]:
+        """Return the acceptance rate of each token drafted at ``depth``, if all above it are right, and note
+        the prediction for ``_observe_heads``."""
+        buckets = {draft_token.token: head_bucket(depth, draft_token.confidence)}
+        buckets |= {
+            token: head_bucket(depth, confidence, alternative=True)
+            for token, confidence in draft_token.alternatives
+        }
+        self._predictions.append((rates, buckets))
+        self._statistics.observe_head(depth, rates.rate(buckets[draft_token.token]))
+        return {token: rates.rate(bucket) for token, bucket in buckets.items()}
+
+    # -- select ---------------------------------------------------------------------------------------
+
+    def _select(self, draft: Draft, selector: TreeSelector, root: int) -> None:
+        """Keep the part of ``draft`` that is worth most for the next pass, which starts from ``root``, with
+        lookahead tokens where they are due."""
+        look_ahead = self._n_lookahead and self._statistics.lookahead_trials.is_due()
+        self._n_lookahead_next = self._n_lookahead if look_ahead else 0
+        self._draft = selector.select(draft, self._n_lookahead_next, root)
 
 
-def may_look_ahead(costs: StepCosts, *, has_head: bool = False) -> bool:
-    """Whether lookahead tokens could pay here at all: a pass that verifies one draft and has a lookahead
-    token at both nodes must cost less than two plain ones; where a head on hidden states drafts too
-    (``has_head``), little more than without these, because the head takes no row."""
+def may_look_ahead(costs: StepCosts, *, has_hidden_head: bool = False) -> bool:
+    """Return whether lookahead tokens can pay at all with these costs.
+
+    A pass that verifies one draft, with a lookahead token at both nodes, has four rows. It must cost less
+    than two plain passes; or, where a hidden head drafts as well at no row, less than a pass over two rows
+    and the time of the head.
+    """
     seconds = costs.at(0)
     if len(seconds) < 4:
         return False
-    return bool(seconds[3] < (seconds[1] + _HEAD * seconds[0] if has_head else 2 * seconds[0]))
+    limit = seconds[1] + _HEAD_COST * seconds[0] if has_hidden_head else 2 * seconds[0]
+    return bool(seconds[3] < limit)

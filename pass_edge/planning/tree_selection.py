@@ -1,4 +1,4 @@
-"""What drafts are worth in the next pass, and which part of a draft is worth most (docs/planner.md)."""
+"""Select the most valuable tree of drafted tokens for the next pass (docs/planner.md)."""
 
 from __future__ import annotations
 
@@ -11,119 +11,136 @@ import numpy as np
 from pass_edge.drafting.tree import NO_DRAFT, Draft
 from pass_edge.sampling.sampler import Distribution
 
-_REMEMBERED = 0.97
-"""Of the pace, at each pass: it follows the text within some thirty."""
+_DECAY = 0.97
+"""The totals of Throughput are multiplied by this at each pass, so the rate is that of some thirty passes."""
 
 
 class DraftBuilder:
-    """A draft that grows: what two sources say alike is one node."""
+    """Builds a draft node by node. Where two sources draft the same token, there is one node."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
         self._parents: list[int] = []
-        self._chances: list[float] = []
-        self._numbers: dict[tuple[int, int], int] = {}
+        self._probabilities: list[float] = []
+        self._nodes: dict[tuple[int, int], int] = {}
         self._proposals: dict[int, Distribution] = {}
 
     def __bool__(self) -> bool:
         return bool(self._tokens)
 
     @property
-    def likeliest(self) -> float:
-        """The chance of the likeliest node; 0 without any."""
-        return max(self._chances, default=0.0)
+    def best_probability(self) -> float:
+        """The highest path probability of a node; 0 without nodes."""
+        return max(self._probabilities, default=0.0)
 
-    def add(self, parent: int, token: int, chance: float, proposal: Distribution | None) -> int:
-        """The node of ``token`` below ``parent``, drawn from ``proposal``."""
-        number = self._numbers.get((parent, token))
-        if number is not None:
-            self._chances[number - 1] = max(self._chances[number - 1], chance)
-            return number
+    def add(self, parent: int, token: int, probability: float, proposal: Distribution | None) -> int:
+        """Return the node of ``token`` below ``parent``, added if it does not exist yet. ``probability``: its
+        path probability; of two, the higher one counts. ``proposal``: the distribution that the children of
+        ``parent`` are drawn from."""
+        node = self._nodes.get((parent, token))
+        if node is not None:
+            self._probabilities[node - 1] = max(self._probabilities[node - 1], probability)
+            return node
         self._tokens.append(token)
         self._parents.append(parent)
-        self._chances.append(chance)
-        self._numbers[parent, token] = len(self._tokens)
+        self._probabilities.append(probability)
+        self._nodes[parent, token] = len(self._tokens)
         if proposal:
             self._proposals[parent] = proposal
         return len(self._tokens)
 
-    def draft(self) -> Draft:
-        return Draft(tuple(self._tokens), tuple(self._parents), tuple(self._chances), self._proposals)
+    def build(self) -> Draft:
+        """Return the draft with all nodes added so far."""
+        return Draft(tuple(self._tokens), tuple(self._parents), tuple(self._probabilities), self._proposals)
 
 
 class TreeSelector:
-    """What drafts are worth in the next pass, which ``sharing`` conversations share."""
+    """Selects the part of a draft that is worth more than its rows cost.
+
+    Attributes: ``n_sharing``, that share the pass; ``tokens_per_second``, the throughput λ that time is
+    weighed with; ``max_drafted``, most tokens that can be drafted; ``last_drafted``, how many the last pass
+    drafted, which the planner sets; ``min_probability``, by n: with n likelier nodes drafted, another node
+    of lower path probability cannot pay, even together with further ones.
+    """
 
     def __init__(
         self,
         seconds: np.ndarray,
-        pace: Throughput,
-        sharing: int = 1,
-        sizes: Sequence[int] = (),
-        switching: float = 0.0,
+        throughput: Throughput,
+        n_sharing: int = 1,
+        tree_sizes: Sequence[int] = (),
+        rebuild_seconds: float = 0.0,
     ) -> None:
-        """``seconds`` (n,): of passes with 1, 2, … n rows of this conversation, and what others take besides:
-        a row's price is what it adds to theirs. ``sizes``: as the Planner's. ``switching``: seconds more of a
-        pass that drafts another number of nodes than ``drafted`` ones, which is to be set."""
-        self.sharing, self.drafted = sharing, 0
-        self.pace = max(pace.tokens_per_second, sharing / seconds[0])
-        self._switching = self.pace * switching
-        self._prices: list[float] = (self.pace * (seconds - seconds[0])).tolist()
-        self.most = len(seconds) - 1
+        """``seconds``: (n,) float64, of passes with 1, 2, … n rows of this conversation, together with the
+        rows of other conversations; so a row is charged what it adds to theirs. ``tree_sizes``: as for the
+        Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
+        ``last_drafted``."""
+        self.n_sharing, self.last_drafted = n_sharing, 0
+        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / seconds[0])
+        self._rebuild_cost = self.tokens_per_second * rebuild_seconds
+        self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
+        """In tokens, by how many are drafted."""
+        self.max_drafted = len(seconds) - 1
         self._counts: Collection[int] = (
-            {*(size - 1 for size in sizes), self.most} if sizes else range(1, len(seconds))
+            {*(size - 1 for size in tree_sizes), self.max_drafted} if tree_sizes else range(1, len(seconds))
         )
-        """How many nodes may be drafted, if any are."""
-        prices = np.array(self._prices)
-        ways = _ways(len(seconds), tuple(self._counts))
-        self.least: list[float] = (
-            ((prices - prices[:, None]) * ways).min(axis=1, initial=1.0, where=ways > 0).tolist()
+        """How many tokens may be drafted, besides none."""
+        costs = np.array(self._costs)
+        inverse = _inverse_differences(len(seconds), tuple(self._counts))
+        self.min_probability: list[float] = (
+            ((costs - costs[:, None]) * inverse).min(axis=1, initial=1.0, where=inverse > 0).tolist()
         )
-        """Behind n drafts that are likelier, one more pays in no company if its chance is less."""
 
-    def _best(self, draft: Draft, looks: int = 0) -> tuple[float, int]:
-        """What the likeliest nodes are worth, and how many of them are worth most, with ``looks`` lookahead
-        tokens at each and at the root; more than there are where that is as many as last time."""
-        prices = self._prices[looks :: looks + 1]
-        best, count, hoped = -prices[0] - self._switching * (self.drafted != 0), 0, 0.0
-        for n, chance in enumerate(sorted(draft.chances, reverse=True)[: len(prices) - 1], 1):
-            hoped += chance
-            worth = hoped - prices[n] - self._switching * (self.drafted != n)
-            if worth > best and n in self._counts:
-                best, count = worth, n
-        if len(draft.tokens) < self.drafted < len(prices) and hoped - prices[self.drafted] > best:
-            best, count = hoped - prices[self.drafted], self.drafted
-        return best, count
+    def value(self, draft: Draft) -> float:
+        """Return how many tokens the best part of ``draft`` gains over drafting nothing."""
+        return self._best_count(draft)[0]
 
-    def worth(self, draft: Draft) -> float:
-        """Tokens that the best part of ``draft`` gains over none."""
-        return self._best(draft)[0]
+    def select(self, draft: Draft, n_lookahead: int, root: int) -> Draft:
+        """Return the part of ``draft`` that is worth most, with ``n_lookahead`` lookahead tokens at each node
+        and at the root; padded where that saves rebuilding the graph."""
+        count = self._best_count(draft, n_lookahead)[1]
+        return draft.most_likely(count).padded(root, count) if count else NO_DRAFT
 
-    def best(self, draft: Draft, looks: int, root: int) -> Draft:
-        """The part of ``draft`` behind ``root`` that is worth most, or all of it and what fills it up."""
-        count = self._best(draft, looks)[1]
-        return draft.best(count).filled(root, count) if count else NO_DRAFT
+    def _best_count(self, draft: Draft, n_lookahead: int = 0) -> tuple[float, int]:
+        """Return the value of the best part of ``draft``, in tokens, and how many nodes it has: more than
+        ``draft`` has where padding it to the size of the last pass is best."""
+        costs = self._costs[n_lookahead :: n_lookahead + 1]
+        best_value, best_count = -costs[0] - self._rebuild_cost * (self.last_drafted != 0), 0
+        expected = 0.0
+        for n, probability in enumerate(sorted(draft.probabilities, reverse=True)[: len(costs) - 1], 1):
+            expected += probability
+            value = expected - costs[n] - self._rebuild_cost * (self.last_drafted != n)
+            if value > best_value and n in self._counts:
+                best_value, best_count = value, n
+        if len(draft.tokens) < self.last_drafted < len(costs):
+            value = expected - costs[self.last_drafted]
+            if value > best_value:
+                best_value, best_count = value, self.last_drafted
+        return best_value, best_count
 
 
 @lru_cache
-def _ways(widest: int, counts: tuple[int, ...]) -> np.ndarray:
-    """(widest, widest): from n drafts to m of ``counts``, 1 / (m - n) where these are more, else 0."""
-    n = np.arange(widest)
-    more = n - n[:, None]
-    return ((more > 0) & np.isin(n, counts)) / np.maximum(more, 1)
+def _inverse_differences(size: int, counts: tuple[int, ...]) -> np.ndarray:
+    """Return (size, size) float64: 1 / (m - n) at [n, m] where m is in ``counts`` and above n, else 0."""
+    n = np.arange(size)
+    difference = n - n[:, None]
+    return ((difference > 0) & np.isin(n, counts)) / np.maximum(difference, 1)
 
 
 @dataclass
 class Throughput:
-    """Tokens a second lately, of all conversations that share passes, as if the others drafted nothing."""
+    """Recent tokens per second of all conversations that share passes. Each of the others counts one token a
+    pass, as if it drafted nothing."""
 
     tokens: float = 0.0
     seconds: float = 0.0
 
-    def count(self, tokens: int, seconds: float) -> None:
-        self.tokens = self.tokens * _REMEMBERED + tokens
-        self.seconds = self.seconds * _REMEMBERED + seconds
+    def record(self, tokens: int, seconds: float) -> None:
+        """Record one pass."""
+        self.tokens = self.tokens * _DECAY + tokens
+        self.seconds = self.seconds * _DECAY + seconds
 
     @property
     def tokens_per_second(self) -> float:
+        """0 before the first pass."""
         return self.tokens / self.seconds if self.seconds else 0.0

@@ -1,7 +1,7 @@
-"""From logits to a token.
+"""Sample tokens from logits.
 
-sampler.py      filters and the choice of a token (Sampling, Sampler, Distribution)
+sampler.py      filters, and the choice of a token (Sampling, Sampler, Distribution)
 noise.py        random numbers keyed by seed, position and token id
 constrained.py  sampling under a grammar
-logprobs.py     log-probabilities of a chosen token and its alternatives
+logprobs.py     log-probabilities of a chosen token and of its alternatives
 """

@@ -26,8 +26,8 @@ class ConstrainedSampler(Sampler):
     """A sampler whose tokens after the prompt, up to an end token, spell a text that matches a grammar.
 
     A choice is a pure function of (logits, position, history), as without a grammar: the constraint's state
-    only caches where ``history`` leads. Heads draft with ``free``, which knows no grammar; ``count_allowed``
-    tells which of their drafts can be right, and ``forced`` which tokens need no draft at all.
+    only caches where ``history`` leads. Heads draft with ``unconstrained``, which knows no grammar;
+    ``count_allowed`` tells which of their drafts can be right, and ``forced`` which tokens are certain.
     """
 
     def __init__(self, sampling: Sampling, constraint: Constraint, start: int) -> None:
@@ -36,7 +36,7 @@ class ConstrainedSampler(Sampler):
         self._constraint = constraint
         self._start = start
         self._matched: list[int] = []
-        self.free = Sampler(dataclasses.replace(sampling, seed=self.seed))
+        self.unconstrained = Sampler(dataclasses.replace(sampling, seed=self.seed))
 
     @property
     def history_length(self) -> int:

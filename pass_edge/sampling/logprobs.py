@@ -1,4 +1,4 @@
-"""How likely the model itself held the tokens of an answer."""
+"""Log-probabilities of the tokens of an answer, under the model's own distribution."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .sampler import Logits, best
+from .sampler import Logits, top_tokens
 
 
 @dataclass(frozen=True)
 class Logprob:
-    """Natural logarithms of probabilities under the model's own softmax: no temperature, no filter, no
-    bias, no grammar. ``token`` was chosen, at ``logprob``; ``top``: the likeliest tokens with theirs, best
-    first."""
+    """Natural logarithms of probabilities under the model's own softmax: without temperature, filters, logit
+    bias and grammar. ``logprob`` is that of the chosen ``token``. ``top``: the most likely tokens with their
+    log-probabilities, best first."""
 
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...]
 
 
-def logprob_of(token: int, logits: Logits, alternatives: int) -> Logprob:
-    """``token`` chosen from ``logits`` (n_vocab,) float32, with so many ``alternatives``."""
+def logprob_of(token: int, logits: Logits, n_top: int) -> Logprob:
+    """Return the log-probability of ``token`` under ``logits``, (n_vocab,) float32, with those of the
+    ``n_top`` most likely tokens."""
     highest = float(logits.max())
     total = highest + float(np.log(np.exp(logits.astype(np.float64) - highest).sum()))
-    top = best(logits, alternatives) if alternatives else ()
+    top = top_tokens(logits, n_top) if n_top else ()
     return Logprob(
         token,
         float(logits[token]) - total,
-        tuple((int(other), float(logits[other]) - total) for other in top),
+        tuple((int(top_token), float(logits[top_token]) - total) for top_token in top),
     )

@@ -1,8 +1,7 @@
-"""Counter-based randomness: what is random at a position depends on (seed, position, token id) alone.
+"""Counter-based random numbers: they depend on seed, position, stream and token id alone.
 
-Drawing by argmax(log p + Gumbel noise) keyed this way makes sampling independent of how a token came
-to be considered, drafted or not (drafter-invariant speculative decoding; Daliri, Musco, Suresh 2024,
-arXiv 2408.07978).
+Sampling by argmax(log p + Gumbel noise) with such noise gives the same token whether it was drafted or not
+(drafter-invariant speculative decoding; Daliri, Musco, Suresh 2024, arXiv 2408.07978).
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ import numpy.typing as npt
 Int64s = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
-# independent streams for one (seed, position)
 TARGET, DRAFT, ACCEPT, RESAMPLE = range(4)
+"""Independent streams of random numbers for one seed and position."""
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _NP_GOLDEN, _NP_MIX_1, _NP_MIX_2 = np.uint64(_GOLDEN), np.uint64(_MIX_1), np.uint64(_MIX_2)
-_FEW = 8
+_FEW_TOKENS = 8
 _S30, _S27, _S31, _S11 = (np.uint64(shift) for shift in (30, 27, 31, 11))
 
 
@@ -32,14 +31,14 @@ def _mix(word: int) -> int:
 
 
 def uniform(seed: int, position: int, stream: int, tokens: Int64s) -> Doubles:
-    """Uniform numbers in (0, 1) for each token id, (n,) float64."""
+    """Return a uniform number in (0, 1) for each of ``tokens``, (n,) float64."""
     key = _mix(_mix(_mix((seed + _GOLDEN) & _MASK) ^ ((position + 1) & _MASK)) + stream * _GOLDEN & _MASK)
-    if len(tokens) <= _FEW:  # so few take Python less time than numpy's many calls
+    if len(tokens) <= _FEW_TOKENS:  # for so few, Python is faster than numpy's many calls
         words = [_mix(_mix(((token + 1) * _GOLDEN & _MASK) ^ key)) for token in tokens.tolist()]
         return np.array([(word >> 11) * 2.0**-53 + 2.0**-54 for word in words])
     word = (tokens.astype(np.uint64) + np.uint64(1)) * _NP_GOLDEN
     word ^= np.uint64(key)
-    for _ in range(2):  # one round leaves neighbouring token ids faintly correlated
+    for _ in range(2):  # one round leaves a faint correlation between neighbouring token ids
         word = (word ^ (word >> _S30)) * _NP_MIX_1
         word = (word ^ (word >> _S27)) * _NP_MIX_2
         word ^= word >> _S31
@@ -47,5 +46,5 @@ def uniform(seed: int, position: int, stream: int, tokens: Int64s) -> Doubles:
 
 
 def gumbel(seed: int, position: int, stream: int, tokens: Int64s) -> Doubles:
-    """Standard Gumbel noise for each token id, (n,) float64."""
+    """Return standard Gumbel noise for each of ``tokens``, (n,) float64."""
     return -np.log(-np.log(uniform(seed, position, stream, tokens)))

@@ -1,6 +1,7 @@
-"""From logits to a token: llama.cpp's usual filters, in its order, with position-keyed randomness.
+"""Sample a token from logits, with llama.cpp's usual filters and random numbers keyed by position.
 
-Order: logit bias, penalties, top-k, top-p, min-p, temperature (llama.cpp's default sampler chain).
+The order is that of llama.cpp's default sampler chain: logit bias, penalties, top-k, top-p, min-p,
+temperature.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from pass_edge.native.errors import SettingsError
 from .noise import TARGET, Doubles, Int64s, gumbel
 
 Logits = npt.NDArray[np.float32]
-_BLOCK = 64
-_LARGEST_BIAS = 1e30  # beyond, float32 has only infinity, and infinities have no difference
+_MAX_GROUP = 64
+_MAX_BIAS = 1e30  # above, sums may be infinite in float32, and the difference of infinities is not a number
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. Names, meanings and defaults are llama.cpp's.
+    """How tokens are chosen. Names, meanings and defaults are llama.cpp's. Raises SettingsError on values out
+    of range.
 
-    ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch a filter off.
-    ``repeat_last_n`` tokens count for the penalties (-1: all). ``logit_bias`` maps token ids to
-    what is added to their logits (-inf bans). ``seed`` None draws one. ``grammar``: GBNF that the text must
-    match from its first token on; empty is none. Raises SettingsError.
+    ``temperature``: 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch the filter off.
+    ``repeat_last_n``: how many of the last tokens the penalties look at; -1 is all. ``logit_bias``: by token
+    id, added to the logit; -inf bans the token. ``seed``: None draws one. ``grammar``: GBNF that the text
+    must match from its first token on; empty is none.
     """
 
     temperature: float = 0.8
@@ -55,43 +57,44 @@ class Sampling:
         for name in ("presence_penalty", "frequency_penalty"):
             _require(True, name.replace("_", "-"), getattr(self, name), "a number")
         for token, bias in self.logit_bias.items():
-            if not bias <= _LARGEST_BIAS:
+            if not bias <= _MAX_BIAS:
                 raise SettingsError(
-                    f"the logit bias of token {token} is {bias}; it must be a number, or -inf"
+                    f"the logit bias of token {token} is {bias}; "
+                    f"it must be a number up to {_MAX_BIAS:g}, or -inf"
                 )
 
 
-def _require(holds: bool, name: str, value: float, allowed: str) -> None:
-    if not holds or not math.isfinite(value):
+def _require(is_allowed: bool, name: str, value: float, allowed: str) -> None:
+    if not is_allowed or not math.isfinite(value):
         raise SettingsError(f"{name} is {value}; it must be {allowed}")
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Probabilities of the tokens that are left: ``tokens`` (n,) int64, ascending; ``probabilities``
-    (n,) float64, summing to 1."""
+    """A distribution over the tokens that the filters leave: ``tokens``, (n,) int64, ascending;
+    ``probabilities``, (n,) float64, summing to 1."""
 
     tokens: Int64s
     probabilities: Doubles
 
     def of(self, tokens: Int64s) -> Doubles:
-        """The probability of each of ``tokens``, (m,) float64; 0 for those filtered out."""
+        """Return the probability of each of ``tokens``, (m,) float64; 0 for tokens that are filtered out."""
         places = np.searchsorted(self.tokens, tokens).clip(max=len(self.tokens) - 1)
         return np.where(self.tokens[places] == tokens, self.probabilities[places], 0.0)
 
     def draw(self, seed: int, position: int, stream: int) -> int:
-        """One token, by the Gumbel-max rule under the noise of (seed, position, stream)."""
+        """Draw one token with the Gumbel-max trick, under the noise of (seed, position, stream)."""
         with np.errstate(divide="ignore"):
             scores = np.log(self.probabilities) + gumbel(seed, position, stream, self.tokens)
         return int(self.tokens[scores.argmax()])
 
     def without(self, token: int) -> Distribution | None:
-        """What is left, renormalised, once ``token`` is ruled out; None if nothing is."""
+        """Return the distribution without ``token``, renormalised; None if no token is left."""
         kept = self.tokens != token
         return _normalised(self.tokens[kept], self.probabilities[kept])
 
     def minus(self, other: Distribution) -> Distribution | None:
-        """The normalised positive part of (self - other); None where that is nothing."""
+        """Return the normalised positive part of (self - other); None if it is zero everywhere."""
         return _normalised(self.tokens, np.maximum(self.probabilities - other.of(self.tokens), 0.0))
 
 
@@ -101,15 +104,15 @@ def _normalised(tokens: Int64s, weights: Doubles) -> Distribution | None:
 
 
 class Sampler:
-    """Chooses tokens for one generation; its state is only its settings and its seed.
+    """Chooses tokens for one generation. Its state is only its settings and its seed.
 
-    Attributes: ``sampling``; ``seed``; ``free``: what drafts are made with, which is itself unless a grammar
-    constrains it.
+    Attributes: ``sampling``; ``seed``; ``unconstrained``, the sampler that drafts are drawn with: this one,
+    or one without its grammar.
     """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self.free: Sampler = self
+        self.unconstrained: Sampler = self
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
         self._biases = np.array(list(sampling.logit_bias.values()), np.float32)
@@ -120,8 +123,8 @@ class Sampler:
         )
 
     @property
-    def adjusts(self) -> bool:
-        """Whether a token's logit depends on which one it is."""
+    def adjusts_logits(self) -> bool:
+        """Whether a logit bias or a penalty changes logits, so that they must be those of all tokens."""
         return bool(self._penalises or len(self._bias_tokens))
 
     @property
@@ -130,7 +133,8 @@ class Sampler:
         return self.sampling.repeat_last_n if self._penalises else 0
 
     def choose(self, logits: Logits, position: int, history: Sequence[int]) -> int:
-        """The token at ``position`` given ``logits`` (n_vocab,) float32 and the tokens before it."""
+        """Return the token at ``position``, chosen from ``logits``, (n_vocab,) float32. ``history``: the
+        tokens before it, at least the last ``history_length``."""
         logits = self._adjusted(logits, history)
         if self.sampling.temperature == 0:
             return int(logits.argmax())
@@ -152,20 +156,21 @@ class Sampler:
         history: Sequence[int],
         count: int,
         *,
-        among: Int64s | None = None,
+        tokens: Int64s | None = None,
     ) -> list[int]:
-        """The places in ``logits`` of what ``choose`` would choose, and of the next best that the filters
-        leave: up to ``count``. ``among``: the tokens they are of, if not all; not where it ``adjusts``."""
+        """Return the indices in ``logits`` of the token that ``choose`` would choose and of the next best
+        tokens that the filters leave, up to ``count`` in all. ``tokens``: the tokens of the logits, if these
+        are not of the whole vocabulary; not allowed where the sampler ``adjusts_logits``."""
         logits = self._adjusted(logits, history)
         if self.sampling.temperature == 0:
             return _largest(logits, count)
-        places, scores = self._filtered(logits)
-        tokens = places if among is None else among[places]
-        order = np.argsort(-(scores + gumbel(self.seed, position, TARGET, tokens)), kind="stable")
-        return places[order[:count]].tolist()
+        indices, scores = self._filtered(logits)
+        noise = gumbel(self.seed, position, TARGET, indices if tokens is None else tokens[indices])
+        order = np.argsort(-(scores + noise), kind="stable")
+        return indices[order[:count]].tolist()
 
     def distribution(self, logits: Logits, history: Sequence[int]) -> Distribution:
-        """The distribution that ``choose`` draws from."""
+        """Return the distribution that ``choose`` draws from."""
         logits = self._adjusted(logits, history)
         if self.sampling.temperature == 0:
             return Distribution(np.array([logits.argmax()], np.int64), np.ones(1))
@@ -175,7 +180,7 @@ class Sampler:
         return Distribution(tokens[order], weights[order] / weights.sum())
 
     def _adjusted(self, logits: Logits, history: Sequence[int]) -> Logits:
-        if not self.adjusts:
+        if not self.adjusts_logits:
             return logits
         logits = logits.copy()
         logits[self._bias_tokens] += self._biases
@@ -187,18 +192,18 @@ class Sampler:
         last_n, sampling = self.sampling.repeat_last_n, self.sampling
         counts = Counter(history if last_n < 0 else history[-last_n:])
         tokens = np.fromiter(counts, np.int64, len(counts))
-        times = np.fromiter(counts.values(), np.float32, len(counts))
-        seen = logits[tokens]
-        seen = np.where(seen <= 0, seen * sampling.repeat_penalty, seen / sampling.repeat_penalty)
-        logits[tokens] = seen - times * sampling.frequency_penalty - sampling.presence_penalty
+        occurrences = np.fromiter(counts.values(), np.float32, len(counts))
+        old = logits[tokens]
+        new = np.where(old <= 0, old * sampling.repeat_penalty, old / sampling.repeat_penalty)
+        logits[tokens] = new - occurrences * sampling.frequency_penalty - sampling.presence_penalty
 
     def _filtered(self, logits: Logits) -> tuple[Int64s, Doubles]:
-        # the tokens that are left, and their logits divided by the temperature
+        """Return the tokens that the filters leave, and their logits divided by the temperature."""
         sampling = self.sampling
         if sampling.top_k:
-            tokens = best(logits, sampling.top_k)
+            tokens = top_tokens(logits, sampling.top_k)
             if sampling.top_p < 1:
-                tokens = tokens[: _enough(logits[tokens], sampling.top_p)]
+                tokens = tokens[: _nucleus_size(logits[tokens], sampling.top_p)]
         else:
             tokens = _nucleus(logits, sampling.top_p) if sampling.top_p < 1 else np.arange(len(logits))
         scores = logits[tokens].astype(np.float64)
@@ -209,46 +214,46 @@ class Sampler:
 
 
 def _largest(logits: Logits, count: int) -> list[int]:
-    """The places of the ``count`` largest, ties by place; for few of them."""
-    found: list[int] = []
-    left = logits if count == 1 else logits.copy()
+    """Return the indices of the ``count`` largest logits, ties by index. Fast for a small ``count``."""
+    largest: list[int] = []
+    remaining = logits if count == 1 else logits.copy()
     for _ in range(min(count, len(logits))):
-        found.append(int(left.argmax()))
-        if len(found) < count:
-            left[found[-1]] = -np.inf
-    return found
+        largest.append(int(remaining.argmax()))
+        if len(largest) < count:
+            remaining[largest[-1]] = -np.inf
+    return largest
 
 
-def best(logits: Logits, count: int) -> Int64s:
-    """The ``count`` tokens of highest logit, best first, ties by token id."""
-    groups_of = min(_BLOCK, len(logits) // (4 * count))
-    if groups_of > 1:
-        # The count-th best of the maxima of disjoint groups bounds the count-th best logit from below:
-        # one cheap pass leaves a few dozen tokens to sort. Groups of every n-th token reduce faster
-        # than groups of neighbours.
-        whole = len(logits) // groups_of * groups_of
-        maxima = logits[:whole].reshape(groups_of, -1).max(axis=0)
-        floor = np.partition(maxima, -count)[-count]
-        tokens = np.flatnonzero(logits >= floor)
+def top_tokens(logits: Logits, count: int) -> Int64s:
+    """Return the ``count`` tokens of highest logit, best first, ties by token id; (count,) int64."""
+    group_size = min(_MAX_GROUP, len(logits) // (4 * count))
+    if group_size > 1:
+        # The count-th best of the maxima of disjoint groups is a lower bound of the count-th best logit. So
+        # one cheap pass leaves a few dozen tokens to sort. Groups of every n-th token reduce faster than
+        # groups of neighbours.
+        end = len(logits) // group_size * group_size
+        maxima = logits[:end].reshape(group_size, -1).max(axis=0)
+        lower_bound = np.partition(maxima, -count)[-count]
+        tokens = np.flatnonzero(logits >= lower_bound)
     else:
         tokens = np.arange(len(logits))
     return tokens[np.argsort(-logits[tokens], kind="stable")[:count]]
 
 
-def _enough(logits: Logits, top_p: float, whole: float = 0.0) -> int:
-    """How many of ``logits``, the best first, hold ``top_p`` of the probability of all of them, or of
-    ``whole`` where these are not all: the sum of exp(logit - best logit)."""
-    reached = np.exp(logits.astype(np.float64) - float(logits[0])).cumsum()
-    return int(np.searchsorted(reached, top_p * (whole or reached[-1]))) + 1
+def _nucleus_size(logits: Logits, top_p: float, total: float = 0.0) -> int:
+    """Return how many of ``logits``, the best first, have ``top_p`` of the probability mass. ``total``: the
+    sum of exp(logit - best logit) over the vocabulary, if ``logits`` are not all of it."""
+    mass = np.exp(logits.astype(np.float64) - float(logits[0])).cumsum()
+    return int(np.searchsorted(mass, top_p * (total or mass[-1]))) + 1
 
 
 def _nucleus(logits: Logits, top_p: float) -> Int64s:
-    """The smallest set of best tokens that holds ``top_p`` of the probability, best first."""
-    whole = float(np.exp(logits.astype(np.float64) - float(logits.max())).sum())
-    count = 256  # a full sort costs milliseconds at 100k tokens, and few tokens usually do
+    """Return the smallest set of best tokens that has ``top_p`` of the probability mass, best first."""
+    total = float(np.exp(logits.astype(np.float64) - float(logits.max())).sum())
+    count = 256  # sorting 100,000 tokens takes milliseconds, and a few tokens usually suffice
     while True:
-        order = best(logits, count)
-        enough = _enough(logits[order], top_p, whole)
-        if enough <= len(order) or count >= len(logits):
-            return order[:enough]
+        tokens = top_tokens(logits, count)
+        size = _nucleus_size(logits[tokens], top_p, total)
+        if size <= len(tokens) or count >= len(logits):
+            return tokens[:size]
         count *= 8

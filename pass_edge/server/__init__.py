@@ -1,1 +1,13 @@
-"""The OpenAI-compatible server: the only room that imports web libraries. It needs ``pass-edge[serve]``."""
+"""The OpenAI-compatible server (``pip install pass-edge[serve]``): only here are web libraries imported.
+
+run.py               the process: socket, signals, shutdown
+app.py               the endpoints
+access.py            API key, host name, size of the body
+admission.py         the queue in front of the engine
+request_handler.py   from an admitted request to its response
+request_schemas.py   request bodies
+response_schemas.py  responses
+errors.py            errors as OpenAI's objects
+metrics.py           metrics for Prometheus
+settings.py          address, key and limits
+"""

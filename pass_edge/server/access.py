@@ -1,4 +1,4 @@
-"""What every request must pass before its body is read: who asks, for which host, and how much."""
+"""Checks before a request is handled: its API key, its host name, and the size and speed of its body."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import error_response
 from .settings import ServerSettings
 
-_OPEN = ("/health",)
-_OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_PATHS_WITHOUT_KEY = ("/health",)
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _BODY_SECONDS = 30.0
 
 
 class AccessMiddleware:
-    """ASGI middleware. Without a key, only requests that name this very machine as their host pass: a page
-    in a browser can be made to reach it under another name (DNS rebinding)."""
+    """ASGI middleware that refuses requests with a wrong key, a foreign host name, or too large a body.
+
+    Without a key, only requests whose host name is this machine's pass: a web page could otherwise reach the
+    server under another name (DNS rebinding).
+    """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
@@ -31,10 +34,13 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        if scope["path"] not in _OPEN and not self._knows_key(headers):
+        if scope["path"] not in _PATHS_WITHOUT_KEY and not self._has_key(headers):
             status, message = 401, "the API key is missing or wrong; send it as: Authorization: Bearer KEY"
-        elif self._key is None and not self._names_this_machine(headers):
-            status, message = 403, "this server answers to localhost alone; start it with --api-key for more"
+        elif self._key is None and not self._is_local(headers):
+            status, message = (
+                403,
+                "this server answers requests to localhost only; start it with --api-key to allow others",
+            )
         elif int(headers.get("content-length") or 0) > self._settings.body_limit:
             status, message = 413, self._too_large()
         else:
@@ -42,31 +48,31 @@ class AccessMiddleware:
             return
         await error_response(status, message)(scope, receive, send)
 
-    def _knows_key(self, headers: Headers) -> bool:
+    def _has_key(self, headers: Headers) -> bool:
         if self._key is None:
             return True
-        kind, _, key = headers.get("authorization", "").partition(" ")
-        return kind.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key)
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key)
 
-    def _names_this_machine(self, headers: Headers) -> bool:
+    def _is_local(self, headers: Headers) -> bool:
         host = headers.get("host", "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        return name in (*_OWN_NAMES, self._settings.host)
+        return name in (*_LOCAL_NAMES, self._settings.host)
 
     def _limited(self, receive: Receive) -> Receive:
-        """``receive``, as long as the body comes in time and within the limit."""
-        read, whole = 0, False
+        """Return ``receive`` with limits on the body: bytes in all, and seconds between its parts."""
+        read, complete = 0, False
 
         async def limited() -> Message:
-            nonlocal read, whole
-            if whole:
+            nonlocal read, complete
+            if complete:
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), _BODY_SECONDS)
             except asyncio.TimeoutError:
-                raise HTTPException(408, "the body did not come in time") from None
+                raise HTTPException(408, "the body took too long to arrive") from None
             read += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
+            complete = not message.get("more_body", False)
             if read > self._settings.body_limit:
                 raise HTTPException(413, self._too_large())
             return message
@@ -74,4 +80,4 @@ class AccessMiddleware:
         return limited
 
     def _too_large(self) -> str:
-        return f"the body is larger than the {self._settings.body_limit} bytes that this server reads"
+        return f"the body is larger than this server's limit of {self._settings.body_limit} bytes"

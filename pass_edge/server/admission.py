@@ -1,4 +1,8 @@
-"""The line in front of the engine: some requests are answered, some wait in order, the rest is sent away."""
+"""The queue in front of the engine: some requests are answered, some wait in order, the rest are refused.
+
+Generations would also wait for a free session of the engine. This queue exists because a client must learn
+at once that the server is full.
+"""
 
 from __future__ import annotations
 
@@ -10,60 +14,59 @@ from .errors import BusyError
 
 
 class AdmissionQueue:
-    """A ``turn`` is held by each request that is answered, and goes to the others as they came.
+    """Admits a limited number of requests and answers ``parallel`` of them at a time, in order of arrival.
 
-    Attributes: ``size``, how many have a place, those being answered included; ``answering``, how many of
-    them are answered, and ``parallel``, how many may be at once.
+    Attributes: ``size``, the admitted requests, waiting or being answered; ``active``, those being answered;
+    ``parallel``, the number of slots.
     """
 
-    def __init__(self, queue: int, parallel: int = 1) -> None:
-        """``queue``: how many may wait."""
-        self._most = queue + parallel
+    def __init__(self, max_waiting: int, parallel: int = 1) -> None:
+        self._max_size = max_waiting + parallel
         self._closed = False
-        self._turns = asyncio.Semaphore(parallel)
+        self._slots = asyncio.Semaphore(parallel)
         self.parallel = parallel
-        self.size = self.answering = 0
+        self.size = self.active = 0
 
     @property
     def is_closed(self) -> bool:
-        """Whether no more places are given."""
+        """Whether the queue admits no more requests."""
         return self._closed
 
     def close(self) -> None:
-        """Give no more places; those who have one keep it."""
+        """Admit no more requests; those admitted stay."""
         self._closed = True
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and have it."""
-        async with self._turns:
-            self.answering += 1
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a free slot, and hold it."""
+        async with self._slots:
+            self.active += 1
             try:
                 yield
             finally:
-                self.answering -= 1
+                self.active -= 1
 
     def enter(self) -> Place:
-        """A place at the end. Raises BusyError if there is none."""
+        """Admit a request. Raises BusyError if the queue is full or closed."""
         if self._closed:
             raise BusyError(503, "the server is shutting down")
-        if self.size >= self._most:
-            raise BusyError(429, f"{self.size} requests are being answered or wait already; try again soon")
+        if self.size >= self._max_size:
+            raise BusyError(429, f"the server is busy with {self.size} requests; try again soon")
         self.size += 1
         return Place(self)
 
 
 class Place:
-    """One request's place; leave it, or use it as a context manager."""
+    """The place of one admitted request. Leave it, or use it as a context manager."""
 
-    def __init__(self, line: AdmissionQueue) -> None:
-        self._line: AdmissionQueue | None = line
+    def __init__(self, queue: AdmissionQueue) -> None:
+        self._queue: AdmissionQueue | None = queue
 
     def leave(self) -> None:
-        """Free it; safe to call twice."""
-        if self._line:
-            self._line.size -= 1
-            self._line = None
+        """Give the place up; safe to call twice."""
+        if self._queue:
+            self._queue.size -= 1
+            self._queue = None
 
     def __enter__(self) -> Place:
         return self

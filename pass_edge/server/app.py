@@ -1,8 +1,9 @@
-"""The endpoints."""
+"""The endpoints of the server."""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Security
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pass_edge import Engine
+from pass_edge.openai.complete import start
 
 from . import errors
 from .access import AccessMiddleware
@@ -28,65 +30,66 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _answers(model: type) -> dict[int | str, dict[str, Any]]:
+def _responses(model: type) -> dict[int | str, dict[str, Any]]:
+    """Describe an endpoint that returns ``model``, or streams it as events."""
     event = {"type": "object", "properties": {"data": {"type": "string"}}}
     events = {"text/event-stream": {"schema": event}}
     return {200: {"model": model, "content": events, "description": "The answer, or its events."}, **_ERRORS}
 
 
-def create_app(engine: Engine, settings: ServerSettings, line: AdmissionQueue) -> FastAPI:
-    """The ASGI application over ``engine``, which stays the caller's to close."""
+def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) -> FastAPI:
+    """Return the ASGI application that serves ``engine``; the caller closes the engine."""
     app = FastAPI(
         title="PaSS Edge",
         description="OpenAI's protocol over llama.cpp with Parallel Speculative Sampling.",
         version="1",
         responses=_ERRORS,
     )
-    metrics = Metrics(line)
-    desk = RequestHandler(line, metrics, settings.time_limit)
-    name = settings.name or engine.model.path.stem
+    metrics = Metrics(queue)
+    handler = RequestHandler(queue, metrics, settings.time_limit)
+    model_name = settings.name or engine.model.path.stem
     card = ModelCard(
-        id=name, created=int(time.time()), context_size=engine.context_size, schedule=engine.schedule
+        id=model_name, created=int(time.time()), context_size=engine.context_size, schedule=engine.schedule
     )
-    keyed = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])
+    with_key = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])
 
-    @keyed.post("/v1/completions", responses=_answers(Completion))
+    @with_key.post("/v1/completions", responses=_responses(Completion))
     async def completions(body: CompletionBody, request: Request) -> Response:
-        """Go on with a prompt."""
-        asked = body.request(name)
-        return await desk.respond(request, lambda: asked.answer(engine), stream=body.stream)
+        """Complete a prompt."""
+        start_answer = partial(start, engine, body.request(model_name))
+        return await handler.respond(request, start_answer, stream=body.stream)
 
-    @keyed.post("/v1/chat/completions", responses=_answers(ChatCompletion))
+    @with_key.post("/v1/chat/completions", responses=_responses(ChatCompletion))
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
-        asked = body.request(name)
-        return await desk.respond(request, lambda: asked.answer(engine), stream=body.stream)
+        start_answer = partial(start, engine, body.request(model_name))
+        return await handler.respond(request, start_answer, stream=body.stream)
 
-    @keyed.get("/v1/models")
+    @with_key.get("/v1/models")
     async def models() -> ModelList:
-        """The one model that there is."""
+        """List the model."""
         return ModelList(data=[card])
 
-    @keyed.get("/v1/models/{model:path}")
+    @with_key.get("/v1/models/{model:path}")
     async def model(model: str) -> ModelCard:
-        """The model, by its name."""
-        if model != name:
-            raise HTTPException(404, f"there is no model {model!r}; there is {name!r}")
+        """Describe the model of this name."""
+        if model != model_name:
+            raise HTTPException(404, f"there is no model {model!r}; there is {model_name!r}")
         return card
 
-    @keyed.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @with_key.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
-        """For Prometheus."""
+        """Return the metrics in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/health")
     async def health() -> Health:
-        """Whether new requests are taken, and how many could be answered at once."""
-        if line.is_closed:
+        """Tell whether the server takes requests, and how many it could answer at once."""
+        if queue.is_closed:
             raise HTTPException(503, "the server is shutting down")
-        return Health(slots=line.parallel, slots_idle=line.parallel - line.answering)
+        return Health(slots=queue.parallel, slots_idle=queue.parallel - queue.active)
 
-    app.include_router(keyed)
+    app.include_router(with_key)
     app.add_middleware(AccessMiddleware, settings=settings)
     errors.install(app)
     return app

@@ -1,4 +1,4 @@
-"""Every error in the shape that OpenAI's clients read."""
+"""Every error as the JSON object that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -24,72 +24,72 @@ _TYPES = {
 
 
 class BusyError(Exception):
-    """No place is free (429), or none will be any more (503)."""
+    """The queue is full (429), or the server is shutting down (503)."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """ASCII, because a model's escapes can name letters that have no UTF-8."""
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return ``content`` as ASCII JSON: its strings may hold surrogates, which UTF-8 cannot encode."""
     return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
 def error_object(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """Return OpenAI's error object."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def error_response(status: int, message: str, **more: str | None) -> Response:
-    """An error object as a response; one that is worth another try later says so."""
+def error_response(status: int, message: str, **details: str | None) -> Response:
+    """Return a response with OpenAI's error object; if the client should try again, it says when."""
     headers = {"Retry-After": "1"} if status in (429, 503) else None
-    return as_json(error_object(status, message, **more), status, headers)
+    return json_response(error_object(status, message, **details), status, headers)
 
 
-def told(error: PassEdgeError) -> tuple[int, str | None]:
-    """The status and the code of an engine's error: the client's fault, or the server's."""
+def status_and_code(error: PassEdgeError) -> tuple[int, str | None]:
+    """Return an engine error's HTTP status (400 if the request caused it, else 500) and OpenAI's code."""
     if isinstance(error, ContextFullError):
         return 400, "context_length_exceeded"
     return (400 if isinstance(error, SettingsError | ModelError) else 500), None
 
 
 def install(app: FastAPI) -> None:
-    """Let ``app`` answer all errors so."""
+    """Make ``app`` answer every error with OpenAI's error object."""
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid_body(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", first["msg"])
             return error_response(400, f"the body is not JSON: {reason} (character {first['loc'][-1]})")
-        place = ".".join(str(part) for part in first["loc"][1:])
+        name = ".".join(str(part) for part in first["loc"][1:])
         return error_response(
-            400, f"{place or 'the body (application/json)'}: {first['msg']}", param=place or None
+            400, f"{name or 'the body (application/json)'}: {first['msg']}", param=name or None
         )
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return error_response(error.status_code, str(error.detail))
 
-    async def engine(_: Request, error: Exception) -> Response:
+    async def engine_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, PassEdgeError)
-        status, code = told(error)
+        status, code = status_and_code(error)
         return error_response(status, str(error), code=code)
 
     async def busy(_: Request, error: Exception) -> Response:
         assert isinstance(error, BusyError)
         return error_response(error.status, str(error))
 
-    async def unforeseen(_: Request, error: Exception) -> Response:
+    async def unexpected_error(_: Request, error: Exception) -> Response:
         log.error("a request failed", exc_info=error)
-        return error_response(500, "the server made a mistake; its log has more")
+        return error_response(500, "internal error; the server's log has the details")
 
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(PassEdgeError, engine)
+    app.add_exception_handler(RequestValidationError, invalid_body)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(PassEdgeError, engine_error)
     app.add_exception_handler(BusyError, busy)
-    app.add_exception_handler(Exception, unforeseen)
+    app.add_exception_handler(Exception, unexpected_error)

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 600)
 
 
 class Metrics:
-    """Counts of one server."""
+    """The metrics of one server."""
 
-    def __init__(self, line: AdmissionQueue) -> None:
+    def __init__(self, queue: AdmissionQueue) -> None:
         self._registry = registry = CollectorRegistry()
 
-        def counter(name: str, what: str) -> Counter:
-            return Counter(f"pass_edge_{name}", what, registry=registry)
+        def counter(name: str, description: str) -> Counter:
+            return Counter(f"pass_edge_{name}", description, registry=registry)
 
-        self._answers = counter("answers", "Requests answered, to the end or not")
-        self._refused = counter("refused", "Requests sent away because the queue was full")
+        self._answers = counter("answers", "Answers that ended, complete or not")
+        self._refused = counter("refused", "Requests refused because the queue was full or closed")
         self._tokens = {
-            "prompt_tokens": counter("prompt_tokens", "Tokens of prompts"),
-            "completion_tokens": counter("completion_tokens", "Tokens generated"),
-            "cached_tokens": counter("cached_tokens", "Tokens of prompts that were not decoded anew"),
-            "passes": counter("passes", "Forward passes that generated"),
-            "drafted_tokens": counter("drafted_tokens", "Tokens drafted"),
-            "accepted_tokens": counter("accepted_tokens", "Drafted tokens that were right"),
+            "prompt_tokens": counter("prompt_tokens", "Prompt tokens"),
+            "completion_tokens": counter("completion_tokens", "Generated tokens"),
+            "cached_tokens": counter("cached_tokens", "Prompt tokens found in the KV cache"),
+            "passes": counter("passes", "Forward passes that generated tokens"),
+            "drafted_tokens": counter("drafted_tokens", "Drafted tokens"),
+            "accepted_tokens": counter("accepted_tokens", "Drafted tokens that were accepted"),
         }
         self._seconds = Histogram(
             "pass_edge_answer_seconds",
-            "From an answer's turn to its end",
+            "Seconds from the start of an answer to its end, without waiting",
             buckets=_SECONDS,
             registry=registry,
         )
-        for name, what, value in (
-            ("requests", "Requests being answered or waiting", lambda: line.size),
-            ("requests_answering", "Requests being answered", lambda: line.answering),
-            ("slots", "Requests that may be answered at once", lambda: line.parallel),
+        for name, description, value in (
+            ("requests", "Requests being answered or waiting", lambda: queue.size),
+            ("requests_answering", "Requests being answered", lambda: queue.active),
+            ("slots", "Requests that can be answered at once", lambda: queue.parallel),
         ):
-            Gauge(f"pass_edge_{name}", what, registry=registry).set_function(value)
+            Gauge(f"pass_edge_{name}", description, registry=registry).set_function(value)
 
-    def refused(self) -> None:
-        """A request found no place."""
+    def count_refusal(self) -> None:
+        """Count a request that was not admitted."""
         self._refused.inc()
 
-    def answered(self, answer: Answer, seconds: float) -> None:
-        """An answer has ended, however it did."""
+    def count_answer(self, answer: Answer, seconds: float) -> None:
+        """Count an answer that ended, whether complete, cancelled or failed."""
         usage = answer.usage
         counts = {**usage, **usage["prompt_tokens_details"], **usage["draft"]}
         self._answers.inc()
         self._seconds.observe(seconds)
-        for name, count in self._tokens.items():
-            count.inc(counts[name])
+        for name, counter in self._tokens.items():
+            counter.inc(counts[name])
 
     def text(self) -> bytes:
-        """In Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Where requests are answered: a place in the line, a turn at the engine, and an eye on the client."""
+"""Answering a request: admit it, wait for a slot, generate, and stop if the client disconnects."""
 
 from __future__ import annotations
 
@@ -20,72 +20,78 @@ from pass_edge.native.errors import PassEdgeError
 from pass_edge.openai.answers import Answer
 
 from .admission import AdmissionQueue, Place
-from .errors import BusyError, as_json, error_object, told
+from .errors import BusyError, error_object, json_response, status_and_code
 from .metrics import Metrics
 
-_SEND_SECONDS = 30.0  # a client that reads nothing for so long is taken for gone
-_CLIENT_GONE = 499
+_SEND_SECONDS = 30.0  # a client that reads nothing for so long counts as disconnected
+_CLIENT_DISCONNECTED = 499
 
 
 class RequestHandler:
-    """Answers as many requests at a time as the line has turns."""
+    """Answers requests, as many at a time as the queue has slots."""
 
-    def __init__(self, line: AdmissionQueue, metrics: Metrics, time_limit: float) -> None:
-        self._line = line
+    def __init__(self, queue: AdmissionQueue, metrics: Metrics, time_limit: float) -> None:
+        """``time_limit``: the seconds that an answer may take once it has a slot."""
+        self._queue = queue
         self._metrics = metrics
         self._time_limit = time_limit
 
-    async def respond(self, request: Request, make: Callable[[], Answer], *, stream: bool) -> Response:
-        """The response to ``request``, for which ``make`` makes an answer (or raises). A client that goes
-        away ends it. Raises BusyError, PassEdgeError."""
+    async def respond(
+        self, request: Request, start_answer: Callable[[], Answer], *, stream: bool
+    ) -> Response:
+        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread.
+
+        The answer ends early if the client disconnects. Raises BusyError, and what ``start_answer`` raises.
+        """
         place = self._enter()
         try:
-            answer = await run_in_threadpool(make)
+            answer = await run_in_threadpool(start_answer)
             if stream:
-                return _Stream(self._events(answer), place)
-            whole = await _unless_gone(request, self._whole(answer))
+                return _EventStream(self._events(answer), place)
+            result = await _unless_disconnected(request, self._result(answer))
         except BaseException:
             place.leave()
             raise
         place.leave()
-        return as_json(whole) if whole is not None else Response(status_code=_CLIENT_GONE)
+        return json_response(result) if result is not None else Response(status_code=_CLIENT_DISCONNECTED)
 
     def _enter(self) -> Place:
         try:
-            return self._line.enter()
+            return self._queue.enter()
         except BusyError:
-            self._metrics.refused()
+            self._metrics.count_refusal()
             raise
 
-    async def _whole(self, answer: Answer) -> dict[str, Any]:
-        async with self._turn(answer):
-            return await answer.awhole()
+    async def _result(self, answer: Answer) -> dict[str, Any]:
+        async with self._slot(answer):
+            return await answer.aresult()
 
     async def _events(self, answer: Answer) -> AsyncIterator[dict[str, str]]:
-        async with self._turn(answer), aclosing(aiter(answer)) as chunks:
+        async with self._slot(answer), aclosing(aiter(answer)) as chunks:
             try:
                 async for chunk in chunks:
                     yield {"data": json.dumps(chunk)}
             except PassEdgeError as error:
-                status, code = told(error)
+                status, code = status_and_code(error)
                 yield {"data": json.dumps(error_object(status, str(error), code=code))}
                 return
         yield {"data": "[DONE]"}
 
     @asynccontextmanager
-    async def _turn(self, answer: Answer) -> AsyncIterator[None]:
-        async with self._line.turn():
-            limit = asyncio.get_running_loop().call_later(self._time_limit, answer.cancel)
+    async def _slot(self, answer: Answer) -> AsyncIterator[None]:
+        """Wait for a slot and hold it, for as long as the time limit allows."""
+        async with self._queue.slot():
+            timer = asyncio.get_running_loop().call_later(self._time_limit, answer.cancel)
             began = time.perf_counter()
             try:
                 yield
             finally:
-                limit.cancel()
-                self._metrics.answered(answer, time.perf_counter() - began)
+                timer.cancel()
+                self._metrics.count_answer(answer, time.perf_counter() - began)
 
 
-class _Stream(EventSourceResponse):
-    """Events, and the place that is left when they end, whether or not they ever began."""
+class _EventStream(EventSourceResponse):
+    """Server-sent events. The request leaves its place when they end, or when they never begin."""
 
     def __init__(self, events: AsyncIterator[dict[str, str]], place: Place) -> None:
         super().__init__(events, sep="\n", send_timeout=_SEND_SECONDS)
@@ -96,18 +102,20 @@ class _Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
-    """What ``work`` gives; None, with the work cancelled, once the client has gone."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+async def _unless_disconnected(
+    request: Request, work: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the result of ``work``; if the client disconnects first, cancel ``work`` and return None."""
+    working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, disconnected), return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
-        for task in (working, gone):
+        for task in (working, disconnected):
             task.cancel()
-        await asyncio.wait((working, gone))
+        await asyncio.wait((working, disconnected))
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,75 +1,50 @@
-"""Request bodies as OpenAI has them, with llama.cpp's additions (top_k, min_p, repeat_penalty, grammar).
+"""Request bodies with OpenAI's fields and llama.cpp's: top_k, min_p, repeat_penalty, grammar.
 
-An unknown field is an error: what would be passed over in silence could not be relied on.
+An unknown field is an error, because a client could not rely on a field that is ignored.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest
+from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest, Parameters
 
-Text = str
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Object = dict[str, Any]
+Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest)
 _INT64 = 2**63
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides its chunks."""
+    """What a stream sends besides its chunks."""
 
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
 
 
-class Body(BaseModel):
-    """What completions and chat completions share. The defaults are llama.cpp's."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class Body(Parameters):
+    """Fields of both kinds of completions: ``Parameters``, with the limits of this server."""
 
     model: str | None = Field(None, description="Any name: there is one model.")
-    temperature: float = Field(0.8, ge=0, le=100)
-    top_p: float = Field(0.95, gt=0, le=1)
-    top_k: int = Field(40, ge=0, le=2**31 - 1)
-    min_p: float = Field(0.05, ge=0, lt=1)
-    repeat_penalty: float = Field(1.0, ge=0.01, le=100)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=1024)
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    n: int = Field(1, ge=1, le=16)
-    max_tokens: int | None = Field(None, ge=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
+    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=1024)
     grammar: str | None = Field(None, description="GBNF that the text must match.")
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    n: int = Field(1, ge=1, le=16)
+    stream_options: StreamOptions | None = None  # type: ignore[assignment]
     user: str | None = Field(None, description="Not used.")
 
-    def shared(self, name: str) -> dict[str, Any]:
-        """As parameters of the engine's requests; ``name``: the model's."""
-        return {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "repeat_penalty": self.repeat_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "logit_bias": self.logit_bias,
-            "seed": self.seed,
-            "stop": self.stop,
-            "n": self.n,
-            "stream": self.stream,
-            "stream_options": self.stream_options and self.stream_options.model_dump(),
-            "grammar": self.grammar,
-            "model": name,
-        }
 
-
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
 class CompletionBody(Body):
     """POST /v1/completions."""
 
@@ -83,19 +58,13 @@ class CompletionBody(Body):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
 
-    def request(self, name: str) -> CompletionRequest:
-        """For the engine."""
-        return CompletionRequest(
-            self.prompt,
-            max_tokens=self.max_tokens,
-            logprobs=self.logprobs,
-            echo=self.echo,
-            **self.shared(name),
-        )
+    def request(self, model: str) -> CompletionRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return _request(CompletionRequest, self, model=model)
 
 
 class Message(BaseModel):
-    """One message; what else it has is for the model's template."""
+    """One message. Other fields are passed to the model's chat template."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -104,6 +73,7 @@ class Message(BaseModel):
     tool_calls: list[Object] | None = None
 
 
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
 class ChatBody(Body):
     """POST /v1/chat/completions."""
 
@@ -120,15 +90,19 @@ class ChatBody(Body):
     metadata: Object | None = Field(None, description="Not used.")
     store: bool | None = Field(None, description="Not used: nothing is stored.")
 
-    def request(self, name: str) -> ChatCompletionRequest:
-        """For the engine."""
-        return ChatCompletionRequest(
-            [message.model_dump(exclude_unset=True) for message in self.messages],
+    def request(self, model: str) -> ChatCompletionRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return _request(
+            ChatCompletionRequest,
+            self,
+            model=model,
+            messages=[message.model_dump(exclude_unset=True) for message in self.messages],
             max_tokens=self.max_completion_tokens or self.max_tokens,
-            logprobs=self.logprobs,
-            top_logprobs=self.top_logprobs,
-            response_format=self.response_format,
-            tools=self.tools,
-            tool_choice=self.tool_choice,
-            **self.shared(name),
         )
+
+
+def _request(request_type: type[Request], body: Body, **changes: Any) -> Request:
+    """Return a request with the fields that ``body`` has too, after ``changes``."""
+    names = {each.name for each in fields(request_type)} & {each.name for each in fields(body)}
+    changes["stream_options"] = body.stream_options and body.stream_options.model_dump()
+    return request_type(**{name: getattr(body, name) for name in names} | changes)

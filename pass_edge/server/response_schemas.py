@@ -1,4 +1,4 @@
-"""Responses as the OpenAPI document describes them."""
+"""Responses, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ErrorBody(BaseModel):
 
 
 class Draft(BaseModel):
-    """What drafting did: passes over the model, tokens drafted, and those of them that were right."""
+    """What drafting did: forward passes, drafted tokens, accepted tokens, and speed."""
 
     passes: int
     drafted_tokens: int
@@ -48,7 +48,7 @@ class TextChoice(BaseModel):
 
 
 class Completion(BaseModel):
-    """An answer to /v1/completions; a stream's chunks are alike, without usage."""
+    """The result of /v1/completions; a stream's chunks have the same form, without usage."""
 
     id: str
     object: str
@@ -66,7 +66,7 @@ class ChatChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """An answer to /v1/chat/completions; a stream's chunks have a delta in place of the message."""
+    """The result of /v1/chat/completions; a stream's chunks have a delta in place of the message."""
 
     id: str
     object: str
@@ -77,7 +77,7 @@ class ChatCompletion(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """The model. ``context_size``: tokens of a conversation; ``schedule``: how it drafts."""
+    """The model. ``context_size``: most tokens of a conversation; ``schedule``: how it drafts."""
 
     id: str
     object: str = "model"

@@ -1,4 +1,4 @@
-"""Running the server until it is told to stop, and then until its answers have ended."""
+"""Running the server until a signal stops it, and then until its answers have ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .settings import ServerSettings
 
 
 class Server(uvicorn.Server):
-    """Stops gracefully: told to, it takes no more requests, and answers those that it has. Told again by
-    Ctrl-C, it stops at once."""
+    """Stops gracefully: after a signal it refuses new requests and answers the admitted ones. A second Ctrl-C
+    stops it at once."""
 
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
-        self._line = AdmissionQueue(settings.queue, engine.parallel)
-        app = create_app(engine, settings, self._line)
-        AppStatus.enable_automatic_graceful_drain = False  # which would cut the streams off
+        self.queue = AdmissionQueue(settings.queue, engine.parallel)
+        app = create_app(engine, settings, self.queue)
+        AppStatus.enable_automatic_graceful_drain = False  # it would cut the streams off
         super().__init__(
             uvicorn.Config(
                 app,
@@ -39,22 +39,22 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._line.close()
+        self.queue.close()
         super().handle_exit(sig, frame)
 
 
 def listen(settings: ServerSettings) -> socket.socket:
-    """A socket at the address. Raises SettingsError if it cannot be had."""
+    """Return a socket that listens at the address of ``settings``. Raises SettingsError if that fails."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        # asyncio sends small packets at once (TCP_NODELAY) only where the protocol is named
+        # asyncio sends small packets at once (TCP_NODELAY) only if the socket names its protocol
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
         listening.listen()
     except OSError as error:
         raise SettingsError(
-            f"{settings.host}:{settings.port} cannot be listened at: {error.strerror or error}"
+            f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}"
         ) from error
     return listening
 
@@ -65,11 +65,10 @@ def serve(
     listening: socket.socket,
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve whoever connects to ``listening`` until SIGINT or SIGTERM; ``ready`` is told the URL."""
+    """Serve ``engine`` at the socket ``listening`` until SIGINT or SIGTERM; call ``ready`` with the URL."""
     host, port = listening.getsockname()[:2]
     ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    # uvicorn raises the signal again once all is done: either of them is the end of a day's work, not an
-    # error
+    # uvicorn raises the signal again when it has stopped; for us either signal is a normal end, not an error
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt):

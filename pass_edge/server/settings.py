@@ -1,4 +1,4 @@
-"""Where the server listens, whom it lets in, and how much it takes on."""
+"""The settings of the server: its address, its API key and its limits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pass_edge.native.errors import SettingsError
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Raises SettingsError on values that cannot be.
+    """The settings of a server. Raises SettingsError on invalid values.
 
-    ``api_key``: what clients must know, None for nobody to ask; an address that others can reach needs one.
-    ``port`` 0 is any that is free. ``name``: the model's, for clients (None: the file's). ``queue``: requests
-    that may wait while others are answered. ``time_limit``: seconds an answer may take, from its first step
-    on. ``body_limit``: bytes of a request's body. ``drain``: seconds that answers have to end when the server
-    is told to stop.
+    ``api_key``: the key that clients must send; None asks for none, which only a loopback address allows.
+    ``port`` 0 takes any free one. ``name``: the model's name for clients; None is its file's. ``queue``: most
+    requests that wait while others are answered. ``time_limit``: most seconds of an answer, not counting the
+    wait. ``body_limit``: most bytes of a request's body. ``drain``: seconds that answers have to end in
+    after the signal to stop.
     """
 
     host: str = "127.0.0.1"
@@ -29,23 +29,29 @@ class ServerSettings:
     drain: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, least in (("port", 0), ("queue", 0), ("time_limit", 0.1), ("body_limit", 1), ("drain", 0)):
+        for name, minimum in (
+            ("port", 0),
+            ("queue", 0),
+            ("time_limit", 0.1),
+            ("body_limit", 1),
+            ("drain", 0),
+        ):
             value = getattr(self, name)
-            if not value >= least:
-                raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {least} or more")
+            if not value >= minimum:
+                raise SettingsError(f"{name.replace('_', '-')} is {value}; it must be {minimum} or more")
         if self.port > 65535:
-            raise SettingsError(f"port is {self.port}; ports end at 65535")
+            raise SettingsError(f"port is {self.port}; it must be 65535 or less")
         if self.api_key is not None and not self.api_key.strip():
-            raise SettingsError("the api-key is empty")
+            raise SettingsError("the api-key is empty; give one, or leave the option out")
         if not self.is_loopback and self.api_key is None:
             raise SettingsError(
-                f"{self.host} can be reached from other machines, so it needs an --api-key; "
-                "without one, only 127.0.0.1 is served"
+                f"other machines can reach {self.host}, so it needs an --api-key; "
+                "without a key, use --host 127.0.0.1"
             )
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach the address."""
+        """Whether only this machine can reach the host."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

@@ -24,10 +24,10 @@ from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import pass_times
-from pass_edge.planning.planner import FEW_SIZES
+from pass_edge.planning.planner import GPU_TREE_SIZES
 from pass_edge.stats import Stats
-from tests.drafting.test_drafter import lookahead_for, random_head
-from tests.planning.test_planner import flat
+from tests.support.lookaheads import lookahead_for, random_head
+from tests.support.pass_costs import flat
 
 
 def packed(folder: Path) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ def test_what_is_split_joins_again(tmp_path: Path) -> None:
 def test_a_missing_part_is_noticed(tmp_path: Path) -> None:
     packed(tmp_path)
     next(tmp_path.glob("part-*/b.whl.001")).unlink()
-    with pytest.raises(SystemExit, match=r"b\.whl is not whole"):
+    with pytest.raises(SystemExit, match=r"b\.whl is incomplete"):
         gpu.join(tmp_path, tmp_path / "joined")
 
 
@@ -150,8 +150,8 @@ def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.Monk
         ):
             engine.stream([1, 2, 3, 1, 2], sampling=Sampling(temperature=0.5, seed=1), max_tokens=300).run()
         rows[gpu_is_used] = set(calls.rows)
-    assert {1} < rows[True] <= set(FEW_SIZES)
-    assert not rows[False] <= set(FEW_SIZES)
+    assert {1} < rows[True] <= set(GPU_TREE_SIZES)
+    assert not rows[False] <= set(GPU_TREE_SIZES)
 
 
 def test_candidates_are_the_same_whoever_picks_them(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

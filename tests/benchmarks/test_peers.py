@@ -1,4 +1,4 @@
-"""The comparison with rivals: its tables say what the answers say."""
+"""The comparison with rivals: its tables follow from the answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak: whatever ends it, what was seen until then is on its page."""
+"""The soak test writes its results so far, whatever ends it."""
 
 from __future__ import annotations
 

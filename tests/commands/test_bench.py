@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 import pass_edge.commands.bench as bench_command
 from pass_edge import Engine, LibraryError, Sampling, Settings
 from pass_edge.__main__ import main
-from pass_edge.commands.comparison import Answer, Comparison, Curve, Figures, Pair, compare
+from pass_edge.commands.bench_comparison import Answer, Comparison, CostCurve, Figures, Pair, compare
 from pass_edge.native.quantize import quantize
-from pass_edge.native.stock import StockAnswer, StockLlama
+from pass_edge.native.stock_llama import StockAnswer, StockLlama
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.stats import Stats
 
@@ -35,7 +35,7 @@ def engines(tiny_path: Path) -> Iterator[tuple[Engine, Engine]]:
 
 @pytest.fixture(scope="module")
 def comparison(engines: tuple[Engine, Engine]) -> Comparison:
-    curve = Curve.of(engines[1])
+    curve = CostCurve.of(engines[1])
     return Comparison(tuple(compare(*engines, PROMPTS, sampling=GREEDY, max_tokens=80)), curve)
 
 
@@ -91,7 +91,7 @@ def test_the_shares_of_the_time_add_up(comparison: Comparison) -> None:
 
 def test_the_curve_is_what_the_engine_counts_on(tiny_path: Path) -> None:
     with Engine(tiny_path, settings=Settings(context_size=500)) as engine:
-        curve, costs = Curve.of(engine), engine.costs
+        curve, costs = CostCurve.of(engine), engine.costs
         assert curve is not None
         assert costs is not None
         assert curve.depths == (0, 250)  # no deeper than the context
@@ -99,7 +99,7 @@ def test_the_curve_is_what_the_engine_counts_on(tiny_path: Path) -> None:
         rows = np.array(curve.rows) - 1
         np.testing.assert_allclose(curve.milliseconds, [1000 * costs.at(d)[rows] for d in curve.depths])
     with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
-        assert Curve.of(engine) is None
+        assert CostCurve.of(engine) is None
 
 
 def test_medians_are_of_each_figure_and_skip_what_is_unknown() -> None:
@@ -197,7 +197,7 @@ def test_the_tables_can_be_read_and_the_plot_is_made(
     arguments = (tiny_path, "--prompts", questions, "--tokens", 8, "--plot", plot)
     done = run(*arguments)
     assert done.exit_code == 0, done.output
-    words = ("4 5 6 4 5", "median", "behind 1,000 tokens", "as fast as stock llama.cpp", "same texts, id for")
+    words = ("4 5 6 4 5", "median", "after 1,000 tokens", "as fast as stock llama.cpp", "same texts, id for")
     for word in words:
         assert word in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")

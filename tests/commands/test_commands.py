@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from click.testing import CliRunner
 
+from pass_edge import Settings, SettingsError
+from pass_edge.__main__ import main
 from pass_edge.decoding.saved_session import read_session
 from pass_edge.models import default_model
+from pass_edge.native.model import ALL_LAYERS
 
 COMMAND = [sys.executable, "-m", "pass_edge"]
 
@@ -36,7 +40,7 @@ def test_generate_prints_one_json_object() -> None:
 def test_ctrl_c_in_a_callback_of_llama_cpp_is_not_lost() -> None:
     script = """
 import logging, signal, time
-from pass_edge.commands.terminal.output import interrupts_kept
+from pass_edge.commands.terminal.output import redeliver_interrupts
 from pass_edge.native.library import llama, log
 class Struck(logging.Handler):
     def emit(self, record):
@@ -44,7 +48,7 @@ class Struck(logging.Handler):
         signal.raise_signal(signal.SIGINT)
 log.addHandler(Struck())
 log.setLevel(logging.DEBUG)
-with interrupts_kept():
+with redeliver_interrupts():
     try:
         llama.llama_model_load_from_file(b"/no/such/file", llama.llama_model_default_params())
         time.sleep(60)
@@ -192,3 +196,27 @@ def test_bench_compares_both_schedules_on_a_users_prompts(tmp_path: Path) -> Non
     assert report["time"]["auto"]["llama_cpp"] > 0.5
     assert b"answering: 1/2" in done.stderr
     assert b"times stock" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "layers"), [("auto", None), ("all", ALL_LAYERS), ("-1", ALL_LAYERS), ("0", 0), ("7", 7)]
+)
+def test_gpu_layers_are_a_number_all_or_auto(
+    given: str, layers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(*_: object, settings: Settings, **__: object) -> None:
+        asked.append(settings.gpu_layers)
+        raise SettingsError("the settings are known")
+
+    monkeypatch.setattr("pass_edge.Engine", refuse)
+    done = CliRunner().invoke(main, ["generate", "--gpu-layers", given, "Hello"])
+    assert "the settings are known" in done.output
+    assert asked == [layers]
+
+
+def test_gpu_layers_in_words_that_are_unknown_are_refused() -> None:
+    done = CliRunner().invoke(main, ["generate", "--gpu-layers", "some", "Hello"])
+    assert done.exit_code == 2
+    assert "some" in done.output

@@ -143,11 +143,11 @@ def messages_in(path: Path) -> list[str]:
 def test_every_command(open_chat: Opener, tmp_path: Path) -> None:
     chat = open_chat()
     chat.type("/help")
-    screen = chat.told("whatever lines it has")
+    screen = chat.told("even if it has several lines")
     for command in ("/help", "/reset", "/system", "/stats", "/save", "/load", "/quit"):
         assert f"\n{command} " in screen
     chat.type("/stats")
-    chat.told("nothing has been answered yet")
+    chat.told("there is no answer yet")
     chat.type("/system Be brief.")
     chat.told("a new conversation")
     chat.type("Hello")
@@ -165,7 +165,7 @@ def test_every_command(open_chat: Opener, tmp_path: Path) -> None:
     chat.type(f"/load {tmp_path}/with cache")
     chat.told("3 messages loaded, 33 tokens with their KV cache")
     chat.type(f"/load {tmp_path}/without")
-    chat.told("3 messages loaded, 33 tokens read again")
+    chat.told("3 messages loaded, 33 tokens processed again")
     chat.type("Again")
     chat.is_waiting(answers=2)
     chat.type(f"/save {tmp_path}/again")

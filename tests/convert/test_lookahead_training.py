@@ -14,14 +14,14 @@ import torch
 
 from pass_edge import ModelError, SettingsError
 from pass_edge.convert.training.frozen import FrozenModel
-from pass_edge.convert.training.lookahead import STATE, Trained, train_lookahead
+from pass_edge.convert.training.lookahead import STATE, TrainedLookahead, train_lookahead
 from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
 from pass_edge.native.batch import Rows, rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.model import Model
 from pass_edge.native.tiny_model import write_tiny_model
-from tests.conftest import spread_questions
+from tests.support.questions import spread_questions
 
 Floats = npt.NDArray[np.float32]
 WIDTH, VOCABULARY = 64, 12
@@ -30,7 +30,7 @@ WIDTH, VOCABULARY = 64, 12
 @dataclass(frozen=True)
 class Text:
     ids: npt.NDArray[np.int32]
-    prompt: int
+    prompt_length: int
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def answered(frozen: FrozenModel, prompt: npt.NDArray[np.int64], length: int) ->
     return Text(ids, len(prompt))
 
 
-def train(frozen: FrozenModel, texts: Sequence[Text], folder: Path, **settings: object) -> Trained:
+def train(frozen: FrozenModel, texts: Sequence[Text], folder: Path, **settings: object) -> TrainedLookahead:
     chosen = {"count": 3, "prefix": 2, "steps": 120, "anchors": 16, "lr": 0.1}
     return train_lookahead(frozen, texts[:-4], texts[-4:], folder, **{**chosen, **settings})  # type: ignore[arg-type]
 
@@ -75,9 +75,9 @@ def in_llama_cpp(
     count, spare = len(lookahead), context.settings.sequences - 1
     context.clear()
     rows = rows_of_sequence(0, len(text.ids))
-    rows = dataclasses.replace(rows, outputs=np.arange(len(text.ids)) >= text.prompt)
+    rows = dataclasses.replace(rows, outputs=np.arange(len(text.ids)) >= text.prompt_length)
     context.decode_embeddings(rows, embeddings.rows(text.ids))
-    answer = context.logits(len(text.ids) - text.prompt).copy()
+    answer = context.logits(len(text.ids) - text.prompt_length).copy()
     if len(prefix):
         context.decode_embeddings(rows_of_sequence(0, len(prefix), sequence=spare), prefix)
     groups = []
@@ -107,7 +107,7 @@ def in_torch(
     reading = frozen.read(text.ids)
     rows = torch.from_numpy(lookahead), torch.from_numpy(prefix)
     groups = frozen.look_ahead(reading, torch.tensor(anchors), *rows)
-    return frozen.logits(reading.hidden[text.prompt :]).numpy(), frozen.logits(groups).numpy()
+    return frozen.logits(reading.hidden[text.prompt_length :]).numpy(), frozen.logits(groups).numpy()
 
 
 @pytest.mark.parametrize("n_prefix", [0, 5])
@@ -164,13 +164,13 @@ def assert_accepts_alike(
     with Model(path) as model, Context(model, settings) as context:
         for prompt in prompts:
             text = generated(context, model.vocabulary.tokenize(prompt, parse_special=True), tokens)
-            anchors = range(text.prompt - 1, len(text.ids) - len(lookahead))
+            anchors = range(text.prompt_length - 1, len(text.ids) - len(lookahead))
             arguments = text, anchors, lookahead, before
             results = in_llama_cpp(context, *arguments), in_torch(frozen, *arguments)
             best = [[logits.argmax(-1) for logits in result] for result in results]
             same_base += int((best[0][0] == best[1][0]).sum())
             positions += len(best[0][0])
-            drafted = np.array(anchors)[:, None] + 1 + np.arange(len(lookahead)) - text.prompt
+            drafted = np.array(anchors)[:, None] + 1 + np.arange(len(lookahead)) - text.prompt_length
             for which in range(2):
                 right[which] += (best[which][1] == best[which][0][drafted]).sum(0)
             anchors_seen += len(anchors)
@@ -248,7 +248,7 @@ def train_until_saved(frozen: FrozenModel, texts: list[Text], folder: Path, sett
         train(frozen, texts, folder, **settings, progress=progress)
 
 
-def same(one: Trained, other: Trained) -> bool:
+def same(one: TrainedLookahead, other: TrainedLookahead) -> bool:
     pairs = [(one.embeddings, other.embeddings), (one.prefix, other.prefix), (one.losses, other.losses)]
     return all(a.tobytes() == b.tobytes() for a, b in pairs) and one.measured == other.measured
 

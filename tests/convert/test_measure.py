@@ -1,4 +1,4 @@
-"""What is measured of drafts is what the engine finds, and what a tree of them gains is the most it can."""
+"""The measured accuracy of drafts is the engine's, and the best tree is the best of all trees."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pass_edge import Engine, Lookahead, Settings, read_lookahead
 from pass_edge.convert.training.acceptance import HIDDEN, LOOKAHEAD
 from pass_edge.convert.training.frozen import FrozenModel
-from pass_edge.convert.training.measure import UNION, Drafts, measure
-from pass_edge.convert.training.text import Answered, make_text
+from pass_edge.convert.training.measure import UNION, DraftAccuracy, measure
+from pass_edge.convert.training.text import TrainingText, make_texts
 from pass_edge.drafting.heads import Heads
 from pass_edge.drafting.lookahead_file import find_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
-from tests.conftest import spread_questions
+from tests.support.questions import spread_questions
 
 
 def best_by_trying_all(shares: np.ndarray, nodes: int) -> float:
@@ -40,37 +40,37 @@ def test_the_best_tree_is_the_best_of_all(data: st.DataObject) -> None:
     depths, nodes = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
     numbers = st.lists(st.floats(0, 1 / 3), min_size=3, max_size=3).map(lambda row: sorted(row, reverse=True))
     shares = np.array(data.draw(st.lists(numbers, min_size=depths, max_size=depths)))
-    found = Drafts(1, shares, 0.0, 0).tokens_per_pass(nodes)
+    found = DraftAccuracy(1, shares, 0.0, 0).tokens_per_pass(nodes)
     assert found == pytest.approx(best_by_trying_all(shares, nodes))
 
 
 def test_lookahead_tokens_count_as_rows_of_the_batch() -> None:
     shares = np.array([[0.5, 0.25], [0.5, 0.0]])
     # with one lookahead token a node, 4 rows hold two nodes; with two, one node and nothing drafted
-    assert Drafts(1, shares, 0.0, 1).tokens_per_pass(4) == pytest.approx(1.5)
-    assert Drafts(1, shares, 0.0, 0).tokens_per_pass(4) == pytest.approx(1 + 0.5 + 0.25 + 0.25)
+    assert DraftAccuracy(1, shares, 0.0, 1).tokens_per_pass(4) == pytest.approx(1.5)
+    assert DraftAccuracy(1, shares, 0.0, 0).tokens_per_pass(4) == pytest.approx(1 + 0.5 + 0.25 + 0.25)
 
 
-def share_right(engine: Engine, lookahead: Lookahead, text: Answered) -> list[bool]:
+def share_right(engine: Engine, lookahead: Lookahead, text: TrainingText) -> list[bool]:
     """Whether the engine's hidden head drafts what the model found likeliest, from the same states."""
     heads = Heads(lookahead, TokenEmbeddings(engine.model.path), threads=1)
     right = []
-    for i in range(len(text.likely) - 4):
-        onward = heads.onward(text.hidden[i].astype(np.float32), int(text.ids[text.prompt + i]))
-        assert onward
-        right.append(onward[1].at(onward[1].logits.argmax())[0] == text.likely[i + 1, 0])
+    for i in range(len(text.top_tokens) - 4):
+        advanced = heads.advance(text.hidden[i].astype(np.float32), int(text.ids[text.prompt_length + i]))
+        assert advanced
+        right.append(advanced[1].at(advanced[1].logits.argmax())[0] == text.top_tokens[i + 1, 0])
     heads.close()
     return right
 
 
-def first_tokens(text: Answered, count: int) -> Answered:
-    columns = (column[:count] for column in (text.hidden, text.likely, text.logprobs))
-    return Answered(text.ids[: text.prompt + count], text.prompt, *columns)
+def first_tokens(text: TrainingText, count: int) -> TrainingText:
+    columns = (column[:count] for column in (text.hidden, text.top_tokens, text.logprobs))
+    return TrainingText(text.ids[: text.prompt_length + count], text.prompt_length, *columns)
 
 
 def test_training_predicts_what_the_engine_finds(model_path: Path, tmp_path: Path) -> None:
     with Engine(model_path, lookahead=None, settings=Settings(schedule="plain")) as engine:
-        texts = make_text(
+        texts = make_texts(
             engine, spread_questions(13)[3:7], tmp_path, count=4, max_tokens=40, temperatures=(0.0,)
         )
         shipped = find_lookahead(model_path, engine.base)

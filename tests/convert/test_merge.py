@@ -1,4 +1,4 @@
-"""A merged file: our drafts are the sidecar's, and for everybody else it is the model it was."""
+"""A merged file drafts as the sidecar does, and other programs run it as the plain model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sidecar_for(model: Path, count: int = 3) -> Path:
 def answer(
     model: Path, lookahead: Path | str | None, temperature: float, prompt: str | None = None
 ) -> tuple[list[int], list[float]]:
-    """What follows ``prompt``, or QUESTION, and how much of it was drafted right."""
+    """Return the ids after ``prompt``, or after QUESTION, and the acceptance by depth."""
     with Engine(model, lookahead=lookahead, settings=Settings(schedule="fused")) as engine:
         ids = engine.tokenize(prompt) if prompt else engine.render(QUESTION)
         sampling = Sampling(temperature=temperature, seed=7)
@@ -148,7 +148,7 @@ def test_embeddings_that_the_model_scales(gemma_path: Path, tmp_path: Path) -> N
     "file_type",
     ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K_S", "Q5_K_S", "Q6_K"],
 )
-def test_all_but_what_grows_is_copied_byte_for_byte(file_type: str, tmp_path: Path) -> None:
+def test_all_tensors_without_new_rows_are_copied_byte_for_byte(file_type: str, tmp_path: Path) -> None:
     source = write_tiny_model(tmp_path / "f32.gguf", n_vocab=40, n_layer=1)
     base, merged = tmp_path / "base.gguf", tmp_path / "merged.gguf"
     quantize(source, base, file_type)
@@ -188,7 +188,7 @@ def contents(path: Path) -> dict[str, bytes]:
         return {name: b"".join(map(bytes, file.chunks(tensor))) for name, tensor in file.tensors.items()}
 
 
-def test_the_matrix_in_another_type(tiny_path: Path, tmp_path: Path) -> None:
+def test_the_embedding_matrix_in_another_type(tiny_path: Path, tmp_path: Path) -> None:
     sidecar = sidecar_for(tiny_path)
     merge(tiny_path, sidecar, tmp_path / "m.gguf", embedding_type="F32")
     tokens = np.arange(12, dtype=np.int32)
@@ -223,7 +223,7 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tiny_path: Path, tm
     assert names == {"m.gguf", "strange.gguf", "strange.pass.gguf"}
 
 
-def test_names_that_are_taken(model_path: Path, tmp_path: Path) -> None:
+def test_names_of_lookahead_tokens_that_exist_are_refused(model_path: Path, tmp_path: Path) -> None:
     with GgufFile(model_path) as file:
         tokens = file.get("tokenizer.ggml.tokens")
         assert isinstance(tokens, list)

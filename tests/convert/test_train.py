@@ -1,4 +1,4 @@
-"""pass-edge train: from a GGUF file to a sidecar that drafts, whatever stops it on the way."""
+"""pass-edge train makes a sidecar that drafts from a GGUF file, and resumes whenever it is stopped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from click.testing import CliRunner, Result
 import pass_edge.commands.train as train_command
 from pass_edge import Engine, Sampling, Settings, read_lookahead
 from pass_edge.__main__ import main
-from pass_edge.convert.training.heads import Anchors, likeliest, train_head
-from pass_edge.convert.training.recipe import STAGES, Recipe, Training
-from pass_edge.convert.training.text import read_text
+from pass_edge.convert.training.heads import Anchors, most_likely_tokens, train_head
+from pass_edge.convert.training.recipe import Recipe
+from pass_edge.convert.training.text import read_texts
+from pass_edge.convert.training.training import Training
 from pass_edge.drafting.lookahead_file import read_base
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
@@ -41,7 +42,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of 48 tokens without text, as m.gguf, and prompts of ids for it, as p.txt."""
+    """A folder with a random model of 48 tokens without text, m.gguf, and prompts of ids for it, p.txt."""
     folder = tmp_path_factory.mktemp("train")
     write_tiny_model(folder / "f.gguf", n_vocab=N_VOCAB, n_embd=64, n_head=2, n_ff=128, seed=7)
     quantize(folder / "f.gguf", folder / "m.gguf", "Q8_0")
@@ -63,7 +64,7 @@ def run(folder: Path, output: Path, *more: str, **others: object) -> Result:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
-    """The sidecar that one uninterrupted run of the command writes, with a report beside it."""
+    """The sidecar of one uninterrupted run of the command, with a report beside it."""
     output = folder / "whole.pass.gguf"
     more = ["--report", str(folder / "report.html")]
     done = subprocess.run([*COMMAND, *arguments(folder, output), *more], capture_output=True, text=True)
@@ -73,18 +74,21 @@ def trained(folder: Path) -> Path:
     return output
 
 
-# -- what it makes ------------------------------------------------------------------------------------
+# -- the sidecar and the report -----------------------------------------------------------------------
 
 
-def test_what_was_trained_is_far_better_than_what_was_not(
-    folder: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_training_raises_the_acceptance(folder: Path, trained: Path, tmp_path: Path) -> None:
     lookahead = read_lookahead(trained)
     texts, held_out = (
-        read_text(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
+        read_texts(trained.with_suffix(".training") / name, 64) for name in ("text", "held-out-text")
     )
-    anchors = (Anchors.on_hidden(some) for some in (texts, held_out))
-    settings = {"candidates": likeliest(texts, N_VOCAB), "width": 64, "steps": 1, "lr": Recipe.head_lr}
+    anchors = (Anchors.from_hidden_states(some) for some in (texts, held_out))
+    settings = {
+        "candidates": most_likely_tokens(texts, N_VOCAB),
+        "width": 64,
+        "steps": 1,
+        "lr": Recipe.head_lr,
+    }
     untrained = train_head("untrained", folder / "m.gguf", *anchors, tmp_path / "x.pt", **settings)
     before = untrained.measured[-1][1]["untrained"].top_1
     assert np.mean(lookahead.acceptance) > np.mean(before) + 0.3
@@ -95,7 +99,7 @@ def test_what_was_trained_is_far_better_than_what_was_not(
     assert str(folder) not in lookahead.training
 
 
-def test_the_engine_drafts_with_it_and_keeps_the_text(folder: Path, trained: Path) -> None:
+def test_the_engine_drafts_with_the_sidecar_and_keeps_the_text(folder: Path, trained: Path) -> None:
     drafted = 0
     for temperature in (0.0, 0.8):
         sampling = Sampling(temperature=temperature, seed=1)
@@ -111,7 +115,7 @@ def test_the_engine_drafts_with_it_and_keeps_the_text(folder: Path, trained: Pat
     assert drafted == 2
 
 
-def test_the_report_is_one_page_complete_in_itself(folder: Path, trained: Path) -> None:
+def test_the_report_is_one_self_contained_page(folder: Path, trained: Path) -> None:
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 6  # for each training the loss, and the acceptance of its source
     for word in ("Acceptance of lookahead", "Acceptance of hidden head", "depth 4", "300"):
@@ -122,7 +126,7 @@ def test_the_report_is_one_page_complete_in_itself(folder: Path, trained: Path) 
     assert f"<td>{share:.3f}</td>" in page
 
 
-def test_embeddings_that_are_there_can_be_kept(folder: Path, trained: Path, tmp_path: Path) -> None:
+def test_existing_embeddings_can_be_kept(folder: Path, trained: Path, tmp_path: Path) -> None:
     more = ("--start", str(trained), "--report", str(tmp_path / "r.html"))
     done = run(folder, tmp_path / "o.pass.gguf", *more, steps=0, hidden_width=0)
     assert done.exit_code == 0, done.output
@@ -133,9 +137,7 @@ def test_embeddings_that_are_there_can_be_kept(folder: Path, trained: Path, tmp_
     assert (tmp_path / "r.html").read_text().count("<svg") == 3
 
 
-def test_heads_go_on_from_where_those_of_another_file_were(
-    folder: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_heads_start_from_those_of_another_file(folder: Path, trained: Path, tmp_path: Path) -> None:
     learnt = np.mean(read_lookahead(trained).acceptance)
     begun = {}
     for name, more in {"anew": (), "on": ("--start", str(trained))}.items():
@@ -146,7 +148,7 @@ def test_heads_go_on_from_where_those_of_another_file_were(
     assert begun["anew"] < 0.5 * learnt
 
 
-def test_heads_learn_as_fast_as_asked(folder: Path, trained: Path, tmp_path: Path) -> None:
+def test_heads_learn_at_the_given_rate(folder: Path, trained: Path, tmp_path: Path) -> None:
     learnt, gone_on = np.mean(read_lookahead(trained).acceptance), []
     for rate in (1e-9, 1.0):
         output, asked = tmp_path / f"{rate}.pass.gguf", {"head_steps": 20, "head_lr": rate}
@@ -157,7 +159,7 @@ def test_heads_learn_as_fast_as_asked(folder: Path, trained: Path, tmp_path: Pat
     assert gone_on[1] < 0.5 * learnt  # too fast for anything to be kept
 
 
-def test_training_again_makes_nothing_anew(folder: Path, trained: Path) -> None:
+def test_a_second_run_repeats_no_work(folder: Path, trained: Path) -> None:
     before = trained.read_bytes()
     refused = run(folder, trained)
     assert refused.exit_code == 2
@@ -169,35 +171,35 @@ def test_training_again_makes_nothing_anew(folder: Path, trained: Path) -> None:
     assert "hidden head:" not in again.stderr
 
 
-# -- whatever stops it --------------------------------------------------------------------------------
+# -- interruptions ------------------------------------------------------------------------------------
 
 
 def stopped(command: list[str], stage: str, lines: int, delay: float, how: signal.Signals) -> tuple[int, str]:
-    """Send a signal some time after the nth line about ``stage``; the exit status and the error output."""
+    """Send a signal ``delay`` seconds after the n-th line about ``stage``. Return exit status and stderr."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr
-        told = ""
+        stderr = ""
         for line in process.stderr:
-            told += line
+            stderr += line
             lines -= line.startswith(f"{stage}: ")
             if not lines:
                 time.sleep(delay)
                 process.send_signal(how)
                 break
-        told += process.stderr.read()
-    return process.returncode, told
+        stderr += process.stderr.read()
+    return process.returncode, stderr
 
 
-def test_killed_at_random_moments_it_writes_the_same_file(
+def test_a_run_killed_at_random_moments_writes_the_same_file(
     folder: Path, trained: Path, tmp_path: Path
 ) -> None:
-    chance = random.Random(7)
+    rng = random.Random(7)
     command = [*COMMAND, *arguments(folder, tmp_path / "o.pass.gguf")]
     stages = ("text", 2), ("lookahead", 20), ("outputs", 10), ("lookahead + head", 20), ("hidden head", 20)
     for stage, lines in stages:
-        moment = chance.randint(1, lines), chance.random() * 0.05
-        status, told = stopped(command, stage, *moment, signal.SIGKILL)
-        assert status == -signal.SIGKILL, told
+        moment = rng.randint(1, lines), rng.random() * 0.05
+        status, stderr = stopped(command, stage, *moment, signal.SIGKILL)
+        assert status == -signal.SIGKILL, stderr
         assert not (tmp_path / "o.pass.gguf").exists()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -210,15 +212,15 @@ def test_ctrl_c_ends_in_one_sentence(stage: str, folder: Path, tmp_path: Path) -
         *COMMAND,
         *arguments(folder, tmp_path / "o.pass.gguf", lookahead=0, head_width=0, head_steps=100_000),
     ]
-    status, told = stopped(command, stage, 1, 0.1, signal.SIGINT)
+    status, stderr = stopped(command, stage, 1, 0.1, signal.SIGINT)
     assert status == 130
-    assert told.splitlines()[-1].startswith("Interrupted; ")
-    assert str(tmp_path / "o.pass.training") in told.splitlines()[-1]
-    assert "Traceback" not in told
+    assert stderr.splitlines()[-1].startswith("Interrupted; ")
+    assert str(tmp_path / "o.pass.training") in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["o.pass.training"]
 
 
-# -- what cannot be done ------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------
 
 
 def assert_refused(result: Result, *words: str) -> None:
@@ -241,7 +243,7 @@ def test_another_recipe_in_the_same_folder_is_refused(folder: Path, trained: Pat
 
 
 @pytest.mark.parametrize(
-    ("prompts", "told"),
+    ("prompts", "reason"),
     [
         ("", "no prompts"),
         ('{"question": "1 2"}', "line 1"),
@@ -250,14 +252,14 @@ def test_another_recipe_in_the_same_folder_is_refused(folder: Path, trained: Pat
     ],
 )
 def test_a_training_that_cannot_begin_leaves_nothing_behind(
-    prompts: str | None, told: str, folder: Path, tmp_path: Path
+    prompts: str | None, reason: str, folder: Path, tmp_path: Path
 ) -> None:
     given = tmp_path / "p.jsonl"
     if prompts is not None:
         given.write_text(prompts)
     before = set(tmp_path.iterdir())
     refused = run(folder, tmp_path / "o.pass.gguf", "--prompts", str(given))
-    assert_refused(refused, "p.jsonl", told)
+    assert_refused(refused, "p.jsonl", reason)
     assert set(tmp_path.iterdir()) == before
 
 
@@ -267,7 +269,7 @@ def test_the_output_is_checked_before_the_work(folder: Path, tmp_path: Path) -> 
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_stages_need_those_before_them(folder: Path, tmp_path: Path) -> None:
+def test_stages_need_the_stages_before_them(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.pass.gguf"
     assert_refused(run(folder, output, "--stage", "hidden"), "no finished stage 'text'")
     made = run(folder, output, "--stage", "text")
@@ -284,7 +286,10 @@ def test_prompts_are_held_out_and_counted(folder: Path, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "4 prompts are left out" in made.stderr
     texts, held_out = (
-        [text.ids[: text.prompt].tolist() for text in read_text(tmp_path / "o.pass.training" / name, 64)]
+        [
+            text.ids[: text.prompt_length].tolist()
+            for text in read_texts(tmp_path / "o.pass.training" / name, 64)
+        ]
         for name in ("text", "held-out-text")
     )
     assert held_out == [[int(word) for word in prompt.split()] for prompt in prompts[5:9]]
@@ -307,19 +312,24 @@ def test_bad_input_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: py
     assert not output.exists()
 
 
-def test_the_help_tells_the_recipe_as_it_is() -> None:
-    told = {
-        option.name: option.help or "" for option in main.commands["train"].params if hasattr(option, "help")
+def test_the_help_shows_the_defaults_of_the_recipe() -> None:
+    help_texts = {
+        option.name: option.help or "" for option in train_command.train.params if hasattr(option, "help")
     }
     for field in dataclasses.fields(Recipe):
-        assert field.name in told
+        assert field.name in help_texts
         if field.default not in (None, ()):
-            assert f"[default: {field.default}]" in told[field.name]
-    assert train_command.STAGES == STAGES
+            assert f"[default: {field.default}]" in help_texts[field.name]
 
 
-def test_the_text_of_another_training_is_learnt_from_too(folder: Path, tmp_path: Path) -> None:
-    """Made apart, learnt together: as long as the same prompts were held out."""
+def test_the_help_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from pass_edge.__main__ import main; main()"
+    shown = subprocess.run([sys.executable, "-c", code, "train", "--help"], capture_output=True, text=True)
+    assert "[default: sharegpt]" in shown.stdout, shown.stderr
+
+
+def test_the_text_of_another_training_is_also_used(folder: Path, tmp_path: Path) -> None:
+    """Texts made in two trainings are used together if the same prompts were held out."""
     held_out = tmp_path / "held.txt"
     held_out.write_text("1 2 3 4 5\n5 4 3 2 1\n")
     first, second = tmp_path / "first", tmp_path / "second.pass.gguf"

@@ -1,4 +1,4 @@
-"""Training text: prompts from files, none of them measured on, and answers that a kill leaves whole."""
+"""Training text: prompts from files without held-out ones, and answers that resume after a kill."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
-from pass_edge.convert.training.prompts import as_prompt, read_prompts, without_overlap
-from pass_edge.convert.training.text import GROUP, make_text, read_text
+from pass_edge.convert.training.prompts import encode_prompt, read_prompts, without_overlap
+from pass_edge.convert.training.text import GROUP_SIZE, make_texts, read_texts
 from pass_edge.native.tiny_model import write_tiny_model
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
@@ -30,7 +30,7 @@ def test_prompts_are_read_from_lines_and_from_json_each_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("line", ["not json", "3", "[]", '{"prompt": 3}', '{"turns": []}', "null"])
-def test_a_line_that_is_no_prompt_is_named(line: str, tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_prompt_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'"Why?"\n{line}\n')
     with pytest.raises(SettingsError, match=r"a\.jsonl, line 2: neither a string"):
@@ -48,9 +48,9 @@ def test_prompts_that_share_words_with_held_out_ones_are_left_out() -> None:
     held_out = [f"Tell me: {LONG}!", "Why?"]
     same = [f"{LONG.upper()}, and so on", "why", LONG.replace(" ", ", ")]
     other = [LONG.removesuffix(" twelve"), "Why not?", f"zero {LONG}".replace("six", "6")]
-    left_out: list[str] = []
-    assert list(without_overlap([*same, *other], held_out, left_out.append)) == other
-    assert left_out == same
+    overlapping: list[str] = []
+    assert list(without_overlap([*same, *other], held_out, overlapping.append)) == other
+    assert overlapping == same
 
 
 # -- text ---------------------------------------------------------------------------------------------
@@ -65,11 +65,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 PROMPTS = [" ".join(map(str, np.random.default_rng(i).integers(0, 48, 4 + i % 5))) for i in range(90)]
-COUNT = 2 * GROUP + 6
+COUNT = 2 * GROUP_SIZE + 6
 
 
 def make(engine: Engine, folder: Path, **others: object) -> dict[str, bytes]:
-    make_text(engine, PROMPTS, folder, count=COUNT, max_tokens=12, max_prompt=16, **others)  # type: ignore[arg-type]
+    make_texts(engine, PROMPTS, folder, count=COUNT, max_tokens=12, max_prompt=16, **others)  # type: ignore[arg-type]
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -78,8 +78,8 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("written", [1, 2, 3, 4])
-def test_a_half_written_group_is_cut_and_made_again(written: int, engine: Engine, tmp_path: Path) -> None:
-    """Killed while the second group is written: ``written`` of its files have a part of it."""
+def test_a_half_written_group_is_made_again(written: int, engine: Engine, tmp_path: Path) -> None:
+    """Killed while the second group is written: ``written`` of its files have a part of the group."""
     whole = make(engine, tmp_path / "whole")
     folder = tmp_path / "killed"
 
@@ -94,28 +94,28 @@ def test_a_half_written_group_is_cut_and_made_again(written: int, engine: Engine
         assert 0 < done < len(whole[name])
         with (folder / name).open("ab") as file:
             file.write(whole[name][done : done + 101])  # a torn row, or a torn id
-    assert len(read_text(folder, engine.model.n_embd)) >= GROUP
+    assert len(read_texts(folder, engine.model.n_embd)) >= GROUP_SIZE
     assert make(engine, folder) == whole
     assert make(engine, folder) == whole
 
 
-def test_answers_are_what_the_engine_gives(engine: Engine, tmp_path: Path) -> None:
+def test_greedy_answers_are_the_most_likely_tokens(engine: Engine, tmp_path: Path) -> None:
     make(engine, tmp_path)
-    greedy = read_text(tmp_path, engine.model.n_embd)[::2]
+    greedy = read_texts(tmp_path, engine.model.n_embd)[::2]
     for answer in greedy[:8]:
-        ids = answer.ids[answer.prompt :]
-        assert len(ids) == len(answer.hidden) == len(answer.likely) == len(answer.logprobs) == 12
-        assert ids.tolist() == answer.likely[:, 0].tolist()
+        ids = answer.ids[answer.prompt_length :]
+        assert len(ids) == len(answer.hidden) == len(answer.top_tokens) == len(answer.logprobs) == 12
+        assert ids.tolist() == answer.top_tokens[:, 0].tolist()
         assert (np.diff(answer.logprobs.astype(np.float32)) <= 0).all()
 
 
 def test_a_model_without_a_tokenizer_takes_ids(engine: Engine) -> None:
-    assert as_prompt(engine, "3 17  4") == [3, 17, 4]
+    assert encode_prompt(engine, "3 17  4") == [3, 17, 4]
     for bad in ("Why?", "3 48", "-1", "3 99999999999"):
         with pytest.raises(SettingsError, match="ids below 48"):
-            as_prompt(engine, bad)
+            encode_prompt(engine, bad)
 
 
 def test_too_few_prompts_are_counted(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="3 prompts that can be used; 5 are asked for"):
-        make_text(engine, PROMPTS[:3], tmp_path, count=5, max_tokens=4, max_prompt=16)
+        make_texts(engine, PROMPTS[:3], tmp_path, count=5, max_tokens=4, max_prompt=16)

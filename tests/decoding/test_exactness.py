@@ -8,17 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from ties import UNFILTERED, lead_at_parting
+from ties import UNFILTERED, margin_at_divergence
 
 from pass_edge import ContextError, Engine, Sampling, Settings
-from pass_edge.calibration import calibration
 from pass_edge.decoding import session as session_module
 from pass_edge.decoding import verify
 from pass_edge.decoding.kv_cache import ConversationCache
 from pass_edge.drafting.tree import DraftTree
 from pass_edge.native.devices import can_offload
 from pass_edge.native.model import ALL_LAYERS
-from tests.conftest import spread_questions
+from tests.support.questions import spread_questions
 
 TYPES = ("Q4_1", "Q4_0", "Q8_0", "Q4_K_M")
 SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=0.8, seed=11))
@@ -183,27 +182,10 @@ def leads_where_texts_part(path: Path, settings: Settings, count: int) -> tuple[
         for question, sampling in itertools.product(long_questions, UNFILTERED):
             prompt = plain.render([{"role": "user", "content": question}])
             assert len(prompt) > 512, "too short for the other kernel"
-            lead = lead_at_parting(plain.session, fused.session, prompt, sampling, count)
+            lead = margin_at_divergence(plain.session, fused.session, prompt, sampling, count)
             leads += [] if lead is None else [lead]
         print(f"{len(leads)} of 8 texts parted, at leads of {leads}; {fused.calibration}")
         return leads, 0.0 if invariant else fused.calibration.difference
-
-
-@pytest.mark.parametrize(
-    ("differences", "expected"),
-    [
-        ([0, 0, 0, 0, 0, 0, 0], (32, 0.0)),
-        ([0, 0, 0, 0.2, 0.1, 0.9, 0.9], (4, 0.2)),
-        ([0.1, 0.2, 0.1, 0.1, 0, 0.9, 0.5], (1, 0.9)),
-    ],
-    ids=["all agree", "some agree", "none agrees"],
-)
-def test_the_difference_is_that_of_all_widths_that_will_differ(
-    differences: list[float], expected: tuple[int, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_width = dict(zip(calibration.WIDTHS, differences, strict=True))
-    monkeypatch.setattr(calibration._Trial, "_largest_difference", lambda _, width, known: by_width[width])
-    assert object.__new__(calibration._Trial).invariant_width() == expected
 
 
 @pytest.mark.parametrize(
@@ -229,7 +211,7 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 
 def keep_the_lookahead_cell(self: ConversationCache, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
-    keeper = 0 if len(path) > 1 else layout.shape.a_sequence[path[-1]]  # 0 is the root's own
+    keeper = 0 if len(path) > 1 else layout.shape.path_sequence[path[-1]]  # 0 is the root's own
     start, first = self.length, self._pending[1]
     self._reserve_rejected(path)
     for sequence in self._sequences():

@@ -5,89 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge.decoding.batcher import Batcher, BatchResult, InputEmbeddings
-from pass_edge.decoding.kv_cache import KVCache, sequences_needed
-from pass_edge.decoding.session import Session
-from pass_edge.drafting.drafter import PassOutput
-from pass_edge.drafting.schedules import Fixed, plain
-from pass_edge.drafting.tree import DraftTree
-from pass_edge.native.batch import rows_of_sequence
-from pass_edge.native.context import Context, ContextSettings
-from pass_edge.native.embeddings import TokenEmbeddings
-from pass_edge.native.model import Model
-from pass_edge.sampling.sampler import Sampler, Sampling
-
-GREEDY = Sampler(Sampling(temperature=0))
-N_LOOKAHEAD = 3
-DEPTH = 5
-CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16"}
-
-
-class Recording(Session):
-    """A session that keeps the logits of the last decode, row by row."""
-
-    def _output(self, result: BatchResult, *more: Any) -> PassOutput:
-        self.seen = result.logits.copy()
-        return super()._output(result, *more)
-
-
-class Bench:
-    """A model with two contexts: one that is drafted in, one that only ever decodes what is committed."""
-
-    def __init__(self, path: Path, cells: int, n_prefix: int = 0, threads: int = 2) -> None:
-        self.model = Model(path)
-        sequences = sequences_needed(n_prefix)
-        settings = ContextSettings(cells=cells, sequences=sequences, threads=threads, **CACHE)
-        self.drafting = Context(self.model, settings)
-        self.reference = Context(self.model, settings)
-        embeddings = TokenEmbeddings(self.model.path)
-        scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
-        rng = np.random.default_rng(1)
-        rows = rng.standard_normal((N_LOOKAHEAD + n_prefix, self.model.n_embd), np.float32) * scale
-        self.lookahead, self.prefix = rows[:N_LOOKAHEAD], rows[N_LOOKAHEAD:]
-        self.inputs = InputEmbeddings(embeddings, self.lookahead, self.prefix)
-
-    def session(self) -> Recording:
-        return Recording(Batcher(self.drafting, self.inputs), Fixed(plain))
-
-    def truth(self, prompt: list[int], count: int) -> tuple[list[int], list[np.ndarray]]:
-        """``count`` greedy tokens after ``prompt`` and the logits that gave each, decoded one by one in
-        an empty context."""
-        self.reference.clear()
-        if len(prompt) > 1:
-            self.reference.decode_tokens(
-                rows_of_sequence(0, len(prompt) - 1), np.array(prompt[:-1], np.int32)
-            )
-        tokens, logits = [prompt[-1]], []
-        for position in range(len(prompt) - 1, len(prompt) - 1 + count):
-            rows = rows_of_sequence(position, 1, outputs=1)
-            self.reference.decode_tokens(rows, np.array(tokens[-1:], np.int32))
-            logits.append(self.reference.logits(1)[0].copy())
-            tokens.append(int(logits[-1].argmax()))
-        return tokens[1:], logits
-
-    def ahead(self, tokens: list[int]) -> np.ndarray:
-        """Logits of the lookahead tokens behind ``tokens``, of a sequence that nothing was drafted in."""
-        self.reference.clear()
-        if len(self.prefix):
-            self.reference.decode_embeddings(rows_of_sequence(0, len(self.prefix), sequence=1), self.prefix)
-        self.reference.decode_tokens(rows_of_sequence(0, len(tokens)), np.array(tokens, np.int32))
-        self.reference.copy(0, 1, 0)
-        rows = rows_of_sequence(len(tokens), N_LOOKAHEAD, sequence=1, outputs=N_LOOKAHEAD)
-        self.reference.decode_embeddings(rows, self.lookahead)
-        return self.reference.logits(N_LOOKAHEAD).copy()
-
-    def close(self) -> None:
-        self.drafting.close()
-        self.reference.close()
-        self.model.close()
+from pass_edge.decoding.kv_cache import KVCache
+from tests.support.draft_trees import build, tree_forms
+from tests.support.reference_decoding import DEPTH, GREEDY, Bench, Recording
 
 
 @pytest.fixture(scope="module", params=[0, 5], ids=["no prefix", "prefix"])
@@ -102,32 +28,6 @@ def real(model_path: Path) -> Iterator[Bench]:
     bench = Bench(model_path, cells=768)
     yield bench
     bench.close()
-
-
-@st.composite
-def tree_forms(draw: st.DrawFn) -> tuple[list[int], list[bool], list[int]]:
-    """Parents, whether each node drafts the truth, and lookahead tokens at each node."""
-    n = draw(st.integers(1, 8))
-    parents = [-1] + [draw(st.integers(0, i - 1)) for i in range(1, n)]
-    right = [True] + [draw(st.booleans()) for _ in range(1, n)]
-    groups = [draw(st.integers(0, N_LOOKAHEAD)) for _ in range(n)]
-    return parents, right, groups
-
-
-def build(
-    form: tuple[list[int], list[bool], list[int]], root: int, future: list[int], n_vocab: int
-) -> DraftTree:
-    parents, right, groups = form
-    depths, tokens = [0], [root]
-    for node in range(1, len(parents)):
-        depths.append(depths[parents[node]] + 1)
-        true_token = future[depths[node] - 1]
-        siblings = {tokens[i] for i in range(1, node) if parents[i] == parents[node]}
-        token = true_token if right[node] else (true_token + 1 + node) % n_vocab
-        while token in siblings:
-            token = (token + 1) % n_vocab
-        tokens.append(token)
-    return DraftTree(tuple(tokens), tuple(parents), tuple(groups))
 
 
 def check_turn(bench: Bench, session: Recording, prompt: list[int], forms: list) -> None:

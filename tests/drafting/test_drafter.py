@@ -1,4 +1,4 @@
-"""Draft heads: computed by ggml as on paper, kept in files, and drafting without a trace in the text."""
+"""Drafts from lookahead tokens, a prefix and heads."""
 
 from __future__ import annotations
 
@@ -7,206 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pass_edge import (
-    Engine,
-    LibraryError,
-    Lookahead,
-    LookaheadError,
-    Sampling,
-    Settings,
-    read_lookahead,
-    write_sidecar,
-)
-from pass_edge.convert.merge import merge
-from pass_edge.decoding.batch_generator import BatchGenerator
+from pass_edge import Engine, Lookahead, Sampling, Settings
 from pass_edge.drafting.drafter import Drafter, PassOutput
-from pass_edge.drafting.heads import Heads, quickest
-from pass_edge.drafting.lookahead_file import read_base
+from pass_edge.drafting.heads import Heads
 from pass_edge.generation import Generation
-from pass_edge.native.devices import cpu_device, gpu_device
-from pass_edge.native.draft_head import DraftHead, HeadWeights, OutputRows
 from pass_edge.native.embeddings import TokenEmbeddings
-from pass_edge.native.model import Model
-from pass_edge.native.quantized_matrix import QuantizedMatrix, encode_rows
 from pass_edge.sampling.sampler import Sampler
-from pass_edge.settings import context_settings
+from tests.support.lookaheads import N_VOCAB, WIDTH, lookahead_for, random_head
 
-WIDTH, N_VOCAB = 64, 12
 SAMPLINGS = (Sampling(temperature=0), Sampling(temperature=1.5, seed=5))
 
 
-def random_head(seed: int, n_embd: int = WIDTH, width: int = 96, inputs: int = 2) -> HeadWeights:
-    rng = np.random.default_rng(seed)
-
-    def matrix(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
-
-    told = inputs * n_embd
-    return HeadWeights.of(matrix(width, told), matrix(width, told), matrix(n_embd, width))
-
-
-def lookahead_for(model: Path, **parts: object) -> Lookahead:
-    embeddings = TokenEmbeddings(model).rows(np.array([2, 5], np.int32))
-    return Lookahead(
-        embeddings=embeddings if parts.pop("rows", True) else embeddings[:0],
-        base=read_base(model),
-        candidates=np.array([0, 1, 2, 3, 5, 7, 8, 9, 11], np.int32),
-        **parts,  # type: ignore[arg-type]
-    )
-
-
-def rms(x: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x * x).mean() + 1e-6)
-
-
-# eight rows at a time are what the fastest kernels take; others are multiplied as they are
-@pytest.mark.parametrize("candidates", [[3, 1, 8], [3, 1, 8, 2, 0, 5, 7, 11]], ids=["three", "eight"])
-@pytest.mark.parametrize("inputs", [2, 3])
-@pytest.mark.parametrize("where", ["cpu", "gpu"])
-def test_the_head_computes_its_formula(
-    where: str, inputs: int, candidates: list[int], tiny_path: Path
-) -> None:
-    weights, rng = random_head(0, inputs=inputs), np.random.default_rng(1)
-    state, embedding, before = told = [rng.standard_normal(WIDTH).astype(np.float32) for _ in range(3)]
-    x = np.concatenate([rms(part) for part in told[:inputs]])
-    gate, up, down = (matrix.in_four_bits().numbers() for matrix in (weights.gate, weights.up, weights.down))
-    opened = (gate @ x) / (1 + np.exp(-(gate @ x))) * (up @ x)
-    behind = state + down @ opened
-    output_matrix, chosen = TokenEmbeddings(tiny_path).output, np.array(candidates, np.int32)
-    rows = output_matrix.rows(chosen).in_four_bits()
-    device = {"cpu": cpu_device, "gpu": gpu_device}[where]()
-    if not device:
-        pytest.skip("here is no GPU")
-    with (
-        OutputRows(output_matrix, chosen, device) as output,
-        DraftHead(weights, output, threads=1) as head,
-    ):
-        for _ in range(2):  # nothing is left of the step before
-            found, logits = head.step(state, embedding, before)
-            # ggml rounds what it multiplies to eight bits
-            np.testing.assert_allclose(found, behind, atol=0.015 * inputs)
-            expected = rows.numbers() @ behind
-            np.testing.assert_allclose(logits, expected, atol=0.03 * inputs)
-
-
-def test_heads_are_computed_where_a_step_takes_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds: dict[int | None, float] = {cpu_device(): 0.3, 77: 0.2}
-    closed = []
-
-    class Timed(Heads):
-        def __init__(self, device: int | None = None) -> None:
-            self.device = device or cpu_device()
-            if device == 66:
-                raise LibraryError("this device has no kernel")
-
-        def seconds(self) -> float:
-            return seconds[self.device]
-
-        def close(self) -> None:
-            closed.append(self.device)
-
-    for gpu, expected in ((77, 77), (66, cpu_device()), (None, cpu_device())):
-        monkeypatch.setattr("pass_edge.drafting.heads.gpu_device", lambda gpu=gpu: gpu)
-        assert quickest(Timed).device == expected  # type: ignore[attr-defined]
-    assert closed == [cpu_device()], "the slower one of two"
-
-
-def test_a_step_takes_time(tiny_path: Path) -> None:
-    lookahead = lookahead_for(tiny_path, hidden_head=random_head(2))
-    heads = Heads(lookahead, TokenEmbeddings(tiny_path), threads=1)
-    assert 0 < heads.seconds() < 1
-    heads.close()
-
-
-def test_four_bits_are_taken_where_they_are_fewer() -> None:
-    numbers = np.random.default_rng(3).standard_normal((2500, 64)).astype(np.float32)
-    exact = QuantizedMatrix(encode_rows(numbers, "f16"), "f16", 64)
-    rounded = exact.in_four_bits()
-    assert rounded.data.nbytes == 2500 * 64 * 4.5 / 8
-    assert np.abs(rounded.numbers() - numbers).max() < np.abs(numbers).max() / 8, "sixteen steps, both signs"
-    assert rounded.in_four_bits() is rounded
-    odd = QuantizedMatrix(encode_rows(numbers[:, :40], "f16"), "f16", 40)
-    assert odd.in_four_bits() is odd, "blocks of 32 do not divide its rows"
-
-
-def test_what_is_written_is_read_back_as_it_is_computed(tiny_path: Path, tmp_path: Path) -> None:
-    prefix = np.ones((3, WIDTH), np.float32)
-    given = lookahead_for(tiny_path, head=random_head(1, inputs=3), hidden_head=random_head(2), prefix=prefix)
-    write_sidecar(given, tmp_path / "x.pass.gguf")
-    merge(tiny_path, tmp_path / "x.pass.gguf", tmp_path / "merged.gguf")
-    once = read_lookahead(tmp_path / "x.pass.gguf")
-    write_sidecar(once, tmp_path / "y.pass.gguf")
-    for again in (read_lookahead(tmp_path / "y.pass.gguf"), read_lookahead(tmp_path / "merged.gguf")):
-        assert again.prefix is not None
-        np.testing.assert_array_equal(again.prefix, prefix)
-        np.testing.assert_array_equal(again.candidates, given.candidates)
-        for name in ("head", "hidden_head"):
-            for part in ("gate", "up", "down"):
-                found, expected = (getattr(getattr(some, name), part) for some in (again, given))
-                assert found.type_name == expected.type_name == "q8_0"
-                np.testing.assert_array_equal(found.data, expected.data)
-
-
-def test_a_head_alone_can_be_merged_too(tiny_path: Path, tmp_path: Path) -> None:
-    write_sidecar(lookahead_for(tiny_path, rows=False, hidden_head=random_head(2)), tmp_path / "x.pass.gguf")
-    merge(tiny_path, tmp_path / "x.pass.gguf", tmp_path / "merged.gguf")
-    ids = []
-    for model, lookahead in ((tiny_path, None), (tmp_path / "merged.gguf", "auto")):
-        with Engine(model, lookahead=lookahead) as engine:
-            assert engine.schedule == "auto"
-            ids.append(engine.stream([1, 2, 3], sampling=SAMPLINGS[1], max_tokens=40).run().ids)
-    assert ids[0] == ids[1]
-
-
-def test_a_head_that_does_not_fit_is_refused(tiny_path: Path) -> None:
-    with pytest.raises(LookaheadError, match="does not fit states of 64"):
-        lookahead_for(tiny_path, hidden_head=random_head(0, n_embd=32))
-    with pytest.raises(LookaheadError, match="does not fit states of 64"):
-        lookahead_for(tiny_path, hidden_head=random_head(0, inputs=3))
-    with pytest.raises(LookaheadError, match="not finite"):
-        lookahead_for(
-            tiny_path,
-            head=HeadWeights.of(*(np.full(m.shape, np.nan) for m in vars(random_head(0)).values())),
-        )
-    with pytest.raises(LookaheadError, match="not different tokens"):
-        Lookahead(
-            np.zeros((0, WIDTH), np.float32),
-            read_base(tiny_path),
-            hidden_head=random_head(0),
-            candidates=np.array([1, N_VOCAB], np.int32),
-        )
-    with pytest.raises(LookaheadError, match="1 to 64 rows"):
-        lookahead_for(tiny_path, rows=False)
-
-
-@pytest.mark.parametrize("sources", ["head", "lookahead and head", "both heads"])
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
-def test_heads_leave_the_text_alone(sources: str, sampling: Sampling, tiny_path: Path) -> None:
-    lookahead = lookahead_for(
-        tiny_path,
-        rows=sources != "head",
-        head=random_head(3, inputs=3) if sources != "head" else None,
-        hidden_head=random_head(4) if "lookahead" not in sources else None,
-    )
-    settings = Settings(schedule="head" if sources == "head" else "fused", draft_max=2)
-    with (
-        Engine(tiny_path, settings=Settings(schedule="plain")) as plain,
-        Engine(tiny_path, lookahead=lookahead, settings=settings) as engine,
-    ):
-        assert engine.schedule == settings.schedule
-        drafted = engine.stream([1, 2, 3], sampling=sampling, max_tokens=120).run()
-        assert drafted.ids == plain.stream([1, 2, 3], sampling=sampling, max_tokens=120).run().ids
-        assert sum(drafted.stats.drafted) > sum(drafted.stats.accepted) > 0
-
-
 @pytest.mark.parametrize("schedule", ["fused", "two-pass", "auto"])
-def test_a_prefix_changes_drafts_and_no_text(schedule: str, tiny_path: Path) -> None:
+def test_a_prefix_changes_drafts_but_not_the_text(schedule: str, tiny_path: Path) -> None:
     plain, *drafted = (
         answer(tiny_path, lookahead, schedule if lookahead else "plain")
         for lookahead in (None, lookahead_for(tiny_path), lookahead_for(tiny_path, prefix=prefix_of(9)))
     )
     assert plain.ids == drafted[0].ids == drafted[1].ids
-    if schedule != "auto":  # which may find that nothing pays here
+    if schedule != "auto":  # auto may find that nothing pays here
         assert drafted[0].stats.accepted != drafted[1].stats.accepted
 
 
@@ -222,7 +41,7 @@ def answer(model: Path, lookahead: Lookahead | None, schedule: str) -> Generatio
 
 
 @pytest.mark.parametrize("rule", ["sampling", "rejection"])
-def test_a_draft_ends_where_it_is_less_sure_than_asked(rule: str) -> None:
+def test_a_draft_ends_where_its_probability_falls_below_p_min(rule: str) -> None:
     logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1]], np.float32))
     sampler = Sampler(Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=3))
     for p_min, length in ((0.0, 3), (0.6, 3), (0.7, 2), (0.73, 1), (0.9, 1), (0.91, 0)):
@@ -230,7 +49,7 @@ def test_a_draft_ends_where_it_is_less_sure_than_asked(rule: str) -> None:
         assert len(draft.tokens) == length
 
 
-def test_what_a_lookahead_lacks_is_said(tiny_path: Path) -> None:
+def test_a_note_says_what_the_lookahead_lacks(tiny_path: Path) -> None:
     settings = Settings(schedule="head")
     with Engine(tiny_path, lookahead=lookahead_for(tiny_path), settings=settings) as engine:
         assert engine.schedule == "plain"
@@ -238,7 +57,7 @@ def test_what_a_lookahead_lacks_is_said(tiny_path: Path) -> None:
 
 
 def test_two_pass_drafts_as_the_paper_does(tiny_path: Path) -> None:
-    """With lookahead tokens alone: every second pass has nothing to verify, heads or no heads."""
+    """With lookahead tokens alone, whether there are heads or not."""
     passes = []
     for parts in ({}, {"head": random_head(1), "hidden_head": random_head(2)}):
         settings = Settings(schedule="two-pass")
@@ -248,7 +67,7 @@ def test_two_pass_drafts_as_the_paper_does(tiny_path: Path) -> None:
     assert passes[0] == passes[1]
 
 
-def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path: Path) -> None:
+def test_corrected_outputs_come_first_and_then_the_hidden_head(tiny_path: Path) -> None:
     lookahead = lookahead_for(tiny_path, head=random_head(5, inputs=3), hidden_head=random_head(6))
     rng = np.random.default_rng(2)
     logits = rng.standard_normal((2, N_VOCAB)).astype(np.float32)
@@ -256,41 +75,20 @@ def test_the_best_source_drafts_and_the_hidden_head_goes_on_from_there(tiny_path
     hidden = rng.standard_normal(WIDTH).astype(np.float32)
     heads = Heads(lookahead, TokenEmbeddings(tiny_path), threads=1)
     tokens, drafted = [4], []
-    for guess in Drafter(4, heads)._chain(PassOutput(logits, hidden, states), tokens):
-        drafted.append(guess.logits.copy())
-        tokens.append(guess.at(int(guess.logits.argmax()))[0])
-    before, expected = hidden, []
+    for prediction in Drafter(4, heads)._predictions(PassOutput(logits, hidden, states), tokens):
+        drafted.append(prediction.logits.copy())
+        tokens.append(prediction.token_at(int(prediction.logits.argmax()))[0])
+    previous, expected = hidden, []
     for state, token in zip(states, tokens, strict=False):
-        corrected = heads.corrected(state, token, before)
+        corrected = heads.correct(state, token, previous)
         assert corrected
-        before = corrected[0]
+        previous = corrected[0]
         expected.append(corrected[1].logits.copy())
     state = hidden
     for token in tokens[:4]:
-        onward = heads.onward(state, token)
-        assert onward
-        state = onward[0]
-        expected.append(onward[1].logits.copy())
+        advanced = heads.advance(state, token)
+        assert advanced
+        state = advanced[0]
+        expected.append(advanced[1].logits.copy())
     heads.close()
     np.testing.assert_array_equal(drafted, [*expected[:2], *expected[4:]])
-
-
-def test_many_at_once_are_answered_as_one_at_a_time(tiny_path: Path) -> None:
-    prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [3, 3]]
-    samplings = [Sampling(temperature=i % 2, seed=i) for i in range(4)]
-    with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
-        alone = [
-            engine.stream(prompt, sampling=sampling, max_tokens=30).run().ids
-            for prompt, sampling in zip(prompts, samplings, strict=True)
-        ]
-    with (
-        Model(tiny_path) as model,
-        BatchGenerator(model, context_settings(model, Settings(), 1), 4, 64) as parallel,
-    ):
-        for _ in range(2):  # nothing is left of the answers before
-            together: list[list[int]] = [[] for _ in prompts]
-            for step in parallel.answer(prompts, [Sampler(sampling) for sampling in samplings], 30):
-                assert step.hidden.shape == (len(step.running), WIDTH)
-                for which, token in zip(step.running, step.tokens, strict=True):
-                    together[which].append(token)
-            assert together == alone

@@ -1,4 +1,4 @@
-"""Sidecar files: what is written is read back, and only a fitting one is used."""
+"""Sidecar files are read as they were written, and used only where they fit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from pass_edge.drafting.lookahead_file import find_lookahead, read_base, shipped
 from pass_edge.native.model import Model
 
 BASE = Base("llama", "a model", 8, 100, "a" * 64, "b" * 64)
-SOME = Lookahead(np.arange(24, dtype=np.float32).reshape(3, 8), BASE, (0.5, 0.25), "by hand")
+LOOKAHEAD = Lookahead(np.arange(24, dtype=np.float32).reshape(3, 8), BASE, (0.5, 0.25), "by hand")
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    write_sidecar(SOME, tmp_path / "x.pass.gguf")
+def test_a_sidecar_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_sidecar(LOOKAHEAD, tmp_path / "x.pass.gguf")
     back = read_lookahead(tmp_path / "x.pass.gguf")
-    np.testing.assert_array_equal(back.embeddings, SOME.embeddings)
-    assert (back.base, back.acceptance, back.training) == (SOME.base, SOME.acceptance, SOME.training)
+    np.testing.assert_array_equal(back.embeddings, LOOKAHEAD.embeddings)
+    assert (back.base, back.acceptance, back.training) == (
+        LOOKAHEAD.base,
+        LOOKAHEAD.acceptance,
+        LOOKAHEAD.training,
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["x.pass.gguf"]
 
 
-def test_other_weights_are_a_warning_and_another_tokenizer_an_error() -> None:
-    assert SOME.matches(BASE) == []
-    assert len(SOME.matches(dataclasses.replace(BASE, embeddings_sha256="c" * 64))) == 1
+def test_other_weights_give_a_warning_and_another_tokenizer_an_error() -> None:
+    assert LOOKAHEAD.matches(BASE) == []
+    assert len(LOOKAHEAD.matches(dataclasses.replace(BASE, embeddings_sha256="c" * 64))) == 1
     with pytest.raises(LookaheadError, match=r"'a model' and does not fit 'other'.*tokenizer"):
-        SOME.matches(dataclasses.replace(BASE, name="other", tokenizer_sha256="c" * 64))
+        LOOKAHEAD.matches(dataclasses.replace(BASE, name="other", tokenizer_sha256="c" * 64))
 
 
 def test_the_shipped_lookahead_fits_the_default_model_in_every_quantization(model_path: Path) -> None:
@@ -54,7 +58,9 @@ def test_a_checkpoint_becomes_a_sidecar_with_the_same_numbers(tiny_path: Path, t
         assert len(engine.stream([1, 2], max_tokens=20).run().ids) == 20
 
 
-def test_a_model_without_lookahead_drafts_from_the_conversation_and_says_so(tiny_path: Path) -> None:
+def test_without_a_lookahead_file_drafts_come_from_the_conversation_and_a_note_says_so(
+    tiny_path: Path,
+) -> None:
     with Engine(tiny_path) as engine:
         assert engine.schedule == "auto"
         assert any("no lookahead file fits" in note for note in engine.notes)

@@ -1,4 +1,4 @@
-"""The layout of a tree: who stands where and who sees whom."""
+"""The layout of a tree: which position a row has, and which rows it sees."""
 
 from __future__ import annotations
 
@@ -30,57 +30,57 @@ def path_to(tree: DraftTree, node: int) -> list[int]:
     tree=trees(),
     start=st.integers(0, 1000),
     first_group=st.sampled_from([None, 20]),
-    alike=st.sampled_from([0, 4]),
+    min_paths=st.sampled_from([0, 4]),
 )
 def test_every_row_sees_its_own_path_and_nothing_else(
-    tree: DraftTree, start: int, first_group: int | None, alike: int
+    tree: DraftTree, start: int, first_group: int | None, min_paths: int
 ) -> None:
-    layout = tree.layout(start, first_group=first_group, alike=alike)
+    layout = tree.layout(start, first_group=first_group, min_paths=min_paths)
     rows, n = layout.rows, len(tree.tokens)
-    members = [
+    sequences = [
         set(rows.sequence_ids[rows.sequence_offsets[i] : rows.sequence_offsets[i + 1]].tolist())
         for i in range(len(rows))
     ]
     owner = [None] * n + [node for node in range(n) for _ in range(tree.lookahead[node])]
     for row in range(len(rows)):
-        # llama.cpp's mask: a row sees rows of earlier or equal position in the last of its sequences;
-        # any of them, seen from the row's own position back, must hold one path only
+        # llama.cpp's mask: a row sees the rows of earlier or equal position in the last of its sequences.
+        # Here each of its sequences must hold, up to the row's position, the row's path only
         node = row if row < n else owner[row]
         first = layout.shape.group_starts[node] if row >= n else row
         expected = {*path_to(tree, node), *range(first, row + 1)}
-        for sequence in members[row]:
+        for sequence in sequences[row]:
             seen = {
                 other
                 for other in range(len(rows))
-                if sequence in members[other] and rows.positions[other] <= rows.positions[row]
+                if sequence in sequences[other] and rows.positions[other] <= rows.positions[row]
             }
             assert seen == expected
 
 
 @given(tree=trees())
 def test_trees_of_as_many_nodes_name_as_many_sequences(tree: DraftTree) -> None:
-    """Up to so many as they are given: then llama.cpp goes on with its graph."""
-    bare = tree.without_lookahead()
-    layout, n = bare.layout(3, alike=4), len(tree.tokens)
-    paths = bare.layout(3).shape.n_paths
-    assert layout.shape.n_paths == max(paths, min(4, n - 1))
+    """Where they have no more than ``min_paths`` paths; llama.cpp then keeps its graph."""
+    tree = tree.without_lookahead()
+    layout, n = tree.layout(3, min_paths=4), len(tree.tokens)
+    n_paths = tree.layout(3).shape.n_paths
+    assert layout.shape.n_paths == max(n_paths, min(4, n - 1))
     assert set(layout.rows.sequence_ids.tolist()) == set(range(layout.shape.n_paths))
 
 
 @given(tree=trees())
-def test_no_node_looks_out_of_a_sequence_of_lookahead_groups(tree: DraftTree) -> None:
+def test_only_lookahead_tokens_see_sequences_of_lookahead_groups(tree: DraftTree) -> None:
     layout = tree.layout(0, first_group=20)
     offsets, ids = layout.rows.sequence_offsets, layout.rows.sequence_ids
     n = len(tree.tokens)
-    last = ids[offsets[1:] - 1]  # what a row sees
-    assert (last[:n] < 20).all(), "or it would see the prefix"
-    assert (last[n:] >= 20).all(), "or a lookahead token would not"
-    assert all(sequence < 20 for sequence in layout.shape.a_sequence)
+    last = ids[offsets[1:] - 1]  # the sequence that a row sees
+    assert (last[:n] < 20).all(), "a node would see the prefix"
+    assert (last[n:] >= 20).all(), "a lookahead token would not see the prefix"
+    assert all(sequence < 20 for sequence in layout.shape.path_sequence)
 
 
 @pytest.mark.parametrize("first_group", [None, 20])
 @given(tree=trees())
-def test_inputs_positions_and_sequences_are_what_llama_cpp_asks_for(
+def test_inputs_positions_and_sequences_are_as_llama_cpp_requires(
     first_group: int | None, tree: DraftTree
 ) -> None:
     layout = tree.layout(7, first_group=first_group)
@@ -101,7 +101,7 @@ def test_inputs_positions_and_sequences_are_what_llama_cpp_asks_for(
         assert sorted(positions) == list(range(7, 7 + len(positions))), "positions must be consecutive"
 
 
-def test_schedules_draft_and_verify_when_they_should() -> None:
+def test_the_trees_of_fixed_schedules() -> None:
     draft = Draft.chain((5, 6))
     assert FORMS["plain"](1, draft, 2) == DraftTree((1,), (-1,), (0,))
     assert FORMS["two-pass"](1, Draft(), 2) == DraftTree((1,), (-1,), (2,))

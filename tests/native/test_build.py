@@ -1,4 +1,4 @@
-"""How llama.cpp is built is decided from what a machine shows; AMX is believed only when it executes."""
+"""The build plan follows the machine; AMX is used only if its instructions execute."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_vulkan_is_chosen_only_where_all_of_it_is_here() -> None:
     assert without_device.backend == "cpu"
     assert "vulkan: needs a Vulkan device that vulkaninfo lists" in without_device.others
     without_headers = decide(
-        Machine("Linux", "Some CPU", vulkan_lacks=("SPIRV-Headers",), vulkan_device=True)
+        Machine("Linux", "Some CPU", vulkan_build_missing=("SPIRV-Headers",), vulkan_device=True)
     )
     assert without_headers.backend == "cpu"
     assert "vulkan: needs SPIRV-Headers" in without_headers.others
@@ -147,7 +147,7 @@ def test_tools_on_the_path_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "sdk/include/vulkan/vulkan_core.h").write_text("#define VK_EXT_layer_settings 1")
     found = build.inspect_machine()
     assert (found.gpus, found.nvcc) == (("8.9",), str(tmp_path / "nvcc"))
-    assert not found.no_vulkan
+    assert not found.vulkan_missing
     assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in decide(found, "cuda").cmake_args
 
 
@@ -198,18 +198,18 @@ def test_a_whole_toolkit_needs_no_further_arguments(tmp_path: Path, monkeypatch:
 def test_a_software_renderer_is_no_vulkan_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     put_tool(tmp_path, "vulkaninfo", SUMMARY.format("CPU"))
-    assert "a Vulkan device" in build.inspect_machine().no_vulkan
+    assert "a Vulkan device" in build.inspect_machine().vulkan_missing
 
 
 def test_a_vulkan_build_asks_for_what_it_lacks_but_no_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "glslc" in build.inspect_machine().vulkan_lacks
-    lacking = dataclasses.replace(LINUX, vulkan_lacks=("glslc", "SPIRV-Headers"))
+    assert "glslc" in build.inspect_machine().vulkan_build_missing
+    lacking = dataclasses.replace(LINUX, vulkan_build_missing=("glslc", "SPIRV-Headers"))
     with pytest.raises(ValueError, match="lacks glslc, SPIRV-Headers; install"):
         decide(lacking, "vulkan")
-    elsewhere = dataclasses.replace(LINUX, vulkan_lacks=("SPIRV-Headers",))
+    elsewhere = dataclasses.replace(LINUX, vulkan_build_missing=("SPIRV-Headers",))
     assert "-DGGML_VULKAN=ON" in decide(elsewhere, "vulkan").cmake_args
 
 
@@ -233,7 +233,7 @@ def test_cpuinfo_is_read_on_x86_and_arm() -> None:
     assert build.parse_cpuinfo("") == ("", frozenset())
 
 
-def test_the_real_probe_gives_a_verdict_here() -> None:
+def test_the_real_amx_probe_runs_here() -> None:
     advertised = "amx_tile" in build.inspect_machine().cpu_flags
     executes = build.amx_works()
     assert advertised or not executes
@@ -245,7 +245,7 @@ def test_the_real_compiler_is_asked_which_flags_it_knows() -> None:
     assert build.flags_accepted(["-O2", "-mno-such-thing"]) == ["-O2"]
 
 
-def test_without_a_compiler_there_is_still_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_amx_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert build.compiler() is None
     assert not build.amx_works()
@@ -260,10 +260,10 @@ def test_without_a_compiler_the_build_says_what_to_install(
     assert "build-essential" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("machine", "told"), [(LINUX, False), (WITH_GPU, True)])
-def test_where_a_gpu_build_fails_the_way_around_is_told(
+@pytest.mark.parametrize(("machine", "has_advice"), [(LINUX, False), (WITH_GPU, True)])
+def test_a_failed_gpu_build_advises_a_cpu_build(
     machine: Machine,
-    told: bool,
+    has_advice: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -271,7 +271,7 @@ def test_where_a_gpu_build_fails_the_way_around_is_told(
     monkeypatch.setattr(build, "compiler", lambda _: "cc")
     monkeypatch.setattr(sys, "executable", "false")
     assert build.build_wheel("llama-cpp-python", tmp_path, decide(machine)) == 1
-    assert ("make setup BACKEND=cpu" in capsys.readouterr().err) == told
+    assert ("make setup BACKEND=cpu" in capsys.readouterr().err) == has_advice
 
 
 def test_the_script_runs_on_its_own_and_prints_the_plan(tmp_path: Path) -> None:

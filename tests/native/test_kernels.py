@@ -1,4 +1,4 @@
-"""Our kernels: what the numbers should be, and that a token's bits do not depend on its company."""
+"""Our kernels compute the right numbers, and a token's bits do not depend on the rest of its batch."""
 
 from __future__ import annotations
 

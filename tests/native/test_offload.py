@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from pass_edge import Engine, LibraryError, Settings, SettingsError
-from pass_edge.__main__ import main
-from pass_edge.native import offload
+from pass_edge import Engine, LibraryError, Settings
+from pass_edge.native import gpu_offload
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import Device, can_offload
@@ -39,13 +37,13 @@ MODEL = [
     [(-5, 0), (99, 0), (100, 1), (160, 2), (279, 3), (280, ALL_LAYERS), (9999, ALL_LAYERS)],
 )
 def test_the_output_and_then_the_last_layers_fit(room: int, layers: int) -> None:
-    assert offload.layers_within(room, MODEL, cells=10) == layers
+    assert gpu_offload.layers_within(room, MODEL, cells=10) == layers
 
 
 def test_a_tied_model_has_a_copy_of_its_embeddings_on_the_device() -> None:
     tied = [tensor("token_embd.weight", 50), tensor("blk.0.ffn_up.weight", 30)]
-    assert offload.layers_within(79, tied, cells=10) == 1
-    assert offload.layers_within(80, tied, cells=10) == ALL_LAYERS
+    assert gpu_offload.layers_within(79, tied, cells=10) == 1
+    assert gpu_offload.layers_within(80, tied, cells=10) == ALL_LAYERS
 
 
 @pytest.mark.parametrize(("free", "layers"), [(GIB // 2, 0), (8 * GIB, ALL_LAYERS)])
@@ -54,9 +52,9 @@ def test_free_memory_decides(
 ) -> None:
     card = Device("CUDA0", "Some card", "gpu", free, 8 * GIB)
     shared = Device("Vulkan0", "Some chip", "igpu", 99 * GIB, 99 * GIB)
-    monkeypatch.setattr(offload, "can_offload", lambda: True)
-    monkeypatch.setattr(offload, "devices", lambda: [card, shared])
-    assert offload.fitting_layers(model_path, 4096) == layers
+    monkeypatch.setattr(gpu_offload, "can_offload", lambda: True)
+    monkeypatch.setattr(gpu_offload, "devices", lambda: [card, shared])
+    assert gpu_offload.fitting_layers(model_path, 4096) == layers
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -76,9 +74,15 @@ def test_a_gpu_that_fails_is_left_alone(
             Engine(tiny_path, settings=Settings(schedule="plain", gpu_layers=ALL_LAYERS))
 
 
-@pytest.mark.skipif(can_offload(), reason="here is a GPU")
-def test_without_a_gpu_nothing_is_offloaded(tiny_path: Path) -> None:
-    assert offload.fitting_layers(tiny_path, 4096) == 0
+@pytest.mark.parametrize(
+    ("can_offload", "kind"), [(False, "gpu"), (True, "cpu")], ids=["library without GPUs", "no GPU"]
+)
+def test_without_a_gpu_nothing_is_offloaded(
+    can_offload: bool, kind: str, monkeypatch: pytest.MonkeyPatch, tiny_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_offload, "can_offload", lambda: can_offload)
+    monkeypatch.setattr(gpu_offload, "devices", lambda: [Device("X", "Some device", kind, 8 * GIB, 8 * GIB)])
+    assert gpu_offload.fitting_layers(tiny_path, 4096) == 0
 
 
 @pytest.mark.skipif(not can_offload(), reason="here is no GPU")
@@ -91,30 +95,3 @@ def test_the_gpu_gives_about_the_logits_of_the_cpu(tiny_path: Path) -> None:
             logits.append(context.logits(40).copy())
     np.testing.assert_allclose(*logits, atol=0.2)  # from -6 to 4; activations may be rounded to half the bits
     assert (logits[0] != logits[1]).any(), "both have computed on one device"
-
-
-@pytest.mark.parametrize("flash_attn", ["on", "off", "auto"])
-def test_flash_attention_can_be_chosen(flash_attn: str, tiny_path: Path) -> None:
-    settings = Settings(schedule="plain", flash_attn=flash_attn, context_size=64)
-    with Engine(tiny_path, settings=settings) as engine:
-        assert len(engine.stream([1, 2], max_tokens=4).run().ids) == 4
-
-
-def test_flash_attention_has_three_values() -> None:
-    with pytest.raises(SettingsError, match="flash-attn"):
-        Settings(flash_attn="perhaps")
-
-
-def test_cache_types_are_checked_before_anything_is_measured() -> None:
-    with pytest.raises(SettingsError, match="unknown KV cache type 'q9'; known are f32, f16"):
-        Settings(cache_type_v="q9")
-    assert Settings(cache_type_k="Q8_0").cache_type_k == "Q8_0"
-
-
-def test_gpu_layers_are_a_number_all_or_auto() -> None:
-    done = CliRunner().invoke(main, ["generate", "--gpu-layers", "some", "Hello"])
-    assert done.exit_code == 2
-    assert "some" in done.output
-    for layers in ("auto", "all", "0", "-1"):
-        done = CliRunner().invoke(main, ["generate", "--gpu-layers", layers, "-n", "1", "Hello"])
-        assert done.exit_code == 0, done.output

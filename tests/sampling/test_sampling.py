@@ -1,4 +1,4 @@
-"""Sampling: llama.cpp's filters and order, exact shortcuts, randomness keyed by position."""
+"""Sampling: llama.cpp's filters in its order, exact shortcuts, random numbers keyed by position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pass_edge.sampling.sampler import Distribution, Sampler
 
 logits_of = st.integers(2, 5000).flatmap(
     lambda n: st.builds(
-        # rounded, so that there are ties
+        # rounded, to get ties
         lambda seed: np.round(np.random.default_rng(seed).standard_normal(n) * 4, 1).astype(np.float32),
         st.integers(0, 2**32),
     )
@@ -22,7 +22,7 @@ logits_of = st.integers(2, 5000).flatmap(
 
 
 def reference(logits: np.ndarray, s: Sampling) -> dict[int, float]:
-    """llama.cpp's chain in the most literal form: sort everything, then cut."""
+    """Return the distribution that llama.cpp's sampler chain gives, literally: sort everything, then cut."""
     order = sorted(range(len(logits)), key=lambda token: (-float(logits[token]), token))
     if s.top_k:
         order = order[: s.top_k]
@@ -80,25 +80,23 @@ def test_noise_is_uniform_along_every_coordinate(vary: str) -> None:
         [Sampling(temperature=0), Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=2)]
     ),
 )
-def test_the_next_choice_is_what_were_chosen_without_the_first(
-    logits: np.ndarray, sampling: Sampling
-) -> None:
-    sampler, left = Sampler(sampling), logits.copy()
-    for place in sampler.ranked(logits, 7, [], 3):
-        assert place == sampler.choose(left, 7, [])
-        left[place] = -np.inf
+def test_the_second_choice_is_the_one_made_without_the_first(logits: np.ndarray, sampling: Sampling) -> None:
+    sampler, remaining = Sampler(sampling), logits.copy()
+    for index in sampler.ranked(logits, 7, [], 3):
+        assert index == sampler.choose(remaining, 7, [])
+        remaining[index] = -np.inf
 
 
 @given(logits=logits_of, temperature=st.sampled_from([0, 1]))
-def test_of_some_tokens_as_of_all_where_the_others_are_ruled_out(
+def test_ranking_some_tokens_is_ranking_all_with_the_others_at_minus_infinity(
     logits: np.ndarray, temperature: float
 ) -> None:
     sampler = Sampler(Sampling(temperature=temperature, seed=3))
-    among = np.arange(len(logits), dtype=np.int64) * 3 + 1
-    every = np.full(3 * len(logits), -np.inf, np.float32)
-    every[among] = logits
-    ranked = sampler.ranked(logits, 7, [], 3, among=among)
-    assert among[ranked].tolist() == sampler.ranked(every, 7, [], len(ranked))
+    tokens = np.arange(len(logits), dtype=np.int64) * 3 + 1
+    all_logits = np.full(3 * len(logits), -np.inf, np.float32)
+    all_logits[tokens] = logits
+    ranked = sampler.ranked(logits, 7, [], 3, tokens=tokens)
+    assert tokens[ranked].tolist() == sampler.ranked(all_logits, 7, [], len(ranked))
 
 
 def test_penalties_follow_llama_cpp() -> None:
@@ -111,7 +109,7 @@ def test_penalties_follow_llama_cpp() -> None:
         repeat_last_n=3,
         logit_bias={3: 1.5},
     )
-    adjusted = Sampler(sampling)._adjusted(logits, [2, 0, 0, 1])  # the 2 is too long ago
+    adjusted = Sampler(sampling)._adjusted(logits, [2, 0, 0, 1])  # token 2 is not among the last three
     np.testing.assert_allclose(adjusted, [1.0 - 1.0 - 0.25, -4.0 - 0.5 - 0.25, 1.0, 1.5])
     np.testing.assert_array_equal(logits, [2.0, -2.0, 1.0, 0.0])
 
@@ -126,9 +124,9 @@ def test_a_banned_token_is_never_chosen() -> None:
 def test_difference_of_distributions() -> None:
     p = Distribution(np.array([1, 2, 3]), np.array([0.5, 0.3, 0.2]))
     q = Distribution(np.array([2, 3, 9]), np.array([0.1, 0.6, 0.3]))
-    left = p.minus(q)
-    assert left is not None
-    np.testing.assert_allclose(left.of(np.array([1, 2, 3, 9])), [5 / 7, 2 / 7, 0, 0])
+    difference = p.minus(q)
+    assert difference is not None
+    np.testing.assert_allclose(difference.of(np.array([1, 2, 3, 9])), [5 / 7, 2 / 7, 0, 0])
     assert p.minus(p) is None
 
 

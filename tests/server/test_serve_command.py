@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -22,22 +22,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from pass_edge import Engine, Settings
+from tests.support.serve_command import COMMAND, started
 from tests.support.serving import serving
-
-COMMAND = [sys.executable, "-m", "pass_edge", "serve", "--port", "0", "-t", "1"]
-
-
-@contextmanager
-def started(path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and its URL."""
-    process = subprocess.Popen([*COMMAND, "-m", str(path), *options], stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr
-        line = next(line for line in process.stderr if "http://" in line)
-        yield process, line[line.index("http://") : line.index("/v1")]
-    finally:
-        process.kill()
-        process.wait(20)
 
 
 def long_stream(url: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.native.device_matrix import layouts, new_tensor, write
+from pass_edge.native.device_matrix import new_tensor, repacking_buffer_types, write_tensor
 from pass_edge.native.library import GGML_TYPES, arena_params, ggml, llama
 from pass_edge.native.quantized_matrix import encode_rows
 
@@ -40,7 +40,7 @@ def computed(
     ggml("ggml_build_forward_expand")(graph, out)
     buffer = ggml("ggml_backend_alloc_ctx_tensors")(arena, backend)
     for tensor, data in inputs.items():
-        write(tensor, data)
+        write_tensor(tensor, data)
     assert ggml("ggml_backend_graph_compute")(backend, graph) == 0
     found = np.empty(shape, np.float32)
     ggml("ggml_backend_tensor_get")(out, ctypes.c_void_p(found.ctypes.data), 0, found.nbytes)
@@ -56,9 +56,11 @@ class Products:
         """``matrices``: (rows, width), or (experts, rows, width)."""
         self._arena = ggml("ggml_init")(arena_params(1 << 20))
         self._tensor = tensor(self._arena, type_name, *matrices.shape[::-1])
-        self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(self._arena, layouts()[0])
+        self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(
+            self._arena, repacking_buffer_types()[0]
+        )
         width = matrices.shape[-1]
-        write(self._tensor, encode_rows(matrices.reshape(-1, width), type_name))
+        write_tensor(self._tensor, encode_rows(matrices.reshape(-1, width), type_name))
         self._rows = matrices.shape[-2]
         self._backend = ggml("ggml_backend_cpu_init")()
         ggml("ggml_backend_cpu_set_n_threads")(self._backend, 2)

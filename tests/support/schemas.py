@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from decimal import Decimal
-from enum import Enum
-from typing import Annotated, Any, Literal
-from uuid import UUID
+from typing import Any
 
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, RootModel, conint, constr  # noqa: F401
 

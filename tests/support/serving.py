@@ -1,4 +1,4 @@
-"""A server for tests, on a free port, in this process."""
+"""Start a server in this process, on a free port."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pass_edge.server.settings import ServerSettings
 
 
 class Running:
-    """``url``, and the ``line`` in front of the engine."""
+    """``url``, and the ``queue`` in front of the engine."""
 
-    def __init__(self, port: int, line: AdmissionQueue) -> None:
-        self.port, self.line = port, line
+    def __init__(self, port: int, queue: AdmissionQueue) -> None:
+        self.port, self.queue = port, queue
         self.url = f"http://127.0.0.1:{port}"
 
     def wait_until_idle(self, seconds: float = 10) -> None:
         end = time.monotonic() + seconds
-        while self.line.size:
+        while self.queue.size:
             assert time.monotonic() < end, "a request kept its place"
             time.sleep(0.005)
 
@@ -41,7 +41,7 @@ def serving(engine: Engine, *, send_buffer: int | None = None, **settings: objec
     try:
         while not server.started:
             time.sleep(0.005)
-        yield Running(listening.getsockname()[1], server._line)
+        yield Running(listening.getsockname()[1], server.queue)
     finally:
         server.should_exit = True
         thread.join(20)

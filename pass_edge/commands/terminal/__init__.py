@@ -1,1 +1,1 @@
-"""Reading from and drawing on a terminal."""
+"""Reading from a terminal and writing to it."""

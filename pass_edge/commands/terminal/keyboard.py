@@ -1,4 +1,4 @@
-"""The keyboard in a terminal chat: messages typed or pasted, and no echo while an answer is written."""
+"""The keyboard in a terminal chat: typed or pasted messages, and no echo while an answer is written."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from .output import quiet
 
 
 def typed_messages() -> Iterator[str]:
-    """Messages typed in a terminal, with editing, history and several lines. What is pasted stays one
-    message, whatever lines it has; Ctrl-C clears the line, Ctrl-D ends the chat."""
+    """Yield messages typed in a terminal, with editing, history and several lines.
+
+    Pasted text is one message, even if it has several lines. Ctrl-C clears the line, Ctrl-D ends the chat.
+    """
     session = _prompt()
     while True:
         try:
@@ -36,7 +38,7 @@ def _prompt() -> Any:
         path.read_text(encoding="utf-8")
         history = FileHistory(str(path))
     except (OSError, UnicodeDecodeError) as error:
-        quiet(f"the history {path} cannot be used ({error}); this chat keeps none")
+        quiet(f"cannot use the history {path} ({error}); this chat is not recorded")
         history = InMemoryHistory()
     return PromptSession(history=history, key_bindings=_keys(), multiline=True)
 
@@ -64,7 +66,7 @@ def _keys() -> Any:
 
 @contextmanager
 def silent_keyboard() -> Iterator[None]:
-    """What is typed shows at a prompt only, and is kept for the next one. Ctrl-C works as ever."""
+    """Turn echo off: text typed between prompts shows at the next prompt. Ctrl-C works as usual."""
     try:
         import termios
     except ImportError:  # Windows

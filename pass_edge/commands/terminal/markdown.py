@@ -1,8 +1,8 @@
-"""Markdown as it streams: each character is shown as soon as it is clear what it is.
+"""Format markdown while it streams: show each character as soon as its meaning is clear.
 
-A *marker* is what starts a line (`# `, `- `, `> `, a fence); a *run* is what stands around a span (`**`, `_`,
-a backtick). Both are held back until the character behind them tells what they are. Emphasis ends with its
-line at the latest, so that a lone asterisk spoils no more than that. Links, tables and HTML stay as written.
+A *marker* starts a line (`# `, `- `, `> `, a fence); a *run* surrounds a span (`**`, `_`, a backtick). Both
+are held back until the next character shows what they are. Emphasis ends with its line at the latest, so
+that a lone asterisk affects no more than that. Links, tables and HTML stay as written.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ _CODE, _DIM = Style(color="yellow"), Style(dim=True)
 _RULE_SHOWN = [("─", _DIM)] * 24
 
 Letter = tuple[str, Style]
-"""A character and what shades it."""
+"""A character and its style."""
 
 
 class Markdown:
-    """One answer. ``feed`` it text as it comes, then ``finish``."""
+    """A display of one answer as formatted markdown."""
 
     def __init__(self, console: Console, *, shows_drafts: bool = False) -> None:
         self._out = WordWrap(console)
-        self._shade = Style(color=DRAFTED) if shows_drafts else Style()
+        self._drafted_style = Style(color=DRAFTED) if shows_drafts else Style()
         self._fence = ""
         self._new_line()
 
     def _new_line(self) -> None:
-        self._marker: list[Letter] | None = []  # None once it is known what the line is
+        self._marker: list[Letter] | None = []  # None once the kind of line is known
         self._line = Style()
         self._spans: set[Style] = set()
         self._code = 0  # backticks that opened a code span
@@ -55,9 +55,9 @@ class Markdown:
         self._out.wraps = not self._fence
 
     def feed(self, text: str, drafted: bool) -> None:
-        """More text. ``drafted`` text gets its shade."""
+        """Add text; ``drafted`` text has a color of its own."""
         for character in text:
-            letter = character, self._shade if drafted else Style()
+            letter = character, self._drafted_style if drafted else Style()
             if character == "\n":
                 self._end_line()
             elif self._marker is None:
@@ -69,7 +69,7 @@ class Markdown:
         self._out.write()
 
     def finish(self) -> None:
-        """The answer ends here; the cursor goes to a new line."""
+        """End the answer, and the line."""
         if self._marker != []:
             self._end_line()
         self._out.write()
@@ -82,7 +82,7 @@ class Markdown:
         return bool(_UNDECIDED.fullmatch(start))
 
     def _begin_line(self, letters: list[Letter]) -> None:
-        """It is known what the line is: write its marker as it is shown, and what came behind it."""
+        """Begin a line whose kind is known now: write its marker as displayed, then the letters after it."""
         self._marker = None
         start = _plain(letters)
         if self._fence:
@@ -118,7 +118,7 @@ class Markdown:
         self._new_line()
 
     def _is_fence(self, line: str) -> bool:
-        """Whether ``line`` opens or closes a block of code; then it is not shown."""
+        """Whether ``line`` opens or closes a block of code, which it then does; such a line is not shown."""
         found = _FENCE.fullmatch(line)
         if not found or not found[1].startswith(self._fence):
             return False
@@ -148,7 +148,7 @@ class Markdown:
             self._put(letter)
 
     def _end_run(self, after: str) -> None:
-        """The run is whole: open or close what it stands for, or write it as it is."""
+        """The run is complete: open or close its span, or write it as it is."""
         run, self._run = self._run, []
         if not run:
             if self._escape and after == "\n":
@@ -169,7 +169,7 @@ class Markdown:
         if spans and spans <= self._spans and not self._before.isspace():
             self._spans -= spans
             return True
-        # snake_case and 2*3 are no emphasis
+        # snake_case and 2*3 are not emphasis
         inside = _is_word(self._before) and _is_word(after)
         if not spans or after.isspace() or inside:
             return False
@@ -177,9 +177,9 @@ class Markdown:
         return True
 
     def _put(self, letter: Letter) -> None:
-        character, shade = letter
+        character, own_style = letter
         code = _CODE if self._code else Style()
-        style = Style.combine([self._line, *self._spans, code, shade])
+        style = Style.combine([self._line, *self._spans, code, own_style])
         self._out.put(character, style)
         self._before = character
 
@@ -189,11 +189,11 @@ def _plain(letters: list[Letter]) -> str:
 
 
 def _item(marker: list[Letter]) -> list[Letter]:
-    return [("•" if character in "-*+" else character, shade) for character, shade in marker]
+    return [("•" if character in "-*+" else character, style) for character, style in marker]
 
 
 def _spans(run: str) -> set[Style]:
-    """What a run stands for; nothing, if it is none."""
+    """Return the styles that a run opens or closes; none if it is plain text."""
     if run[0] == "~":
         return {_STRIKE} if len(run) == 2 else set()
     return {1: {_ITALIC}, 2: {_BOLD}, 3: {_ITALIC, _BOLD}}.get(len(run), set())

@@ -1,4 +1,4 @@
-"""What all commands print: notes, answers as they come, figures, progress; and what Ctrl-C does meanwhile."""
+"""Output of the commands: notes, streamed answers, progress; and Ctrl-C while they run."""
 
 from __future__ import annotations
 
@@ -14,40 +14,42 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from pass_edge import Generation, Stats
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from pass_edge import Generation, Stats
-
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
-_DEPTHS_TOLD = 4
+"""The exit status after Ctrl-C, by the convention of shells."""
 DRAFTED = "cyan"
-"""The shade of text that was drafted."""
+"""The color of drafted text."""
+_DEPTHS_SHOWN = 4
 _CONTROLS = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code != ord("\n")
 }
 
 
 def quiet(text: str) -> None:
-    """A dim line on standard error."""
+    """Print a dim line on standard error."""
     click.secho(text, dim=True, err=True)
 
 
 def summary(stats: Stats) -> str:
-    """One line about an answer."""
+    """Return one line of figures about an answer."""
     parts = [f"{stats.tokens_per_second:.1f} tokens/s", f"{stats.tokens_per_pass:.2f} tokens/pass"]
     if stats.acceptance:
-        deeper = " …" if len(stats.acceptance) > _DEPTHS_TOLD else ""
-        shares = " ".join(f"{share:.2f}" for share in stats.acceptance[:_DEPTHS_TOLD])
+        deeper = " …" if len(stats.acceptance) > _DEPTHS_SHOWN else ""
+        shares = " ".join(f"{share:.2f}" for share in stats.acceptance[:_DEPTHS_SHOWN])
         parts.append(f"accepted {shares}{deeper}")
     return " · ".join([*parts, f"{stats.tokens} tokens"])
 
 
 @contextmanager
-def interrupts_kept() -> Iterator[None]:
-    """Ctrl-C that lands in a callback of llama.cpp, such as its log's, is printed and dropped by Python,
-    because no exception passes through C. Have it come once more, when the callback is over."""
+def redeliver_interrupts() -> Iterator[None]:
+    """Send a Ctrl-C that arrives during a callback from llama.cpp, such as its log, once more after it.
+
+    No exception passes through C, so Python would print and drop the KeyboardInterrupt.
+    """
     before = sys.unraisablehook
 
     def hook(dropped: sys.UnraisableHookArgs) -> None:
@@ -66,8 +68,8 @@ def interrupts_kept() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[list[bool]]:
-    """Ctrl-C sets the flag instead of raising, so that it can't cut a step in two."""
+def flag_interrupts() -> Iterator[list[bool]]:
+    """Make Ctrl-C fill the yielded list instead of raising in the middle of a step."""
     flag: list[bool] = []
     before = signal.signal(signal.SIGINT, lambda *_: flag.append(True))
     try:
@@ -76,71 +78,77 @@ def interruptible() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-class Answer(Protocol):
-    """Where an answer's text goes as it comes."""
+class Display(Protocol):
+    """Shows an answer while it is generated."""
 
-    def feed(self, text: str, drafted: bool) -> None: ...
+    def feed(self, text: str, drafted: bool) -> None:
+        """Add text; ``drafted``: whether it was drafted and accepted."""
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """End the answer."""
 
 
 class PlainText:
-    """An answer as it is; in another shade where it was drafted, if ``shows_drafts`` is set."""
+    """A display of one answer as plain text; with ``shows_drafts``, drafted text has another color."""
 
     def __init__(self, *, shows_drafts: bool = False) -> None:
-        self._shade = DRAFTED if shows_drafts else None
+        self._draft_color = DRAFTED if shows_drafts else None
 
     def feed(self, text: str, drafted: bool) -> None:
-        click.secho(text, nl=False, fg=self._shade if drafted else None)
+        click.secho(text, nl=False, fg=self._draft_color if drafted else None)
         sys.stdout.flush()
 
     def finish(self) -> None:
         click.echo()
 
 
-def show(generation: Generation, answer: Answer) -> None:
-    """Print a generation as it comes. Ctrl-C ends it early, and before its first word it is a
-    KeyboardInterrupt, because a long prompt takes long to read."""
+def show(generation: Generation, display: Display) -> None:
+    """Generate, and show the text on ``display`` meanwhile. Ctrl-C ends the answer early.
+
+    Before the first text, Ctrl-C raises KeyboardInterrupt, because a long prompt takes long to process.
+    """
     pieces = generation.pieces()
     first = next(pieces, None)
     in_terminal = sys.stdout.isatty()
-    with interruptible() as stopped:
+    with flag_interrupts() as interrupted:
         for piece in chain([first] if first else [], pieces):
             for text, is_drafted in ((piece.drafted, True), (piece.sampled, False)):
                 if text:
-                    answer.feed(_harmless(text) if in_terminal else text, is_drafted)
-            if stopped:
+                    display.feed(_without_controls(text) if in_terminal else text, is_drafted)
+            if interrupted:
                 break
-    answer.finish()
+    display.finish()
 
 
-def _harmless(text: str) -> str:
-    """``text`` without what would command the terminal."""
+def _without_controls(text: str) -> str:
+    """Return ``text`` without control characters, which could be commands to the terminal."""
     return text.replace("\t", "    ").translate(_CONTROLS)
 
 
 @contextmanager
-def tensor_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, and what moves it."""
+def tensor_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on standard error; yield the function that moves it: (done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(what),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("tensors"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
 def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
-    """Progress bars on standard error, one for each stage, and what moves them; lines where it is no
-    terminal."""
+    """Show a progress bar for each stage on standard error, or lines if it is not a terminal.
+
+    Yield the function that moves them: (stage, done, total, status).
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -150,28 +158,30 @@ def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[how]}"),
+        TextColumn("{task.fields[status]}"),
     )
     tasks: dict[str, TaskID] = {}
-    told: dict[str, int] = {}
+    shown: dict[str, int] = {}
 
-    def note(what: str, done: int, total: int, how: str) -> None:
+    def note(stage: str, done: int, total: int, status: str) -> None:
         if not console.is_terminal:
-            if (share := done * 20 // total) != told.get(what):
-                told[what] = share
-                quiet(f"{what}: {done}/{total} {how}".rstrip())
+            if (twentieths := done * 20 // total) != shown.get(stage):
+                shown[stage] = twentieths
+                quiet(f"{stage}: {done}/{total} {status}".rstrip())
             return
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total, completed=done, how=how)
-        bar.update(tasks[what], completed=done, total=total, how=how)
+        if stage not in tasks:
+            tasks[stage] = bar.add_task(stage, total=total, completed=done, status=status)
+        bar.update(tasks[stage], completed=done, total=total, status=status)
 
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         yield note
 
 
 def run_beside(work: Callable[[], None], unfinished: Path) -> None:
-    """Do ``work`` in a thread, because Ctrl-C cannot reach into a native call: then the process ends
-    and ``unfinished`` is removed."""
+    """Run ``work`` in a thread. Ctrl-C removes the file ``unfinished`` and ends the process.
+
+    In the main thread, Ctrl-C would wait for the native call to return.
+    """
     from concurrent.futures import ThreadPoolExecutor
     from concurrent.futures import wait as wait_for
 

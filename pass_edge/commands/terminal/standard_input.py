@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from pass_edge import SettingsError
+
 
 def read_stdin() -> str:
-    """All of standard input; raises SettingsError if it is not UTF-8."""
-    return decoded(sys.stdin.buffer.read())
+    """Return all of standard input. Raises SettingsError if it is not UTF-8."""
+    return _decode(sys.stdin.buffer.read())
 
 
-def decoded(raw: bytes) -> str:
-    from pass_edge import SettingsError
-
+def _decode(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -21,5 +21,5 @@ def decoded(raw: bytes) -> str:
 
 
 def piped_messages() -> Iterator[str]:
-    """Messages from a pipe, one a line."""
-    return (decoded(line).rstrip("\n") for line in sys.stdin.buffer)
+    """Yield messages from a pipe, one a line. Raises SettingsError on a line that is not UTF-8."""
+    return (_decode(line).rstrip("\n") for line in sys.stdin.buffer)

@@ -1,5 +1,8 @@
-"""Styled text that comes in pieces, wrapped between words. What is written is never drawn again, so there is
-nothing to flicker, to lose on scrolling or to repaint after a resize; the next line has the new width."""
+"""Wrap styled text between words while it streams.
+
+Written text is never drawn again: nothing flickers, scrolling loses nothing, and a resize needs no
+repainting, because the next line has the new width.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _JOINER = "\u200d"
-_STAYS = ("Mn", "Me", "Cf", "Pe", "Pf", "Sk")
-"""Categories of marks, joiners, closing brackets and quotes, and skin tones."""
+_NO_BREAK_BEFORE = ("Mn", "Me", "Cf", "Pe", "Pf", "Sk")
+"""Unicode categories that never start a line: marks, joiners, closing brackets and quotes, skin tones."""
 
 
 class WordWrap:
-    """Holds one word back until it is whole. ``indent``: columns in front of a line's continuations;
-    ``wraps``: false where lines are to stay as they are."""
+    """Holds a word back until it is complete, and puts it on the line where it fits.
+
+    Attributes: ``indent``, the columns before a wrapped line; ``wraps``, false to leave lines as they are.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,7 +54,7 @@ class WordWrap:
             self._word.append((letter, style))
 
     def write(self) -> None:
-        """Write all but the word that may go on."""
+        """Write all but the last word, which may continue."""
         if self._ready:
             self._console.print(self._ready, end="", soft_wrap=True, highlight=False)
             self._ready = Text()
@@ -68,10 +73,10 @@ class WordWrap:
         self._word = []
 
     def _may_break_before(self, letter: str) -> bool:
-        # wide scripts have no spaces, but no line may start with their closing punctuation; what is drawn
-        # onto the character before (accents, joined emoji) stays with it
+        # wide scripts have no spaces, but a line may not start with their closing punctuation; accents and
+        # joined emoji are drawn onto the character before, and stay with it
         before = self._word[-1][0][-1] if self._word else _JOINER
-        if before == _JOINER or unicodedata.category(letter) in _STAYS:
+        if before == _JOINER or unicodedata.category(letter) in _NO_BREAK_BEFORE:
             return False
         if unicodedata.category(letter) == "Po" and cell_len(letter) == 2:
             return False

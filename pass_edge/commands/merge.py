@@ -1,0 +1,36 @@
+"""pass-edge merge: a model and its lookahead as one GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pass_edge.commands.terminal.output import quiet, tensor_progress
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("lookahead", type=click.Path(path_type=Path))
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The GGUF to write.")
+@click.option("--embedding-type", metavar="TYPE", help="Store the embedding matrix as f16, q8_0 …")
+@click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
+def merge(model: Path, lookahead: Path, output: Path, embedding_type: str | None, force: bool) -> None:
+    """Merge MODEL and its LOOKAHEAD into one GGUF file.
+
+    One file is easier to ship in an app. Other llama.cpp programs run it as the plain model. If the model
+    has no output head of its own, the file grows by a copy of the embedding matrix; a sidecar file beside
+    the model avoids that.
+
+    \b
+    pass-edge merge model.gguf model.pass.gguf -o merged.gguf
+    """
+    from pass_edge.convert.merge import merge as merge_files
+
+    with tensor_progress("merging") as progress:
+        warnings = merge_files(
+            model, lookahead, output, embedding_type=embedding_type, overwrite=force, progress=progress
+        )
+    for warning in warnings:
+        quiet(warning)
+    click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {model.stat().st_size / 2**20:.0f}")

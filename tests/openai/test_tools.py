@@ -1,0 +1,119 @@
+"""Tools reach the template, a grammar forces calls, and calls are read from the text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pass_edge import Engine, Settings, SettingsError
+from pass_edge.native.chat_template import CHATML
+from pass_edge.native.tiny_model import write_tiny_model
+from pass_edge.openai.complete import complete
+from pass_edge.openai.messages import plain_messages
+from pass_edge.openai.requests import ChatCompletionRequest
+from pass_edge.openai.tools import ToolCallParser
+from tests.support.chat_requests import GO, MESSAGES, STOP
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "go"}}])
+def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
+    for seed in range(3):
+        asked = {
+            "messages": MESSAGES,
+            "tools": [GO, STOP],
+            "tool_choice": choice,
+            "seed": seed,
+            "max_tokens": 150,
+        }
+        answer = complete(engine, ChatCompletionRequest(**asked))["choices"][0]
+        if answer["finish_reason"] == "length":  # stop takes any object, which may never end
+            assert choice == "required"
+            continue
+        assert answer["finish_reason"] == "tool_calls"
+        (call,) = answer["message"]["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        if call["function"]["name"] == "go":
+            assert isinstance(arguments["fast"], bool)
+        chunks = list(complete(engine, ChatCompletionRequest(**asked, stream=True)))
+        assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+        (streamed,) = [
+            call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())
+        ]
+        assert streamed["function"] == call["function"]
+        assert not any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
+
+
+def test_the_template_is_shown_the_tools(engine: Engine) -> None:
+    free = complete(engine, ChatCompletionRequest(MESSAGES, max_tokens=1))["usage"]["prompt_tokens"]
+    with_tools = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], max_tokens=1))["usage"][
+        "prompt_tokens"
+    ]
+    without = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="none", max_tokens=1))[
+        "usage"
+    ]
+    assert with_tools > free == without["prompt_tokens"]
+
+
+def test_a_message_without_content_is_an_empty_one(engine: Engine) -> None:
+    said = [{"role": "user", "content": "Go."}, {"role": "assistant"}, {"role": "user", "content": "On."}]
+    empty, none = (engine.render([said[0], said[1] | {"content": c}, said[2]]) for c in ("", None))
+    assert empty == none == engine.render(said)
+
+
+def test_a_template_without_tools_chooses_none(tmp_path: Path) -> None:
+    path = write_tiny_model(
+        tmp_path / "m.gguf", n_embd=64, n_head=2, n_ff=128, words=[], chat_template=CHATML
+    )
+    with Engine(path, settings=Settings(schedule="plain", threads=1)) as engine:
+        with pytest.raises(SettingsError, match="has no tools"):
+            complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO]))
+        forced = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="required", seed=1))
+    (call,) = forced["choices"][0]["message"]["tool_calls"]
+    assert set(json.loads(call["function"]["arguments"])) == {"fast"}
+
+
+CALL = '{"name": "go", "arguments": {"fast": true}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "names"),
+    [
+        (f"<tool_call>\n{CALL}\n</tool_call>", "", ["go"]),
+        (f"Well. <tool_call>{CALL}</tool_call>\n<tool_call>{CALL}", "Well. ", ["go", "go"]),
+        (CALL.replace("arguments", "parameters"), "", ["go"]),
+        (f"[{CALL}, {CALL}]", "", ["go", "go"]),
+        ("no call < at <tool all", "no call < at <tool all", []),
+        ('{"name": "fly", "arguments": {}}', '{"name": "fly", "arguments": {}}', []),
+        ("<tool_call>{broken", "<tool_call>{broken", []),
+        ("[1, 2]", "[1, 2]", []),
+        (f"see {CALL}", f"see {CALL}", []),
+        ("[" * 100_000, "[" * 100_000, []),
+    ],
+)
+@pytest.mark.parametrize("pace", [1, 7, 10**9])
+def test_calls_are_read_however_they_arrive(text: str, shown: str, names: list[str], pace: int) -> None:
+    if len(text) > 1000 and pace == 1:
+        pace = 1000
+    reader = ToolCallParser(["go"])
+    seen = "".join(reader.feed(text[i : i + pace]) for i in range(0, len(text), pace))
+    rest, calls = reader.finish()
+    assert seen + rest == shown
+    assert [call["function"]["name"] for call in calls] == names
+    assert all(json.loads(call["function"]["arguments"]) == {"fast": True} for call in calls)
+
+
+def test_messages_reach_the_template_as_it_wants_them() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": '{"fast": true}'}}
+    got = plain_messages(
+        [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "done"},
+        ]
+    )
+    assert [message["content"] for message in got] == ["ab", "", "done"]
+    assert got[1]["tool_calls"][0]["function"]["arguments"] == {"fast": True}
+    assert got[2]["tool_call_id"] == "1"

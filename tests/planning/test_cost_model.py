@@ -1,0 +1,137 @@
+"""Costs of passes are measured, stored, and corrected by every pass that runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pass_edge import Engine
+from pass_edge.native.batch import rows_of_sequence
+from pass_edge.native.context import Context
+from pass_edge.native.devices import default_threads
+from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.planner import may_look_ahead
+from tests.support.pass_costs import flat, steep
+
+
+def test_costs_follow_the_machine() -> None:
+    costs = StepCosts(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 4.0]), np.array([0.0, 0.0, 0.01]))
+    assert costs.at(100).tolist() == [1.0, 2.0, 3.5, 5.0]
+    for _ in range(300):
+        costs.observe(1, 100, 2.0)
+    assert costs.at(0)[0] == pytest.approx(2.0, rel=0.01)
+    assert 2.0 < costs.at(0)[1] < 4.1, "other widths are corrected half as much"
+    costs.observe(99, 0, 1.0)  # a wider step than measured is ignored
+
+
+def test_rebuilding_the_graph_does_not_change_the_cost_of_a_width() -> None:
+    costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.5]), np.zeros(2), rebuild_seconds=0.5)
+    for rows, seconds in ((2, 2.0), (2, 1.5), (1, 1.5), (1, 1.0)):
+        costs.observe(rows, 0, seconds)
+    assert costs.at(0).tolist() == [1.0, 1.5]
+    assert costs.rebuild_seconds == 0.5
+
+
+def test_measured_costs_are_stored_and_measured_again_if_damaged(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "pass_edge.planning.cost_model._pass_time", lambda context, depth, width: width + depth / 1000
+    )
+    notes: list[str] = []
+
+    def costs() -> StepCosts:
+        with Engine(tiny_path, note=notes.append) as engine:
+            return step_costs(engine.session._context, engine.settings, 9, notes.append)
+
+    first = costs()
+    measured = sum("steps cost" in note for note in notes)
+    assert (costs().at(5) == first.at(5)).all()
+    assert sum("steps cost" in note for note in notes) == measured
+    for nonsense in (
+        "no json",
+        json.dumps([[1], [-1], [0], 0, None]),
+        json.dumps([[1], [1], [0], -1, None]),
+        json.dumps({"a": 1}),
+        "[[1], [1], [0], 0, [2]]",
+    ):
+        for file in tmp_path.glob("costs-*.json"):
+            file.write_text(nonsense)
+        assert (costs().at(5) > 0).all()
+        assert sum("steps cost" in note for note in notes) > measured
+        measured = sum("steps cost" in note for note in notes)
+
+
+def test_costs_of_a_busy_machine_are_measured_again_when_it_is_idle(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pass_edge.planning.cost_model.default_threads", lambda: 2)
+    threads, notes = [2], []
+    set_threads = Context.set_threads
+
+    def spy(self: Context, single: int, batched: int) -> None:
+        threads[0] = single
+        set_threads(self, single, batched)
+
+    monkeypatch.setattr(Context, "set_threads", spy)
+
+    def costs(seconds: dict[int, float]) -> StepCosts:
+        """Return the engine's costs if passes take ``seconds``, by the number of threads."""
+        monkeypatch.setattr(
+            "pass_edge.planning.cost_model._pass_time",
+            lambda context, depth, width: width * seconds[threads[0]],
+        )
+        notes.clear()
+        with Engine(tiny_path, note=notes.append) as engine:
+            assert engine.costs is not None
+            assert threads[0] == (engine.costs.threads or (0,))[0]
+            return engine.costs
+
+    def was_measured() -> bool:
+        return any("steps cost" in note for note in notes)
+
+    assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)  # one core is busy
+    assert was_measured()
+    assert costs({1: 1.0, 2: 3.0}).threads == (1, 1)
+    assert not was_measured()
+    assert costs({1: 1.0, 2: 0.9}).threads == (2, 2)  # both are idle
+    assert was_measured()
+    assert costs({1: 1.8, 2: 1.6}).at(0)[0] == pytest.approx(0.9), "a slow moment changes nothing"
+    assert not was_measured()
+    assert costs({1: 0.5, 2: 0.5}).at(0)[0] == pytest.approx(0.5)
+    assert was_measured()
+
+
+def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
+    """So the fastest number can be chosen, for passes over one row and over several separately."""
+    logits = []
+    with Engine(tiny_path, lookahead=None) as engine:
+        context = engine.session._context
+        for threads in ((1, 2), (2, 1), (2, 2)):
+            context.clear()
+            context.set_threads(*threads)
+            context.decode_tokens(rows_of_sequence(0, 30), np.arange(30, dtype=np.int32) % 12)
+            for count in (1, 7):
+                rows = rows_of_sequence(30, count, outputs=count)
+                context.decode_tokens(rows, np.arange(count, dtype=np.int32))
+                logits.append(context.logits(count).copy())
+                context.remove(0, 30)
+    for i in range(2, 6):
+        assert (logits[i] == logits[i % 2]).all()
+    assert engine.costs is not None
+    assert engine.costs.threads is not None
+    assert all(1 <= count <= default_threads() for count in engine.costs.threads)
+
+
+def test_lookahead_tokens_are_not_tried_where_they_cannot_pay() -> None:
+    assert may_look_ahead(flat())
+    assert not may_look_ahead(steep())
+    medium = StepCosts(np.array([1.0, 2.0, 4.0]), np.array([1.0, 1.1, 1.4]), np.zeros(3))
+    assert may_look_ahead(medium)
+    assert not may_look_ahead(medium, has_hidden_head=True), "a head drafts as much in less time"
+    assert may_look_ahead(flat(), has_hidden_head=True)

@@ -1,0 +1,24 @@
+"""Start ``pass-edge serve`` in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "pass_edge", "serve", "--port", "0", "-t", "1"]
+
+
+@contextmanager
+def started(path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and its URL."""
+    process = subprocess.Popen([*COMMAND, "-m", str(path), *options], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        line = next(line for line in process.stderr if "http://" in line)
+        yield process, line[line.index("http://") : line.index("/v1")]
+    finally:
+        process.kill()
+        process.wait(20)
