@@ -43,7 +43,10 @@ _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8
 
 
 class Constraint:
-    """The state of one text under a grammar. Only ``accept`` and ``restart`` change it."""
+    """The state of one text under a grammar. Only ``accept``, ``retract`` and ``restart`` change it.
+
+    Attributes: ``is_end``, whether a token ends the text.
+    """
 
     def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
         """Raises SettingsError if the grammar is wrong or uses something that llguidance does not support,
@@ -53,12 +56,18 @@ class Constraint:
         self._matcher = LLMatcher(_tokenizer(vocabulary), _llguidance_grammar(grammar), log_level=0)
         self._unknown = vocabulary.unknown_tokens
         self._size = vocabulary.size
-        self._is_end = vocabulary.is_end
+        self.is_end = vocabulary.is_end
+        ends = (token for token in (vocabulary.eos, *range(vocabulary.size)) if token >= 0)
+        self._end: int | None = next(filter(vocabulary.is_end, ends), None)
         self._check()
 
     def allowed(self) -> Bools:
         """Return which tokens may come next, (n_vocab,). Control tokens are among them only where the
         grammar names them, and end tokens where the text may end."""
+        if self._matcher.is_stopped():
+            allowed = np.zeros(self._size, np.bool_)
+            allowed[self.forced()] = True
+            return allowed
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed = np.unpackbits(mask, count=self._size, bitorder="little").view(np.bool_)
@@ -66,16 +75,18 @@ class Constraint:
         return allowed
 
     def forced(self) -> list[int]:
-        """Return the next tokens as far as the grammar leaves no choice. The first of them is the only
-        token that is allowed."""
+        """Return the next tokens as far as the grammar leaves no choice; after a whole text that is the
+        end token. The first of them is the only token that is allowed."""
+        if self._matcher.is_stopped():
+            return [] if self._end is None else [self._end]
         forced: list[int] = self._matcher.compute_ff_tokens()
         return forced
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of ``tokens``, from the first on, may follow one after the other. Unlike
         ``allowed``, this does not exclude tokens that spell a forced text in another way."""
-        if self._matcher.is_stopped():  # where llguidance does not count the end
-            return int(bool(tokens) and self._is_end(tokens[0]))
+        if self._matcher.is_stopped():
+            return int(bool(tokens) and tokens[0] == self._end)
         count: int = self._matcher.validate_tokens(list(tokens))
         unknown = (i for i, token in enumerate(tokens[:count]) if token in self._unknown)
         return next(unknown, count)
@@ -85,12 +96,12 @@ class Constraint:
         allowed."""
         if self.count_allowed(tokens) < len(tokens):
             raise SettingsError(f"the grammar does not allow the tokens {list(tokens)} here")
-        self._matcher.consume_tokens([token for token in tokens if not self._is_end(token)])
+        self._matcher.consume_tokens([token for token in tokens if not self.is_end(token)])
         self._check()
 
     def retract(self, tokens: Sequence[int]) -> None:
         """Take back ``tokens``, which were the last ones."""
-        self._matcher.rollback(sum(not self._is_end(token) for token in tokens))
+        self._matcher.rollback(sum(not self.is_end(token) for token in tokens))
         self._check()
 
     def restart(self) -> None:

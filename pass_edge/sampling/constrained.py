@@ -10,8 +10,7 @@ not allowed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,7 +26,7 @@ class ConstrainedSampler(Sampler):
 
     A choice is a pure function of (logits, position, history), as without a grammar: the constraint's state
     only caches where ``history`` leads. Heads draft with ``unconstrained``, which knows no grammar;
-    ``count_allowed`` tells which of their drafts can be right, and ``forced`` which tokens are certain.
+    ``allows`` tells which of their drafts can be right, and ``forced`` which tokens are certain.
     """
 
     def __init__(self, sampling: Sampling, constraint: Constraint, start: int) -> None:
@@ -36,6 +35,7 @@ class ConstrainedSampler(Sampler):
         self._constraint = constraint
         self._start = start
         self._matched: list[int] = []
+        self._drafted: list[int] = []
         self.unconstrained = Sampler(dataclasses.replace(sampling, seed=self.seed))
 
     @property
@@ -48,6 +48,7 @@ class ConstrainedSampler(Sampler):
         self._advance_to(history)
         forced = self._constraint.forced()
         if forced and forced[0] not in self._banned:
+            self.forced_positions.add(position)
             return forced[0]
         token = super().choose(logits, position, history)
         if not forced and self._constraint.count_allowed([token]):
@@ -61,33 +62,43 @@ class ConstrainedSampler(Sampler):
         return super().distribution(self._masked(logits), history)
 
     def forced(self, history: Sequence[int], drafted: Sequence[int] = ()) -> list[int]:
-        with self._after(history, drafted) as constraint:
-            return constraint.forced()
+        if self._constraint.is_end((drafted or history)[-1]):
+            return []
+        self._advance_to(history, drafted)
+        return self._constraint.forced()
 
-    def count_allowed(self, history: Sequence[int], drafted: Sequence[int]) -> int:
-        with self._after(history, ()) as constraint:
-            return constraint.count_allowed(drafted)
+    def allows(self, history: Sequence[int], drafted: Sequence[int], token: int) -> bool:
+        if self._constraint.is_end((drafted or history)[-1]):
+            return False
+        self._advance_to(history, drafted)
+        return self._constraint.count_allowed([token]) == 1
 
-    @contextmanager
-    def _after(self, history: Sequence[int], drafted: Sequence[int]) -> Iterator[Constraint]:
-        """The constraint after ``history`` and ``drafted``, which must be allowed; it is taken back there."""
-        self._advance_to(history)
-        if drafted:
-            self._constraint.accept(drafted)
-        yield self._constraint
-        if drafted:
-            self._constraint.retract(drafted)
-
-    def _advance_to(self, history: Sequence[int]) -> None:
-        """Bring the constraint to its state after ``history``."""
+    def _advance_to(self, history: Sequence[int], drafted: Sequence[int] = ()) -> None:
+        """Bring the constraint to its state after ``history`` and ``drafted``, tokens that are allowed."""
+        self._retract_draft(drafted)
         end = self._start + len(self._matched)
         if list(history[self._start : end]) != self._matched:
+            self._retract_draft(())
             self._constraint.restart()
             self._matched, end = [], self._start
         new = history[end:]
         if new:
+            self._retract_draft(())
             self._constraint.accept(new)
             self._matched += new
+        if len(drafted) > len(self._drafted):
+            self._constraint.accept(drafted[len(self._drafted) :])
+            self._drafted = list(drafted)
+
+    def _retract_draft(self, drafted: Sequence[int]) -> None:
+        """Take back the drafted tokens that do not begin ``drafted``."""
+        pairs = zip(self._drafted, drafted, strict=False)
+        common = next((i for i, (old, new) in enumerate(pairs) if old != new), None)
+        if common is None:
+            common = min(len(self._drafted), len(drafted))
+        if common < len(self._drafted):
+            self._constraint.retract(self._drafted[common:])
+            self._drafted = self._drafted[:common]
 
     def _masked(self, logits: Logits) -> Logits:
         allowed = self._constraint.allowed()[: len(logits)]

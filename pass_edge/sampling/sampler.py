@@ -107,12 +107,13 @@ class Sampler:
     """Chooses tokens for one generation. Its state is only its settings and its seed.
 
     Attributes: ``sampling``; ``seed``; ``unconstrained``, the sampler that drafts are drawn with: this one,
-    or one without its grammar.
+    or one without its grammar; ``forced_positions``, where a grammar left ``choose`` no choice.
     """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.unconstrained: Sampler = self
+        self.forced_positions: set[int] = set()
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
         self._biases = np.array(list(sampling.logit_bias.values()), np.float32)
@@ -145,9 +146,9 @@ class Sampler:
         """Return the tokens after ``history`` and ``drafted`` that are certain, whatever the logits."""
         return []
 
-    def count_allowed(self, history: Sequence[int], drafted: Sequence[int]) -> int:
-        """Return how many of ``drafted``, from the first on, may follow ``history``."""
-        return len(drafted)
+    def allows(self, history: Sequence[int], drafted: Sequence[int], token: int) -> bool:
+        """Return whether ``token`` can be chosen after ``history`` and ``drafted``, which must be allowed."""
+        return True
 
     def ranked(
         self,
