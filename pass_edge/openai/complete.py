@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from pass_edge.engine import Engine
@@ -18,8 +19,9 @@ from pass_edge.sampling.sampler import Sampling
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
 from .messages import plain_messages
+from .notations import notation_of
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
-from .tools import forced_call_grammar, tool_names
+from .tools import ToolCallParser, forced_call_grammar, tool_names
 
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
@@ -89,7 +91,15 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         grammar="".join(grammars),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
-    formatter = ChatFormatter(_model_name(request, engine), engine.model.vocabulary, names)
+    template = engine.model.chat_template() or ""
+    is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
+    new_parser = partial(
+        ToolCallParser,
+        () if is_constrained else names,
+        notation_of(template),
+        is_parallel=request.parallel_tool_calls is not False,
+    )
+    formatter = ChatFormatter(_model_name(request, engine), engine.model.vocabulary, new_parser)
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 
