@@ -25,8 +25,10 @@ TEXTS: dict[str, tuple[str, str, str, list[tuple[str, Any]]]] = {
     ),
     "Hermes, text around two calls": (
         "<tool_call>",
-        f'Let me see.\n<tool_call>\n{{"name": "get_weather", "arguments": {P}}}\n</tool_call>\n'
-        f'<tool_call>{{"name": "add", "arguments": {A}}}</tool_call>\nDone <b>.',
+        (
+            f'Let me see.\n<tool_call>\n{{"name": "get_weather", "arguments": {P}}}\n</tool_call>\n'
+            f'<tool_call>{{"name": "add", "arguments": {A}}}</tool_call>\nDone <b>.'
+        ),
         "Let me see.\nDone <b>.",
         [("get_weather", PARIS), ("add", ADD)],
     ),
@@ -38,16 +40,20 @@ TEXTS: dict[str, tuple[str, str, str, list[tuple[str, Any]]]] = {
     ),
     "Qwen3-Coder": (
         "<function=",
-        "I call:\n\n<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n"
-        "<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
+        (
+            "I call:\n\n<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n"
+            "<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>"
+        ),
         "I call:\n\n",
         [("get_weather", PARIS)],
     ),
     "Qwen3-Coder, several lines": (
         "<function=",
-        "<tool_call>\n<function=add>\n<parameter=a>\ndef f():\n    return '<b>'\n</parameter>\n"
-        '<parameter=b>\n{"c": [1]}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=add>\n'
-        "</function>\n</tool_call>",
+        (
+            "<tool_call>\n<function=add>\n<parameter=a>\ndef f():\n    return '<b>'\n</parameter>\n"
+            '<parameter=b>\n{"c": [1]}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=add>\n'
+            "</function>\n</tool_call>"
+        ),
         "",
         [("add", {"a": "def f():\n    return '<b>'", "b": {"c": [1]}}), ("add", {})],
     ),
@@ -59,8 +65,10 @@ TEXTS: dict[str, tuple[str, str, str, list[tuple[str, Any]]]] = {
     ),
     "Llama 3, a tag and two calls": (
         "<|python_tag|>",
-        f'<|python_tag|>{{"type": "function", "name": "get_weather", "parameters": {P}}}; '
-        f'{{"name": "add", "parameters": {A}}}',
+        (
+            f'<|python_tag|>{{"type": "function", "name": "get_weather", "parameters": {P}}}; '
+            f'{{"name": "add", "parameters": {A}}}'
+        ),
         "",
         [("get_weather", PARIS), ("add", ADD)],
     ),
@@ -102,30 +110,38 @@ TEXTS: dict[str, tuple[str, str, str, list[tuple[str, Any]]]] = {
     ),
     "LFM2, two calls": (
         "<|tool_call_start|>",
-        "<|tool_call_start|>[get_weather(city='Paris', days=2), add(a=[1, 2], b={'c': 'x\"}{('}, é=True)]"
-        "<|tool_call_end|>",
+        (
+            "<|tool_call_start|>[get_weather(city='Paris', days=2), add(a=[1, 2], b={'c': 'x\"}{('}, é=True)]"
+            "<|tool_call_end|>"
+        ),
         "",
         [("get_weather", PARIS), ("add", ADD | {"b": {"c": 'x"}{('}})],
     ),
     "Gemma": (
         "<start_function_call>",
-        "<start_function_call>call:get_weather{city:<escape>Paris<escape>,days:2}<end_function_call>"
-        '<start_function_call>call:add{a:[1,2],b:{c:<escape>x"}{<escape>}}<end_function_call>',
+        (
+            "<start_function_call>call:get_weather{city:<escape>Paris<escape>,days:2}<end_function_call>"
+            '<start_function_call>call:add{a:[1,2],b:{c:<escape>x"}{<escape>}}<end_function_call>'
+        ),
         "",
         [("get_weather", PARIS), ("add", {"a": [1, 2], "b": {"c": 'x"}{'}})],
     ),
     "DeepSeek R1": (
         "<｜tool▁call▁begin｜>",
-        "Hm.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
-        f"{P}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{A}\n```"
-        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        (
+            "Hm.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+            f"{P}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{A}\n```"
+            "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
         "Hm.",
         [("get_weather", PARIS), ("add", ADD)],
     ),
     "DeepSeek V3.1": (
         "<｜tool▁call▁begin｜>",
-        f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{P}<｜tool▁call▁end｜>"
-        f"<｜tool▁call▁begin｜>add<｜tool▁sep｜>{A}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        (
+            f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{P}<｜tool▁call▁end｜>"
+            f"<｜tool▁call▁begin｜>add<｜tool▁sep｜>{A}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
         "",
         [("get_weather", PARIS), ("add", ADD)],
     ),

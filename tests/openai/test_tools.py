@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
-from pass_edge.native.chat_template import CHATML
+from pass_edge.native.chat_template import CHATML, render
+from pass_edge.native.model import Model
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.openai.complete import complete
 from pass_edge.openai.messages import plain_messages
@@ -88,3 +89,39 @@ def test_messages_reach_the_template_as_it_wants_them() -> None:
     assert [message["content"] for message in got] == ["ab", "", "done"]
     assert got[1]["tool_calls"][0]["function"]["arguments"] == {"fast": True}
     assert got[2]["tool_call_id"] == "1"
+
+
+@pytest.mark.parametrize("arguments", ["", None, "null", "{}", {}])
+def test_a_call_without_arguments_has_an_empty_object(arguments: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": arguments}}
+    (got,) = plain_messages([{"role": "assistant", "tool_calls": [call]}])
+    assert got["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "1", "{", 3, [1]])
+def test_arguments_that_are_no_object_are_refused(arguments: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": arguments}}
+    with pytest.raises(SettingsError, match="tool call"):
+        plain_messages([{"role": "assistant", "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("call.function.arguments | tojson", '{"a": "b"}'),
+        ("call.function.arguments", '{"a": "b"}'),
+        ("'' + call.function.arguments", '{"a": "b"}'),
+        ("call.function.arguments.items() | list", "[('a', 'b')]"),
+    ],
+)
+def test_a_template_gets_arguments_as_it_writes_them(tmp_path: Path, arguments: str, written: str) -> None:
+    template = (
+        "{% for message in messages %}{% for call in message.tool_calls or [] %}"
+        "{{ " + arguments + " }}{% endfor %}{% endfor %}"
+    )
+    path = write_tiny_model(
+        tmp_path / "m.gguf", n_embd=64, n_head=2, n_ff=128, words=[], chat_template=template
+    )
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": {"a": "b"}}}
+    with Model(path) as model:
+        assert render(model, [{"role": "assistant", "content": "", "tool_calls": [call]}]) == written
