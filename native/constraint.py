@@ -156,6 +156,20 @@ def lark_grammar(lark: str, schemas: Mapping[str, Mapping[str, Any] | bool]) -> 
     return _checked([{"lark_grammar": f"{_LARK} {{}}\n{lark}"}, *parts], "this grammar is not supported")
 
 
+def lark_text(vocabulary: Vocabulary, text: str) -> str:
+    """Return ``text`` as a Lark expression, in which control tokens that it names are these tokens: llguidance
+    keeps them out of all other texts."""
+    is_special = _tokenizer(vocabulary).is_special_token
+    tokens = vocabulary.tokenize(text, parse_special=True).tolist()
+    special = {vocabulary.piece(token, special=True).decode(): token for token in tokens if is_special(token)}
+    parts = re.split(f"({'|'.join(map(re.escape, special))})", text) if special else [text]
+    return " ".join(
+        f"<[{special[part]}]>" if part in special else json.dumps(part, ensure_ascii=False)
+        for part in parts
+        if part
+    )
+
+
 def _with_options(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
     return {**supported_schema(schema), "x-guidance": _JSON_OPTIONS}
 

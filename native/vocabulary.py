@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
 import numpy as np
@@ -72,6 +72,12 @@ class Vocabulary:
         """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
+    def control_tokens_in(self, text: str) -> set[int]:
+        """Return the control tokens that ``text`` names."""
+        if not self.has_text:
+            return set()
+        return {token for token in self.tokenize(text, parse_special=True).tolist() if not self.piece(token)}
+
     @cached_property
     def unknown_tokens(self) -> frozenset[int]:
         """The tokens that stand for text outside the vocabulary; their pieces are not text."""
@@ -85,13 +91,16 @@ class Vocabulary:
 class Detokenizer:
     """Convert a stream of token ids to text. Bytes of incomplete UTF-8 characters are held back."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, visible: Collection[int] = ()) -> None:
+        """``visible``: control tokens that are written out."""
         self._vocabulary = vocabulary
+        self._visible = visible
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:
         """Return the text that is complete with these tokens."""
-        return self._decoder.decode(b"".join(self._vocabulary.piece(token) for token in tokens))
+        piece, visible = self._vocabulary.piece, self._visible
+        return self._decoder.decode(b"".join(piece(token, special=token in visible) for token in tokens))
 
     def finish(self) -> str:
         """Return the text held back, with U+FFFD for bytes that never became a character."""

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,14 @@ class Engine:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
         logprobs: int | None = None,
+        visible: Collection[int] = (),
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
-        alternatives each token's logprob comes with, None for no logprobs. Raises ContextFullError if the
-        prompt does not fit, SettingsError.
+        alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
+        text is part of the answer. Raises ContextFullError if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -91,6 +92,7 @@ class Engine:
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
             logprobs=logprobs,
+            visible=visible,
         )
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:

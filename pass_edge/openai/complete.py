@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -73,7 +73,9 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
-    names, call_grammar = tool_names(tools), forced_call_grammar(tools, request.tool_choice)
+    notation, vocabulary = notation_of(engine.model.chat_template() or ""), engine.model.vocabulary
+    names = tool_names(tools)
+    call_grammar = forced_call_grammar(tools, request.tool_choice, notation, vocabulary)
     if tools and not call_grammar and not has_tools(engine.model):
         raise SettingsError(
             "this model's chat template has no tools, so it cannot choose one; "
@@ -90,16 +92,16 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         [prompt],
         grammar="".join(grammars),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        visible=vocabulary.control_tokens_in("".join(notation.texts)) if names else (),
     )
-    template = engine.model.chat_template() or ""
     is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
     new_parser = partial(
         ToolCallParser,
         () if is_constrained else names,
-        notation_of(template),
+        notation,
         is_parallel=request.parallel_tool_calls is not False,
     )
-    formatter = ChatFormatter(_model_name(request, engine), engine.model.vocabulary, new_parser)
+    formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 
@@ -110,6 +112,7 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    visible: Collection[int] = (),
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
@@ -121,6 +124,7 @@ def _generations(
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
             logprobs=logprobs,
+            visible=visible,
         )
         for prompt in prompts
         for choice in range(request.n)

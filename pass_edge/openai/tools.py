@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pass_edge.native.constraint import lark_grammar
+from pass_edge.native.constraint import lark_grammar, lark_text
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.vocabulary import Vocabulary
 
 from .notations import HERMES, Call, IncompleteError, Notation, json_calls
 from .notations.call import may_become
@@ -32,34 +33,42 @@ def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def forced_call_grammar(
-    tools: Sequence[Mapping[str, Any]], tool_choice: str | Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]],
+    tool_choice: str | Mapping[str, Any] | None,
+    notation: Notation,
+    vocabulary: Vocabulary,
 ) -> str:
-    """Return the grammar of the call that ``tool_choice`` forces; empty if none. Raises SettingsError."""
+    """Return the grammar of the call that ``tool_choice`` forces, in the model's own notation; empty if it
+    forces none. Raises SettingsError."""
     if tool_choice in (None, "none", "auto"):
         return ""
     if not tools:
         raise SettingsError("tool_choice needs tools")
     if tool_choice == "required":
-        return _call_grammar(tools, None)
+        return _call_grammar(tools, None, notation, vocabulary)
     try:
         name = str(tool_choice["function"]["name"])  # type: ignore[index]
     except (KeyError, TypeError, IndexError):
         raise SettingsError(
             'tool_choice must be none, auto, required, or {"function": {"name": …}}'
         ) from None
-    return _call_grammar(tools, name)
+    return _call_grammar(tools, name, notation, vocabulary)
 
 
-def _call_grammar(tools: Sequence[Mapping[str, Any]], chosen: str | None) -> str:
+def _call_grammar(
+    tools: Sequence[Mapping[str, Any]], chosen: str | None, notation: Notation, vocabulary: Vocabulary
+) -> str:
     """Return the grammar of a call of the tool named ``chosen``, or of any tool."""
     names = tool_names(tools)
     if chosen is not None and chosen not in names:
         raise SettingsError(f"tool_choice names {chosen!r}, which is not among the tools")
+    before, after = notation.form.split("%ARGUMENTS")
+    closing = lark_text(vocabulary, after) if after else ""
     calls, schemas = [], {}
     for number, (name, tool) in enumerate(zip(names, tools, strict=True)):
         if chosen in (None, name):
-            opening = json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ')
-            calls.append(f'{opening} @arguments_{number} "}}"')
+            opening = before.replace("%NAME", json.dumps(name, ensure_ascii=False)[1:-1])
+            calls.append(f"{lark_text(vocabulary, opening)} @arguments_{number} {closing}")
             schemas[f"arguments_{number}"] = tool["function"].get("parameters") or {"type": "object"}
     return lark_grammar("start: " + " | ".join(calls), schemas)
 

@@ -51,7 +51,8 @@ TEXTS: dict[str, tuple[str, str, str, list[tuple[str, Any]]]] = {
         "<function=",
         (
             "<tool_call>\n<function=add>\n<parameter=a>\ndef f():\n    return '<b>'\n</parameter>\n"
-            '<parameter=b>\n{"c": [1]}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=add>\n'
+            '<parameter=b>\n{"c": [1]}\n</parameter>\n</function>\n</tool_call>\n'
+            "<tool_call>\n<function=add>\n"
             "</function>\n</tool_call>"
         ),
         "",

@@ -18,12 +18,14 @@ needed."""
 @dataclass(frozen=True)
 class Notation:
     """``readers``: for each text that opens a call, the reader of what begins with it. ``marks``: what a
-    model writes between calls. ``template``: a mark by which a chat template shows this notation."""
+    model writes between calls. ``template``: a mark by which a chat template shows this notation. ``form``: a
+    call as the model writes it, with %NAME and %ARGUMENTS, which are JSON."""
 
     name: str
     template: str
     readers: Mapping[str, Reader]
     marks: tuple[str, ...] = ()
+    form: str = '{"name": "%NAME", "arguments": %ARGUMENTS}'
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -32,7 +34,11 @@ class Notation:
 
 
 HERMES = Notation(
-    "Hermes", "<tool_call>", {"<tool_call>": json_calls.after("<tool_call>")}, ("</tool_call>",)
+    "Hermes",
+    "<tool_call>",
+    {"<tool_call>": json_calls.after("<tool_call>")},
+    ("</tool_call>",),
+    '<tool_call>\n{"name": "%NAME", "arguments": %ARGUMENTS}\n</tool_call>',
 )
 NOTATIONS = (
     Notation(
@@ -58,8 +64,23 @@ NOTATIONS = (
         "<｜tool▁call▁begin｜>",
         {"<｜tool▁call▁begin｜>": json_calls.deepseek},
         ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>"),
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>%NAME<｜tool▁sep｜>%ARGUMENTS<｜tool▁call▁end｜>"
+        "<｜tool▁calls▁end｜>",
     ),
-    Notation("Mistral", "[TOOL_CALLS]", {"[TOOL_CALLS]": json_calls.mistral}, ("[ARGS]", "[CALL_ID]")),
+    Notation(
+        "Mistral",
+        "[ARGS]",
+        {"[TOOL_CALLS]": json_calls.mistral},
+        ("[ARGS]", "[CALL_ID]"),
+        "[TOOL_CALLS]%NAME[ARGS]%ARGUMENTS",
+    ),
+    Notation(
+        "Mistral before 2025",
+        "[TOOL_CALLS]",
+        {"[TOOL_CALLS]": json_calls.mistral},
+        (),
+        '[TOOL_CALLS][{"name": "%NAME", "arguments": %ARGUMENTS}]',
+    ),
     Notation(
         "LFM2",
         "<|tool_call_start|>",
@@ -78,7 +99,13 @@ NOTATIONS = (
         {"<tool_call>": xml_calls.after("<tool_call>"), "<function=": xml_calls.after("")},
         ("</tool_call>",),
     ),
-    Notation("Llama 3", "<|python_tag|>", {"<|python_tag|>": json_calls.after("<|python_tag|>")}),
+    Notation(
+        "Llama 3",
+        "<|python_tag|>",
+        {"<|python_tag|>": json_calls.after("<|python_tag|>")},
+        (),
+        '{"name": "%NAME", "parameters": %ARGUMENTS}',
+    ),
     HERMES,
 )
 
