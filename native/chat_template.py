@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from .errors import ModelError
+from .errors import ModelError, SettingsError
 from .model import Model
 
 # llama.cpp's fallback for models without a template
@@ -19,20 +19,30 @@ CHATML = (
     "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
 )
 
+_OWN_VARIABLES = {
+    *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
+    *("raise_exception", "add_generation_prompt", "strftime_now"),
+}
+
 
 def render(
     model: Model,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the prompt for the next assistant turn.
 
     ``messages``: each with ``role`` and ``content``, which may be None. ``tools``, ``tool_choice``: in
-    OpenAI's format, for templates that support them. Raises ModelError if the template refuses the
-    conversation.
+    OpenAI's format, for templates that support them. ``arguments``: further variables of the template.
+    Raises ModelError if the template refuses the conversation, SettingsError if ``arguments`` has one of its
+    own variables.
     """
     vocabulary = model.vocabulary
+    reserved = sorted(_OWN_VARIABLES & {*(arguments or ())})
+    if reserved:
+        raise SettingsError(f"the chat template's {', '.join(reserved)} cannot be set")
     try:
         formatter = _formatter(
             model.chat_template() or CHATML, _text(model, vocabulary.eos), _text(model, vocabulary.bos)
@@ -42,6 +52,7 @@ def render(
             messages=[_message(message, arguments_as_text=as_text) for message in messages],
             tools=list(tools) if tools else None,
             tool_choice=tool_choice,
+            **(arguments or {}),
         ).prompt
         return prompt
     except (ValueError, TypeError, jinja2.TemplateError) as error:

@@ -157,8 +157,8 @@ def lark_grammar(lark: str, schemas: Mapping[str, Mapping[str, Any] | bool]) -> 
 
 
 def lark_text(vocabulary: Vocabulary, text: str) -> str:
-    """Return ``text`` as a Lark expression, in which control tokens that it names are these tokens: llguidance
-    keeps them out of all other texts."""
+    """Return ``text`` as a Lark expression, in which control tokens that it names are these tokens, which
+    llguidance keeps out of all other texts."""
     is_special = _tokenizer(vocabulary).is_special_token
     tokens = vocabulary.tokenize(text, parse_special=True).tolist()
     special = {vocabulary.piece(token, special=True).decode(): token for token in tokens if is_special(token)}
@@ -168,6 +168,31 @@ def lark_text(vocabulary: Vocabulary, text: str) -> str:
         for part in parts
         if part
     )
+
+
+def grammar_after_thinking(
+    grammar: str,
+    vocabulary: Vocabulary,
+    opening: str,
+    closing: str,
+    *,
+    answer: str = "",
+    is_open: bool = False,
+) -> str:
+    """Return ``grammar`` for a text that may begin with thinking of any form between ``opening`` and
+    ``closing``. ``answer``: what stands before the text that ``grammar`` describes; ``is_open``: the text
+    begins after ``opening``."""
+    ending = lark_text(vocabulary, closing)
+    if ending.startswith("<["):
+        thought = f"thought: /(.|\n)*/ {ending}"
+    else:  # the shortest text that ends so
+        thought = f"thought[lazy]: /(.|\n)*{re.escape(closing).replace('/', chr(92) + '/')}/"
+    start = "thought" if is_open else f"({lark_text(vocabulary, opening)} thought)?"
+    before = lark_text(vocabulary, answer) if answer else "BLANK"
+    lark = f"{_LARK} {{}}\nstart: {start} {before} @answer\n{thought}\nBLANK: /\\n{{0,2}}/\n"
+    first, *others = json.loads(_llguidance_grammar(grammar))["grammars"]
+    parts = [{"lark_grammar": lark}, {**first, "name": "answer"}, *others]
+    return _checked(parts, "this grammar is not supported behind thinking")
 
 
 def _with_options(schema: Mapping[str, Any] | bool) -> dict[str, Any]:

@@ -106,11 +106,13 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` are for the
-        template."""
+        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
+        ``template_arguments``, further variables, are for the template."""
         self.check()
-        return self.tokenize(chat_template.render(self.model, messages, tools, tool_choice))
+        text = chat_template.render(self.model, messages, tools, tool_choice, template_arguments)
+        return self.tokenize(text)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants

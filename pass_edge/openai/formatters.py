@@ -16,7 +16,7 @@ from pass_edge.generation import Generation
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob
 
-from .tools import ToolCallParser
+from .message_parser import MessageParser
 
 Json = dict[str, Any]
 
@@ -87,12 +87,12 @@ class TextFormatter:
 class ChatFormatter:
     """Formats chat completions: the assistant's message, or its tool calls."""
 
-    def __init__(self, model: str, vocabulary: Vocabulary, new_parser: Callable[[], ToolCallParser]) -> None:
+    def __init__(self, model: str, vocabulary: Vocabulary, new_parser: Callable[[], MessageParser]) -> None:
         """``new_parser`` makes the parser of one choice's text."""
         self._header = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._vocabulary = vocabulary
         self._new_parser = new_parser
-        self._parsers: dict[int, ToolCallParser] = {}
+        self._parsers: dict[int, MessageParser] = {}
 
     def first_chunks(self, index: int) -> list[Json]:
         """As ``TextFormatter.first_chunks``."""
@@ -130,6 +130,9 @@ class ChatFormatter:
         deltas = [*parser.feed(generation.text), *parser.finish()]
         content = "".join(delta.get("content", "") for delta in deltas)
         message: Json = {"role": "assistant", "content": content}
+        reasoning = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        if reasoning:
+            message["reasoning_content"] = reasoning
         if parser.calls:
             message |= {"content": content or None, "tool_calls": parser.calls}
         return {
