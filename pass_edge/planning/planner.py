@@ -184,9 +184,9 @@ class Planner:
                 proposal = Distribution(np.array([token]), np.ones(1)) if by_rejection else None
                 node = builder.add(node, token, -negated, proposal)
             for token, match_length, agreement, following in continuations:
-                rate = rates.rate(ngram_bucket(match_length, agreement))
-                child = negated * guide.rate(node, token, rate)
-                heapq.heappush(candidates, (child, next(serial), node, token, following))
+                rate = guide.rate(node, token, rates.rate(ngram_bucket(match_length, agreement)))
+                if rate:
+                    heapq.heappush(candidates, (negated * rate, next(serial), node, token, following))
                 if by_rejection:  # a proposal distribution of one token has no second child
                     break
 
@@ -249,7 +249,7 @@ class Planner:
             nodes = {
                 token: builder.add(node, token, probability, draft_token.proposal)
                 for token, probability in probabilities.items()
-                if probability >= selector.min_probability[0]
+                if probability and probability >= selector.min_probability[0]
             }
             if draft_token.token not in nodes:
                 break

@@ -31,8 +31,9 @@ class Sampling:
 
     ``temperature``: 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch the filter off.
     ``repeat_last_n``: how many of the last tokens the penalties look at; -1 is all. ``logit_bias``: by token
-    id, added to the logit; -inf bans the token. ``seed``: None draws one. ``grammar``: GBNF that the text
-    must match from its first token on; empty is none.
+    id, added to the logit; -inf bans the token. ``seed``: None draws one. ``grammar``: what the
+    text must match from its first token on, in a notation of native/constraint.py (GBNF, Lark, JSON schema);
+    empty is none.
     """
 
     temperature: float = 0.8
