@@ -27,11 +27,11 @@ class StepResult:
     """One conversation's part of a pass that was decoded, verified and committed.
 
     ``tree``: what was decoded. ``new_tokens``: the accepted tokens and the new root, which is the last.
-    ``output``: what there is to draft from. ``sampler``: draws drafts. ``history``: the tokens up to the new
-    root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``: tokens in
-    the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
-    of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid until the next
-    pass.
+    ``output``: what there is to draft from. ``sampler``: has chosen the tokens. ``history``: the tokens up to
+    the new root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``:
+    tokens in the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``.
+    ``other_rows``: those of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid
+    until the next pass.
     """
 
     tree: DraftTree
@@ -113,7 +113,7 @@ class FixedSchedule:
         self._draft = self._drafter.draft(
             result.output,
             result.new_tokens[-1],
-            result.sampler,
+            result.sampler.unconstrained,
             result.next_position,
             result.history,
             result.rule,
