@@ -113,7 +113,7 @@ def test_a_prompt_longer_than_the_context_says_both_lengths() -> None:
 
 def test_an_empty_prompt() -> None:
     for arguments in (("generate",), ("generate", " ")):
-        assert_refused(run(*arguments, stdin=b"\n"), "nothing to answer")
+        assert_refused(run(*arguments, stdin=b"\n"), "the prompt is empty")
 
 
 def test_an_answer_that_fills_the_context_says_so() -> None:

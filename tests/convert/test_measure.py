@@ -58,7 +58,7 @@ def share_right(engine: Engine, lookahead: Lookahead, text: TrainingText) -> lis
     for i in range(len(text.top_tokens) - 4):
         advanced = heads.advance(text.hidden[i].astype(np.float32), int(text.ids[text.prompt_length + i]))
         assert advanced
-        right.append(advanced[1].at(advanced[1].logits.argmax())[0] == text.top_tokens[i + 1, 0])
+        right.append(advanced[1].token_at(advanced[1].logits.argmax())[0] == text.top_tokens[i + 1, 0])
     heads.close()
     return right
 
