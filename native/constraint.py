@@ -170,6 +170,11 @@ def lark_text(vocabulary: Vocabulary, text: str) -> str:
     )
 
 
+def lark_pattern(text: str) -> str:
+    """Return ``text`` as a part of a regular expression in Lark."""
+    return re.escape(text).replace("/", r"\/")
+
+
 def grammar_after_thinking(
     grammar: str,
     vocabulary: Vocabulary,
@@ -184,9 +189,9 @@ def grammar_after_thinking(
     begins after ``opening``."""
     ending = lark_text(vocabulary, closing)
     if ending.startswith("<["):
-        thought = f"thought: /(.|\n)*/ {ending}"
+        thought = f"thought: /(.|\\n)*/ {ending}"
     else:  # the shortest text that ends so
-        thought = f"thought[lazy]: /(.|\n)*{re.escape(closing).replace('/', chr(92) + '/')}/"
+        thought = f"thought[lazy]: /(.|\\n)*{lark_pattern(closing)}/"
     start = "thought" if is_open else f"({lark_text(vocabulary, opening)} thought)?"
     before = lark_text(vocabulary, answer) if answer else "BLANK"
     lark = f"{_LARK} {{}}\nstart: {start} {before} @answer\n{thought}\nBLANK: /\\n{{0,2}}/\n"

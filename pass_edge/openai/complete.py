@@ -23,7 +23,7 @@ from .messages import plain_messages
 from .notations import notation_of
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
 from .thinking import thinking_of
-from .tools import ToolCallParser, forced_call_grammar, tool_names
+from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
@@ -97,7 +97,13 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     thinking = thinking_of(template, _end_of(prompt, vocabulary))
     marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
     grammar = "".join(grammars)
-    if grammar and thinking:
+    is_parallel = request.parallel_tool_calls is not False
+    if names and not grammar:
+        free_marks = thinking.texts if thinking else ()
+        grammar = free_call_grammar(
+            tools, notation, vocabulary, free_marks=free_marks, is_parallel=is_parallel
+        )
+    elif grammar and thinking:
         grammar = grammar_after_thinking(
             grammar,
             vocabulary,
@@ -115,7 +121,6 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         visible=vocabulary.control_tokens_in("".join(marks)),
     )
     is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
-    is_parallel = request.parallel_tool_calls is not False
 
     def new_parser() -> MessageParser:
         tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)

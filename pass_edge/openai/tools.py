@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pass_edge.native.constraint import lark_grammar, lark_text
+from pass_edge.native.constraint import lark_grammar, lark_pattern, lark_text
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
 
@@ -62,15 +62,62 @@ def _call_grammar(
     names = tool_names(tools)
     if chosen is not None and chosen not in names:
         raise SettingsError(f"tool_choice names {chosen!r}, which is not among the tools")
+    calls, schemas = _calls([tool for name, tool in zip(names, tools, strict=True) if chosen in (None, name)])
     before, after = notation.form.split("%ARGUMENTS")
+    return lark_grammar(f"start: {_alternatives(calls, before, after, vocabulary)}", schemas)
+
+
+def free_call_grammar(
+    tools: Sequence[Mapping[str, Any]],
+    notation: Notation,
+    vocabulary: Vocabulary,
+    *,
+    free_marks: Sequence[str] = (),
+    is_parallel: bool = True,
+) -> str:
+    """Return the grammar of a text that may hold calls, whose arguments match the schemas of the tools; empty
+    if calls have no tag of their own in this notation. ``free_marks``: control tokens that the text may hold
+    anywhere. Raises SettingsError if a tool that is strict has a schema that is not supported."""
+    opener = next(iter(notation.readers))
+    if not notation.form.startswith(opener):
+        return ""
+    names, schemas = _calls(tools)
+    before, after = notation.form[len(opener) :].split("%ARGUMENTS")
+    tag = lark_text(vocabulary, opener)
+    marks = [mark for mark in (lark_text(vocabulary, each) for each in free_marks) if mark.startswith("<[")]
+    text = f"TEXT (({' | '.join(marks)}) TEXT)*" if marks else "TEXT"
+    opening = f"text {tag}" if tag.startswith("<[") else "opening"
+    rules = [
+        f"start: {'call*' if is_parallel else '(call | )'} text",
+        f"text: {text}",
+        f"call: {opening} ({_alternatives(names, before, after, vocabulary)})",
+        r"TEXT: /(.|\n)*/",
+        f"opening[lazy]: /(.|\\n)*{lark_pattern(opener)}/" if opening == "opening" else "",
+    ]
+    try:
+        return lark_grammar("\n".join(rules), schemas)
+    except SettingsError:
+        if any(tool["function"].get("strict") for tool in tools):
+            raise
+        return ""
+
+
+def _calls(tools: Sequence[Mapping[str, Any]]) -> tuple[list[str], Json]:
+    """The names of the tools, and the schemas of their arguments by the names of their rules."""
+    schemas = {
+        f"arguments_{number}": tool["function"].get("parameters") or {"type": "object"}
+        for number, tool in enumerate(tools)
+    }
+    return tool_names(tools), schemas
+
+
+def _alternatives(names: Sequence[str], before: str, after: str, vocabulary: Vocabulary) -> str:
     closing = lark_text(vocabulary, after) if after else ""
-    calls, schemas = [], {}
-    for number, (name, tool) in enumerate(zip(names, tools, strict=True)):
-        if chosen in (None, name):
-            opening = before.replace("%NAME", json.dumps(name, ensure_ascii=False)[1:-1])
-            calls.append(f"{lark_text(vocabulary, opening)} @arguments_{number} {closing}")
-            schemas[f"arguments_{number}"] = tool["function"].get("parameters") or {"type": "object"}
-    return lark_grammar("start: " + " | ".join(calls), schemas)
+    openings = (before.replace("%NAME", json.dumps(name, ensure_ascii=False)[1:-1]) for name in names)
+    return " | ".join(
+        f"{lark_text(vocabulary, opening)} @arguments_{number} {closing}"
+        for number, opening in enumerate(openings)
+    )
 
 
 class ToolCallParser:
