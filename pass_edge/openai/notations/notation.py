@@ -17,8 +17,9 @@ needed."""
 
 @dataclass(frozen=True)
 class Notation:
-    """``readers``: for each text that opens a call, the reader of what begins with it. ``marks``: what a
-    model writes between calls. ``template``: a mark by which a chat template shows this notation. ``form``: a
+    """``readers``: for each text that opens a call, the reader of what begins with it. ``preambles``: what may
+    stand before the first call, ``marks``: between calls. ``has_lists``: one opening may hold several calls.
+    ``template``: a mark by which a chat template shows this notation. ``form``: a
     call as the model writes it, with %NAME and %ARGUMENTS, which are JSON."""
 
     name: str
@@ -26,11 +27,13 @@ class Notation:
     readers: Mapping[str, Reader]
     marks: tuple[str, ...] = ()
     form: str = '{"name": "%NAME", "arguments": %ARGUMENTS}'
+    preambles: tuple[str, ...] = ()
+    has_lists: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All texts of the notation, which may be control tokens."""
-        return (*self.readers, *self.marks)
+        return (*self.preambles, *self.readers, *self.marks)
 
 
 HERMES = Notation(
@@ -63,9 +66,10 @@ NOTATIONS = (
         "DeepSeek",
         "<｜tool▁call▁begin｜>",
         {"<｜tool▁call▁begin｜>": json_calls.deepseek},
-        ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>"),
+        ("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>"),
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>%NAME<｜tool▁sep｜>%ARGUMENTS<｜tool▁call▁end｜>"
         "<｜tool▁calls▁end｜>",
+        ("<｜tool▁calls▁begin｜>",),
     ),
     Notation(
         "Mistral",
@@ -86,6 +90,7 @@ NOTATIONS = (
         "<|tool_call_start|>",
         {"<|tool_call_start|>": python_calls.after("<|tool_call_start|>")},
         ("<|tool_call_end|>",),
+        has_lists=True,
     ),
     Notation(
         "Gemma",
