@@ -17,10 +17,10 @@ needed."""
 
 @dataclass(frozen=True)
 class Notation:
-    """``template``: a mark by which a chat template shows this notation. ``readers``: for each text that opens
-    a call, the reader of what begins with it. ``preambles``: what may stand before the first call; ``marks``:
-    behind a call. ``form``: a call as the model writes it, with %NAME and %ARGUMENTS, which are JSON.
-    ``has_lists``: one opening may hold several calls."""
+    """``template``: a mark by which a chat template shows this notation. ``readers``: by the text that
+    opens a call. ``preambles``: what may stand before the first call. ``marks``: what may stand behind
+    a call. ``form``: a call as the model writes it, with %NAME and %ARGUMENTS, which are JSON. ``has_lists``:
+    one opening may hold several calls."""
 
     name: str
     template: str
