@@ -45,8 +45,8 @@ class Engine:
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Load ``model`` (a GGUF file). ``lookahead``: a sidecar file, "auto" (beside the model, or shipped),
-        or None. ``note`` is called with a sentence about work that takes time. Raises PassEdgeError's
-        children."""
+        or None. ``note`` is called with a sentence about work that takes time. Raises subclasses
+        of PassEdgeError."""
         parts = EngineParts.assemble(Path(model), lookahead, settings or Settings(), note)
         self.settings, self.notes = parts.settings, parts.notes
         self.model, self.base, self.lookahead = parts.model, parts.base, parts.lookahead

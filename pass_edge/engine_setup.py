@@ -31,6 +31,9 @@ from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
 from .settings import (
     AUTO,
     DEFAULT_CONTEXT,
+    FUSED,
+    HEAD,
+    PLAIN,
     SPARE_CELLS,
     Settings,
     context_settings,
@@ -44,7 +47,7 @@ Note = Callable[[str], None]
 _MAX_HEAD_CHAIN = 8
 """Tokens that heads draft in a row, one call each."""
 _HEAD_ALTERNATIVES = 2
-"""More tokens that heads draft at each depth; few of them pay."""
+"""Further tokens that heads draft at each depth; few of them pay."""
 _MAX_LOOKAHEAD_GROUP = 2
 """Lookahead tokens at a node: each takes a row at every node."""
 
@@ -73,7 +76,7 @@ class EngineParts:
     def assemble(
         cls, path: Path, lookahead: str | Path | Lookahead | None, settings: Settings, note: Note
     ) -> EngineParts:
-        """Load the model in ``path`` and what belongs to it. Raises PassEdgeError's children."""
+        """Load the model in ``path`` and what belongs to it. Raises subclasses of PassEdgeError."""
         parts = cls(settings)
         path = check_is_gguf(path)
         parts._place_layers(path, note)
@@ -98,7 +101,7 @@ class EngineParts:
 
     def _place_layers(self, path: Path, note: Note) -> None:
         wanted = self.settings.gpu_layers
-        # the child process that tries the GPU goes first: asking a GPU for its free memory takes a part of it
+        # a child process tries the GPU first: this one takes GPU memory as soon as it asks how much is free
         if not can_offload() or wanted == 0 or gpu_verdict(note):
             self.settings = with_fitting_layers(self.settings, path)
             return
@@ -108,7 +111,7 @@ class EngineParts:
         self.settings = replace(self.settings, gpu_layers=0)
 
     def _choose_lookahead(self, file: GgufFile, wanted: str | Path | Lookahead | None) -> None:
-        if wanted is None or self.settings.schedule == "plain":
+        if wanted is None or self.settings.schedule == PLAIN:
             return
         if wanted == AUTO:
             wanted = find_lookahead(file, self.base)
@@ -136,19 +139,19 @@ class EngineParts:
         wanted = self.settings.schedule
         max_drafts = self._most_drafts(wanted)
         reason = self._why_plain(wanted, max_drafts)
-        self.schedule, self._max_drafts = ("plain", 0) if reason else (wanted, max_drafts)
+        self.schedule, self._max_drafts = (PLAIN, 0) if reason else (wanted, max_drafts)
         if reason:
             self.notes.append(f"{reason}, so it decodes plainly")
-        elif wanted != "plain":
+        elif wanted != PLAIN:
             self._warn_of_kernels()
 
     def _most_drafts(self, schedule: str) -> int:
         """Return how many tokens ``schedule`` may draft ahead: 0 if no pass has room for one."""
         max_rows, wanted = self.calibration.widest_step, self.settings.draft_max
-        if schedule in (AUTO, "plain"):
+        if schedule in (AUTO, PLAIN):
             return min(wanted or max_rows, max_rows - 1)
         depth = wanted or 1
-        if schedule != "head" and self.lookahead is not None:
+        if schedule != HEAD and self.lookahead is not None:
             depth = min(depth, len(self.lookahead))
         while depth and rows_needed(FORMS[schedule], depth) > max_rows:
             depth -= 1
@@ -156,7 +159,7 @@ class EngineParts:
 
     def _why_plain(self, schedule: str, max_drafts: int) -> str:
         """Return why this model cannot draft as ``schedule`` does, "" if it can."""
-        if schedule == "plain":
+        if schedule == PLAIN:
             return ""
         if not self.model.can_roll_back:
             return f"the memory of a {self.model.architecture} model cannot be rolled back"
@@ -171,9 +174,12 @@ class EngineParts:
         """Return what the fixed ``schedule`` lacks, "" if nothing."""
         if self.lookahead is None:
             return f"{schedule} needs a lookahead file"
-        if schedule == "head":
+        if schedule == HEAD:
             return "" if self.lookahead.hidden_head else "this lookahead has no head for hidden states"
-        if not len(self.lookahead):
+        return self._why_no_lookahead_tokens(self.lookahead)
+
+    def _why_no_lookahead_tokens(self, lookahead: Lookahead) -> str:
+        if not len(lookahead):
             return "this lookahead has no lookahead embeddings"
         if not self.calibration.embeddings_exact:
             return f"llama.cpp's {self.model.architecture} graph does not take lookahead embeddings"
@@ -217,39 +223,40 @@ class EngineParts:
         if self.schedule == AUTO:
             return self._planners(context, opened, note)
         heads = None
-        if self.schedule in ("head", "fused"):  # two-pass is the paper's: lookahead tokens alone
-            heads = self._heads(opened, corrects=self.schedule == "fused")
+        if self.schedule in (HEAD, FUSED):  # two-pass is the paper's: lookahead tokens alone
+            heads = self._heads(opened, correct_lookahead=self.schedule == FUSED)
         drafter = Drafter(self._max_drafts, heads, self.settings.draft_p_min)
         return lambda: FixedSchedule(FORMS[self.schedule], drafter)
 
     def _planners(self, context: Context, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
         max_rows = self._max_drafts + 1 if self.parallel == 1 else self.calibration.widest_step
         costs = self.costs = step_costs(context, self.settings, max_rows, note)
-        group = 0 if self._missing_for("fused") else min(_MAX_LOOKAHEAD_GROUP, len(self.lookahead or ()))
-        has_hidden_head = bool(self.lookahead and self.lookahead.hidden_head)
-        looks = group > 0 and may_look_ahead(costs, has_hidden_head=has_hidden_head)
-        heads = self._heads(opened, corrects=looks)
+        lookahead, n_lookahead = self.lookahead, 0
+        if lookahead is not None and not self._why_no_lookahead_tokens(lookahead):
+            n_lookahead = min(_MAX_LOOKAHEAD_GROUP, len(lookahead))
+        has_hidden_head = bool(lookahead and lookahead.hidden_head)
+        may_pay = n_lookahead > 0 and may_look_ahead(costs, has_hidden_head=has_hidden_head)
+        heads = self._heads(opened, correct_lookahead=may_pay)
         drafter = Drafter(_MAX_HEAD_CHAIN, heads, n_alternatives=_HEAD_ALTERNATIVES)
-        sizes = GPU_TREE_SIZES if on_gpu(self.settings) else ()
-        statistics = DraftStatistics(lookahead_may_pay=looks)
+        statistics = DraftStatistics(lookahead_may_pay=may_pay)
         return lambda: Planner(
             costs,
             drafter,
-            group,
+            n_lookahead,
             statistics=statistics,
             use_ngrams=self.settings.ngrams,
             max_drafted=self._max_drafts,
-            tree_sizes=sizes,
+            tree_sizes=GPU_TREE_SIZES if on_gpu(self.settings) else (),
         )
 
-    def _heads(self, opened: ExitStack, *, corrects: bool) -> Heads | None:
+    def _heads(self, opened: ExitStack, *, correct_lookahead: bool) -> Heads | None:
         lookahead, embeddings = self.lookahead, self._embeddings
         if lookahead is None or not embeddings:
             return None
-        if not (lookahead.hidden_head or (corrects and lookahead.head)):
+        if not (lookahead.hidden_head or (correct_lookahead and lookahead.head)):
             return None
         # as many threads as passes have: further ones would spin on after a head and take the cores of a pass
         chosen = self.costs.threads if self.costs else None
         threads = chosen[0] if chosen else self.settings.threads or default_threads()
-        make = partial(Heads, lookahead, embeddings, threads=threads, correct_lookahead=corrects)
+        make = partial(Heads, lookahead, embeddings, threads=threads, correct_lookahead=correct_lookahead)
         return opened.enter_context(closing(fastest_heads(make) if on_gpu(self.settings) else make()))

@@ -18,7 +18,7 @@ SCHEDULES = (AUTO, PLAIN, HEAD, TWO_PASS, FUSED)
 REJECTION = "rejection"
 VERIFICATION_RULES = ("sampling", REJECTION)
 MAX_ROWS = 64
-"""Most rows that one pass may decode."""
+"""Most rows of a step: drafts and lookahead tokens of all conversations that share it."""
 MAX_PARALLEL = 16
 """Most conversations: each needs a few sequences."""
 SPARE_CELLS = 256

@@ -302,6 +302,9 @@ def test_mutated_files_are_refused_in_a_sentence_or_read(
         for kind in KINDS:
             print(f"  {kind}: {ends[kind, 'refused']} refused, {ends[kind, 'read']} read")
     assert ends.total() == total
+    # else a reader that takes anything, or refuses everything, would pass
+    assert all(ends[kind, "refused"] for kind in KINDS)
+    assert sum(ends[kind, "read"] for kind in KINDS) > total / 20
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Forward passes that conversations share.
 
 A thread makes a request for its conversation and waits for the result. Every pass runs in the one computing
-thread (native/compute.py) as three steps: *schedule* the requests that share it, *decode* them, and *finish*
+thread (native/compute.py) as three steps: *gather* the requests that share it, *decode* them, and *finish*
 each: its conversation verifies, commits and plans. Nothing else runs there meanwhile, so the KV cache needs
 no lock.
 
@@ -58,12 +58,12 @@ class InputEmbeddings:
 class BatchResult:
     """The part of a pass that belongs to one conversation, for the m rows of ``layout``: ``logits``
     (m, n_vocab) and ``hidden`` (m, n_embd) float32, None if hidden states were not kept; valid until the next
-    pass. The pass decoded ``rows`` in all, for ``n_sharing`` conversations, in ``seconds``."""
+    pass. The pass decoded ``n_rows`` in all, for ``n_sharing`` conversations, in ``seconds``."""
 
     layout: Layout
     logits: Floats
     hidden: Floats | None
-    rows: int
+    n_rows: int
     n_sharing: int
     seconds: float
 
@@ -82,7 +82,7 @@ class TreeRequest:
     future: Future[Any] = field(default_factory=Future)
 
     @property
-    def rows(self) -> int:
+    def n_rows(self) -> int:
         return len(self.tree.tokens) + sum(self.tree.lookahead)
 
 
@@ -96,12 +96,12 @@ class PromptRequest:
     future: Future[Any] = field(default_factory=Future)
 
     @property
-    def rows(self) -> int:
+    def n_rows(self) -> int:
         return len(self.tokens)
 
 
 class Batcher:
-    """The one way into a context, for several threads.
+    """Runs the forward passes of all sessions over a context, for several threads.
 
     Attributes: ``context``; ``caches``, one for each conversation; ``room``: tokens that each may hold;
     ``is_shared``: whether there may be several conversations.
@@ -136,7 +136,7 @@ class Batcher:
             self._waiting.append(request)
             self._arrived.notify()
         try:
-            # whose turn comes first runs the pass for all; the others then find their results
+            # the first thread in the queue runs the pass for all; the others find their future done
             compute(lambda: self._run_until(request.future))
         finally:
             with self._arrived:
@@ -148,14 +148,14 @@ class Batcher:
 
     def _run_until(self, future: Future[Any]) -> None:
         while not future.done():
-            batch = self._schedule()
+            batch = self._gather()
             if isinstance(batch, PromptRequest):
                 self._run_prompt(batch)
             else:
                 self._run_trees(batch)
             self._last_end = time.perf_counter()
 
-    def _schedule(self) -> PromptRequest | list[TreeRequest]:
+    def _gather(self) -> PromptRequest | list[TreeRequest]:
         """Take what the next pass decodes from the requests that wait."""
         with self._arrived:
             patience = self._last_end + PATIENCE - time.perf_counter()
@@ -163,6 +163,7 @@ class Batcher:
             present = {request.cache for request in self._waiting}
             first = self._waiting[0]
             if isinstance(first, PromptRequest):
+                # the conversations of the last shared pass are still expected in the next one
                 self._expected |= present
                 self._waiting.remove(first)
                 return first
@@ -176,7 +177,7 @@ class Batcher:
         return (
             self._expected <= {request.cache for request in self._waiting}
             or isinstance(self._waiting[0], PromptRequest)
-            or sum(request.rows for request in self._waiting) >= self._max_rows
+            or sum(request.n_rows for request in self._waiting) >= self._max_rows
         )
 
     def _fitting_trees(self) -> list[TreeRequest]:
@@ -186,7 +187,7 @@ class Batcher:
         for request in self._waiting:
             if isinstance(request, PromptRequest):
                 continue
-            rows += request.rows
+            rows += request.n_rows
             if batch and rows > self._max_rows:
                 break
             batch.append(request)
@@ -196,8 +197,8 @@ class Batcher:
         try:
             request.cache.truncate(request.start)
             if request.tokens:
-                self._make_room(request.rows)
-                rows = request.cache.layout_prompt(request.rows)
+                self._make_room(request.n_rows)
+                rows = request.cache.layout_prompt(request.n_rows)
                 self.context.keep_hidden(False)
                 self.context.decode_tokens(rows, np.array(request.tokens, np.int32))
                 request.cache.commit_prompt()
@@ -207,7 +208,7 @@ class Batcher:
 
     def _run_trees(self, batch: Sequence[TreeRequest]) -> None:
         try:
-            self._make_room(sum(request.rows for request in batch))
+            self._make_room(sum(request.n_rows for request in batch))
             results = self._decode_trees(batch)
         except BaseException as error:
             for request in batch:

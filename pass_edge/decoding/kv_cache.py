@@ -115,10 +115,10 @@ class KVCache:
 class ConversationCache:
     """One conversation's cells, at positions 0 … ``length`` - 1."""
 
-    def __init__(self, cache: KVCache, number: int) -> None:
-        self._cache, self._context, self._prefix = cache, cache.context, cache.prefix
-        self._base = number * (cache.n_paths + cache.n_groups)
-        self._first_group = self._base + cache.n_paths
+    def __init__(self, kv_cache: KVCache, number: int) -> None:
+        self._kv_cache, self._context, self._prefix = kv_cache, kv_cache.context, kv_cache.prefix
+        self._base = number * (kv_cache.n_paths + kv_cache.n_groups)
+        self._first_group = self._base + kv_cache.n_paths
         self.reset()
 
     def reset(self, stamps: Sequence[int] = ()) -> None:
@@ -142,14 +142,14 @@ class ConversationCache:
 
     def clear(self) -> None:
         """Remove the conversation."""
-        if self._cache.last_stamp_of_others(self) < 0:
-            self._cache.clear()
+        if self._kv_cache.last_stamp_of_others(self) < 0:
+            self._kv_cache.clear()
             return
         self._reserve_rejected([])
         if self._n_active_groups:  # they hold the prefix at the same positions
-            self._cache.reserve_gap(self._first_group, 0, self.length, len(self._prefix))
+            self._kv_cache.reserve_gap(self._first_group, 0, self.length, len(self._prefix))
         elif self.length:
-            self._cache.reserve_gap(self._base, 0, self.length)
+            self._kv_cache.reserve_gap(self._base, 0, self.length)
         for sequence in self._sequences():
             self._context.remove(sequence, 0)
         self.reset()
@@ -162,9 +162,9 @@ class ConversationCache:
         if not length or cuts_prefix or not self._context.model.can_roll_back:
             self.clear()
             return
-        end = bisect_right(self._stamps, self._cache.last_stamp_of_others(self))
+        end = bisect_right(self._stamps, self._kv_cache.last_stamp_of_others(self))
         if end > length:
-            self._cache.reserve_gap(self._base, length, end)
+            self._kv_cache.reserve_gap(self._base, length, end)
         for sequence in self._sequences():
             self._context.remove(sequence, length)
         del self._stamps[length:]
@@ -213,7 +213,7 @@ class ConversationCache:
         self._stamps += [first + node for node in path]
 
     def _set_pending(self, rows: Rows) -> Rows:
-        self._pending = rows, self._cache.take_stamps(len(rows))
+        self._pending = rows, self._kv_cache.take_stamps(len(rows))
         return rows
 
     def _reserve_rejected(self, path: Sequence[int]) -> None:
@@ -221,22 +221,22 @@ class ConversationCache:
         if not self._pending:
             return
         (rows, first), self._pending = self._pending, None
-        last = max(self._cache.last_stamp_of_others(self), first + path[-1] if path else -1)
+        last = max(self._kv_cache.last_stamp_of_others(self), first + path[-1] if path else -1)
         for row in set(range(min(len(rows), last - first))) - set(path):
             sequence = int(rows.sequence_ids[rows.sequence_offsets[row + 1] - 1])
             position = int(rows.positions[row])
-            self._cache.reserve_gap(sequence, position, position + 1)
+            self._kv_cache.reserve_gap(sequence, position, position + 1)
 
     def _layout(self, tree: DraftTree) -> Layout:
-        cache = self._cache
+        kv_cache = self._kv_cache
         # the widths of shared passes vary anyway, so no graph is reused there
-        n_usual = _USUAL_PATHS if len(cache.conversations) == 1 else 0
-        first_group = cache.n_paths if len(self._prefix) else None
+        n_usual = _USUAL_PATHS if len(kv_cache.conversations) == 1 else 0
+        first_group = kv_cache.n_paths if len(self._prefix) else None
         return tree.layout(self.length, self._base, first_group, min_paths=n_usual)
 
     def _fits(self, layout: Layout) -> bool:
-        shape, cache = layout.shape, self._cache
-        return shape.n_paths <= cache.n_paths and shape.n_groups <= cache.n_groups
+        shape, kv_cache = layout.shape, self._kv_cache
+        return shape.n_paths <= kv_cache.n_paths and shape.n_groups <= kv_cache.n_groups
 
     def _sequences(self) -> Iterator[int]:
         """Iterate over the base and its active copies."""
@@ -267,7 +267,7 @@ class ConversationCache:
     def _decode_prefix(self) -> None:
         self._context.keep_hidden(False)
         rows = rows_of_sequence(0, len(self._prefix), sequence=self._first_group)
-        self._cache.take_stamps(len(rows))
+        self._kv_cache.take_stamps(len(rows))
         self._context.decode_embeddings(rows, self._prefix)
 
     # -- saving and restoring: cells keep their bits and their order, without the gaps between them ---
@@ -280,7 +280,7 @@ class ConversationCache:
         """Replace the conversation by what ``save`` returned. No layout may be pending. Raises ContextError,
         with an empty cache."""
         self.clear()
-        self._cache.compact()  # restored cells are one piece: no free cell may be left before them
+        self._kv_cache.compact()  # restored cells are one piece: no free cell may be left before them
         try:
             self.append_saved(state)
         except BaseException:
@@ -291,5 +291,5 @@ class ConversationCache:
         """Put saved cells behind all other cells; the conversation must be empty. Raises ContextError."""
         self._context.restore_sequence(self._base, state)
         length = self._context.last_position(self._base) + 1
-        first = self._cache.take_stamps(length)
+        first = self._kv_cache.take_stamps(length)
         self.reset(range(first, first + length))

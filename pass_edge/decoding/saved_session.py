@@ -5,7 +5,7 @@ The file has two lines of text, one line of JSON, then bytes:
     pass-edge session 1
     SHA-256 of everything after this line, in hexadecimal
     {"model": …, "tokens": …, "messages": …, "sampling": …, "cache": …}
-    the KV cache of sequence 0 as llama.cpp writes it, if it was asked for
+    the conversation's KV cache as llama.cpp writes it, if it was asked for
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _LONGEST_LINE = 128  # of the first two
 
 @dataclass(frozen=True)
 class SavedCache:
-    """The KV cache of sequence 0: ``state`` as llama.cpp wrote it; a context with the same ``layout`` can
-    read it."""
+    """The KV cache of the conversation: ``state`` as llama.cpp wrote it; a context with the same ``layout``
+    can read it."""
 
     layout: str
     state: bytes
@@ -41,8 +41,8 @@ class SavedCache:
 class SavedSession:
     """The contents of a session file.
 
-    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids, of which the last is chosen
-    but not decoded, so the cache holds the others; ``messages``: dicts with ``role`` and ``content``;
+    ``model``: its ``name``, for people, and ``weights_sha256``; ``tokens``: ids; the last may be chosen but
+    not decoded, and then the cache holds the others; ``messages``: dicts with ``role`` and ``content``;
     ``sampling``: how to choose the next tokens, if that was saved.
     """
 

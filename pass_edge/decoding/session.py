@@ -144,8 +144,8 @@ class Session:
         return saved
 
     def step(self, sampler: Sampler) -> Step:
-        """Decode one draft tree, keep the tokens that the model itself would have chosen, and draft what may
-        follow. ``prefill`` must have set the root."""
+        """Decode one draft tree, keep the tokens that verification accepts, and draft what may follow.
+        ``prefill`` must have set the root."""
         assert self.root is not None, "prefill first"
         return self.decode_tree(self._schedule.tree(self.root), sampler)
 
@@ -184,9 +184,9 @@ class Session:
                 [*history, *new],
                 self._rule,
                 start,
-                result.rows,
+                result.n_rows,
                 result.seconds + committed - began,
-                result.rows - len(layout.rows),
+                result.n_rows - len(layout.rows),
                 result.n_sharing,
             )
         )

@@ -27,8 +27,8 @@ class SlotPool:
     one.
 
     A thread may ask again during its own generation (it left a loop early, or alternates between several). If
-    no session is free then, it gets that of its oldest generation, which could never end while the thread
-    waits. The older generation asks again at its next step.
+    none is free then, it takes the session of its own oldest generation, which cannot go on while the thread
+    waits; that generation asks again at its next step.
     """
 
     def __init__(self, sessions: Iterable[Session]) -> None:

@@ -36,7 +36,7 @@ GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
 """Numbers of nodes that trees may have on a GPU. There, passes of the same size as the one before are
 cheaper: llama.cpp keeps the graph, and CUDA records it once it is repeated."""
 _LIKELY = 0.5
-"""Where a draft must be more likely than this to pay, heads start as a source that does not pay."""
+"""If a draft pays only above this probability, heads are tried rarely at first."""
 _HEAD_COST = 0.1
 """Approximate time of a head, as a share of a pass over one row."""
 _REPLAN_INTERVAL = 8
@@ -176,8 +176,8 @@ class Planner:
         serial = itertools.count()
         root: _Candidate = (-1.0, next(serial), 0, None, self._index.continuations())
         candidates = [root]
-        for n_drafted in range(selector.max_drafted + 1):
-            if not candidates or -candidates[0][0] < selector.min_probability[max(0, n_drafted - 1)]:
+        for n_popped in range(selector.max_drafted + 1):  # the root is the first
+            if not candidates or -candidates[0][0] < selector.min_probability[max(0, n_popped - 1)]:
                 return
             negated, _, node, token, continuations = heapq.heappop(candidates)
             if token is not None:
@@ -201,8 +201,8 @@ class Planner:
         result: StepResult,
     ) -> None:
         """Draft from what the pass left: from lookahead outputs if it had lookahead tokens, else from its
-        hidden state where heads are likely to pay. Record what either gained."""
-        # by the rejection rule all children of a node come from one distribution, so from one source
+        hidden state where heads are likely to pay. Record the gain of the source."""
+        # with the rejection rule all children of a node come from one distribution, so from one source
         allowed = not (result.rule == REJECTION and builder)
         if len(result.output.lookahead_logits):
             seconds = self._costs.at(result.depth)
@@ -242,7 +242,7 @@ class Planner:
             result.rule,
         )
         for depth, draft_token in enumerate(draft_tokens):
-            token_rates = self._predict(depth, draft_token, rates)
+            token_rates = self._rates_of(depth, draft_token, rates)
             probabilities = {
                 token: path_probability * guide.rate(node, token, rate) for token, rate in token_rates.items()
             }
@@ -263,7 +263,7 @@ class Planner:
         gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
         return gain - (time.perf_counter() - began)
 
-    def _predict(self, depth: int, draft_token: DraftToken, rates: AcceptanceRates) -> dict[int, float]:
+    def _rates_of(self, depth: int, draft_token: DraftToken, rates: AcceptanceRates) -> dict[int, float]:
         """Return the acceptance rate of each token drafted at ``depth``, if all above it are right, and note
         the prediction for ``_observe_heads``."""
         buckets = {draft_token.token: head_bucket(depth, draft_token.confidence)}

@@ -89,7 +89,7 @@ def test_a_damaged_lookahead(tmp_path: Path) -> None:
     raw_sidecar(path, np.where(np.arange(576) == 3, np.nan, good))
     refused("not finite")
     raw_sidecar(path, np.ones((65, 576), np.float32))
-    refused("at most 64")
+    refused("from 0 to 64")
     raw_sidecar(path, good, count=5)
     refused("4 × 576", "5 × 576")
     for key in ("pass.base.tokenizer_sha256", "pass.lookahead.count", "pass.base.vocabulary_size"):

@@ -210,7 +210,7 @@ def test_gpu_layers_are_a_number_all_or_auto(
         asked.append(settings.gpu_layers)
         raise SettingsError("the settings are known")
 
-    monkeypatch.setattr("pass_edge.Engine", refuse)
+    monkeypatch.setattr("pass_edge.commands.engine_options.Engine", refuse)
     done = CliRunner().invoke(main, ["generate", "--gpu-layers", given, "Hello"])
     assert "the settings are known" in done.output
     assert asked == [layers]

@@ -87,7 +87,11 @@ def test_gaps_are_compacted_and_leave_no_trace(tiny: Bench) -> None:
 def test_gaps_are_compacted_for_a_long_prompt(tiny: Bench) -> None:
     session = tiny.session()
     check_turn(tiny, session, [1, 2, 3], [([-1, 0, 0], [True, False, True], [0, 0, 0])] * 25)
-    check_turn(tiny, session, [*session.tokens[:8], *[4] * 60], [])
+    compactions = []
+    cache = session._batcher._kv_cache
+    cache.compact = lambda: (compactions.append(1), KVCache.compact(cache))  # type: ignore[method-assign]
+    check_turn(tiny, session, [*session.tokens[:8], *[4] * 70], [])
+    assert compactions, "the prompt fitted beside the gaps; the test shows nothing"
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))

@@ -70,6 +70,7 @@ def shape_is_within(theirs: Any, ours: Any, place: str = "") -> None:
             shape_is_within(theirs[key], ours[key], f"{place}.{key}")
     elif isinstance(theirs, list):
         assert isinstance(ours, list), place
+        assert ours or not theirs, place
         for i, (one, other) in enumerate(zip(theirs, ours, strict=False)):
             shape_is_within(one, other, f"{place}[{i}]")
     else:
