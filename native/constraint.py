@@ -83,7 +83,7 @@ class Constraint:
             return [] if self._end is None else [self._end]
         # llguidance takes tokenizing a text for exact, and some tokenizers spell a space in another way
         forced: list[int] = self._matcher.compute_ff_tokens()
-        return forced[: self._matcher.validate_tokens(forced)] if forced else []
+        return forced[: self.count_allowed(forced)] if forced else []
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of ``tokens``, from the first on, may follow one after the other. Unlike
