@@ -68,6 +68,8 @@ class Constraint:
             allowed = np.zeros(self._size, np.bool_)
             allowed[self.forced()] = True
             return allowed
+        if self._matcher.compute_ff_tokens() and not self.forced():  # the mask would have that one token
+            return np.array([self.count_allowed([token]) == 1 for token in range(self._size)])
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed = np.unpackbits(mask, count=self._size, bitorder="little").view(np.bool_)
@@ -79,8 +81,9 @@ class Constraint:
         end token. The first of them is the only token that is allowed."""
         if self._matcher.is_stopped():
             return [] if self._end is None else [self._end]
+        # llguidance takes tokenizing a text for exact, and some tokenizers spell a space in another way
         forced: list[int] = self._matcher.compute_ff_tokens()
-        return forced
+        return forced[: self.count_allowed(forced)] if forced else []
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
         """Return how many of ``tokens``, from the first on, may follow one after the other. Unlike

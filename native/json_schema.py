@@ -70,6 +70,7 @@ def _schemas(schema: Any) -> Iterator[Schema]:
 
 def _remove_idle_keywords(schema: Schema) -> None:
     schema.pop("x-guidance", None)  # a private switch of llguidance, which could turn refusals off
+    schema.pop("$schema", None)  # after the rewriting all are schemas of 2020
     if "format" in schema and schema["format"] not in _FORMATS:
         del schema["format"]
     if schema.get("uniqueItems") is False:

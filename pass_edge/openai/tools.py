@@ -78,8 +78,9 @@ def free_call_grammar(
     """Return the grammar of a text that may hold calls, whose arguments match the schemas of the tools; empty
     if calls have no tag of their own in this notation. ``free_marks``: control tokens that the text may hold
     anywhere. Raises SettingsError if a tool that is strict has a schema that is not supported."""
-    opener = next(iter(notation.readers))
-    if not notation.form.startswith(opener):
+    openers = (each for each in (*notation.preambles, *notation.readers) if notation.form.startswith(each))
+    opener = next(openers, "")
+    if not opener or "<|channel|>" in opener:  # which opens all of gpt-oss's messages
         return ""
     names, schemas = _calls(tools)
     before, after = notation.form[len(opener) :].split("%ARGUMENTS")
@@ -88,7 +89,7 @@ def free_call_grammar(
     text = f"TEXT (({' | '.join(marks)}) TEXT)*" if marks else "TEXT"
     opening = f"text {tag}" if tag.startswith("<[") else "opening"
     rules = [
-        f"start: {'call*' if is_parallel else '(call | )'} text",
+        "start: call* text" if is_parallel else "start: text | call",
         f"text: {text}",
         f"call: {opening} ({_alternatives(names, before, after, vocabulary)})",
         r"TEXT: /(.|\n)*/",
@@ -134,7 +135,8 @@ class ToolCallParser:
         are read; if not, what follows the first one is dropped."""
         self._names = names
         self._readers = {**notation.readers, "{": json_calls.read, "[": json_calls.read}
-        self._tags, self._marks = tuple(notation.readers), notation.marks
+        self._notation = notation
+        self._tags = (*notation.preambles, *notation.readers)
         self._is_parallel = is_parallel
         self._held = ""
         self._has_text = False  # text has been released since the last call
@@ -168,6 +170,9 @@ class ToolCallParser:
                     yield self._release(start)
                 if not opener:
                     return
+                if opener in self._notation.preambles:
+                    self._held = self._held[len(opener) :]
+                    continue
             try:
                 call = self._readers[opener](self._held)
             except IncompleteError:
@@ -228,9 +233,12 @@ class ToolCallParser:
         mark = " "
         while mark:
             text = self._held.lstrip(" \t\r\n,;])}")
-            mark = next((mark for mark in self._marks if text.startswith(mark)), "")
+            if self._notation.has_lists and "," in self._held[: len(self._held) - len(text)]:
+                self._held = self._tags[0] + text  # the next call of a list, as if it had been opened
+                return True
+            mark = next((mark for mark in self._notation.marks if text.startswith(mark)), "")
             self._held = text[len(mark) :]
-        return is_last or not any(may_become(self._held, mark) for mark in self._marks)
+        return is_last or not any(may_become(self._held, mark) for mark in self._notation.marks)
 
 
 def _overlap(text: str, tag: str) -> int:

@@ -213,8 +213,6 @@ def test_a_grammar_that_allows_no_token_is_an_error(plain: Engine) -> None:
     sampling = Sampling(grammar='root ::= "a"', logit_bias=ban)
     with pytest.raises(SettingsError, match="allows no token"):
         plain.stream("x", sampling=sampling).run()
-    with pytest.raises(SettingsError, match="allows no token"):
-        plain.stream("x", sampling=Sampling(grammar='root ::= "\\x00"')).run()
     assert plain.stream("x", sampling=Sampling(grammar='root ::= "ab"')).run().text == "ab"
 
 
@@ -225,8 +223,6 @@ def test_a_grammar_that_allows_no_token_is_an_error(plain: Engine) -> None:
         "root",
         "root ::= x",
         'root ::= "a',
-        'root ::= root "a"',
-        'root ::= "a"{9999999}',
         'other ::= "a"',
         "root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000,
         'root ::= ")))" ' + '( ")" ' * 50_000,

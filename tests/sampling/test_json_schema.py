@@ -113,7 +113,12 @@ FAULTS = {
         },
     },
     "a list of anything": {"type": "array", "items": {}},
-    "positional items": {"type": "array", "items": [{"type": "integer"}, {"type": "string"}], "minItems": 2},
+    "positional items": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "array",
+        "items": [{"type": "integer"}, {"type": "string"}],
+        "minItems": 2,
+    },
     "a constant": {"const": {"a": [1, None, "\\"]}},
     "anything": True,
     "open beside allOf": {

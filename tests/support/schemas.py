@@ -167,7 +167,7 @@ _ZOD: dict[str, Any] = {
         ]
     },
     "bounded array": _object(a={"type": "array", "items": _STRING, "minItems": 1, "maxItems": 3}),
-    "tuple": {"type": "array", "minItems": 2, "maxItems": 2, "items": [_STRING, _NUMBER]},
+    "tuple": {**_DRAFT_7, "type": "array", "minItems": 2, "maxItems": 2, "items": [_STRING, _NUMBER]},
     "record": {"type": "object", "additionalProperties": _NUMBER},
     "email": _object(email={"type": "string", "format": "email"}),
     "uuid": _object(id={"type": "string", "format": "uuid"}),
@@ -175,7 +175,10 @@ _ZOD: dict[str, Any] = {
     "regex": _object(code={"type": "string", "pattern": "^[A-Z]{3}-\\d+$"}),
     "starts with": _object(code={"type": "string", "pattern": "^https?:\\/\\/"}),
     "positive": _object(n={"type": "number", "exclusiveMinimum": 0}),
-    "positive in OpenAPI 3": _object(n={"type": "number", "minimum": 0, "exclusiveMinimum": True}),
+    "positive in OpenAPI 3": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        **_object(n={"type": "number", "minimum": 0, "exclusiveMinimum": True}),
+    },
     "multiple": _object(n={"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100}),
     "any": _object(a={}),
     "passthrough": {**_object(a=_STRING), "additionalProperties": True},

@@ -21,7 +21,6 @@ _HARMONY = re.compile(
 _DEEPSEEK = re.compile(
     r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>([\w.-]+)\s*```json\s*|([\w.-]+)<｜tool▁sep｜>\s*)(?=\{)"
 )
-_DEEPSEEK_END = re.compile(r"\s*(?:```)?\s*(?:<｜tool▁call▁end｜>)?")
 _MISTRAL = re.compile(r"\[TOOL_CALLS\]\s*([\w.-]+)(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)")
 
 
@@ -93,12 +92,7 @@ def harmony(text: str) -> Call | None:
 
 def deepseek(text: str) -> Call | None:
     """Read a call of DeepSeek R1, V3 and later."""
-    call = _named(text, _DEEPSEEK, r"[^{]*")
-    if call and call.end is not None:
-        ending = _DEEPSEEK_END.match(text, call.end)
-        assert ending
-        return Call(call.name, call.arguments, ending.end())
-    return call
+    return _named(text, _DEEPSEEK, r"[^{]*")
 
 
 def _named(text: str, opening: re.Pattern[str], beginning: str) -> Call | None:

@@ -17,20 +17,23 @@ needed."""
 
 @dataclass(frozen=True)
 class Notation:
-    """``readers``: for each text that opens a call, the reader of what begins with it. ``marks``: what a
-    model writes between calls. ``template``: a mark by which a chat template shows this notation. ``form``: a
-    call as the model writes it, with %NAME and %ARGUMENTS, which are JSON."""
+    """``template``: a mark by which a chat template shows this notation. ``readers``: by the text that
+    opens a call. ``preambles``: what may stand before the first call. ``marks``: what may stand behind
+    a call. ``form``: a call as the model writes it, with %NAME and %ARGUMENTS, which are JSON. ``has_lists``:
+    one opening may hold several calls."""
 
     name: str
     template: str
     readers: Mapping[str, Reader]
     marks: tuple[str, ...] = ()
     form: str = '{"name": "%NAME", "arguments": %ARGUMENTS}'
+    preambles: tuple[str, ...] = ()
+    has_lists: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All texts of the notation, which may be control tokens."""
-        return (*self.readers, *self.marks)
+        return (*self.preambles, *self.readers, *self.marks)
 
 
 HERMES = Notation(
@@ -49,23 +52,18 @@ NOTATIONS = (
             "<|channel|>analysis to=": json_calls.harmony,
             " to=functions.": json_calls.harmony,
         },
-        (
-            "<|start|>assistant",
-            "<|call|>",
-            "<|end|>",
-            "<|channel|>",
-            "<|message|>",
-            "<|constrain|>",
-            "<|start|>",
-        ),
+        ("<|call|>", "<|end|>", "<|channel|>", "<|message|>", "<|constrain|>"),
+        "<|channel|>commentary to=functions.%NAME <|constrain|>json<|message|>%ARGUMENTS",
+        ("<|start|>assistant",),
     ),
     Notation(
         "DeepSeek",
         "<｜tool▁call▁begin｜>",
         {"<｜tool▁call▁begin｜>": json_calls.deepseek},
-        ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>"),
+        ("```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>"),
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>%NAME<｜tool▁sep｜>%ARGUMENTS<｜tool▁call▁end｜>"
         "<｜tool▁calls▁end｜>",
+        ("<｜tool▁calls▁begin｜>",),
     ),
     Notation(
         "Mistral",
@@ -86,6 +84,7 @@ NOTATIONS = (
         "<|tool_call_start|>",
         {"<|tool_call_start|>": python_calls.after("<|tool_call_start|>")},
         ("<|tool_call_end|>",),
+        has_lists=True,
     ),
     Notation(
         "Gemma",
