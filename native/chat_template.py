@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from .errors import ModelError
+from .errors import ModelError, SettingsError
 from .model import Model
 
 # llama.cpp's fallback for models without a template
@@ -18,28 +19,40 @@ CHATML = (
     "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
 )
 
+_OWN_VARIABLES = {
+    *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
+    *("raise_exception", "add_generation_prompt", "strftime_now"),
+}
+
 
 def render(
     model: Model,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the prompt for the next assistant turn.
 
     ``messages``: each with ``role`` and ``content``, which may be None. ``tools``, ``tool_choice``: in
-    OpenAI's format, for templates that support them. Raises ModelError if the template refuses the
-    conversation.
+    OpenAI's format, for templates that support them. ``arguments``: further variables of the template.
+    Raises ModelError if the template refuses the conversation, SettingsError if ``arguments`` has one of its
+    own variables.
     """
     vocabulary = model.vocabulary
+    reserved = sorted(_OWN_VARIABLES & {*(arguments or ())})
+    if reserved:
+        raise SettingsError(f"the chat template's {', '.join(reserved)} cannot be set")
     try:
         formatter = _formatter(
             model.chat_template() or CHATML, _text(model, vocabulary.eos), _text(model, vocabulary.bos)
         )
+        as_text = _wants_text_arguments(formatter)
         prompt: str = formatter(
-            messages=[{**message, "content": message.get("content") or ""} for message in messages],
+            messages=[_message(message, arguments_as_text=as_text) for message in messages],
             tools=list(tools) if tools else None,
             tool_choice=tool_choice,
+            **(arguments or {}),
         ).prompt
         return prompt
     except (ValueError, TypeError, jinja2.TemplateError) as error:
@@ -56,6 +69,34 @@ def has_tools(model: Model) -> bool:
 @lru_cache(maxsize=8)
 def _formatter(template: str, eos: str, bos: str) -> Jinja2ChatFormatter:
     return Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+
+
+def _message(message: Mapping[str, Any], *, arguments_as_text: bool) -> dict[str, Any]:
+    rendered = {**message, "content": message.get("content") or ""}
+    if arguments_as_text and message.get("tool_calls"):
+        rendered["tool_calls"] = [
+            {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+            for call in message["tool_calls"]
+        ]
+    return rendered
+
+
+@lru_cache(maxsize=8)
+def _wants_text_arguments(formatter: Jinja2ChatFormatter) -> bool:
+    """Return whether the template writes the arguments of a call as they are, and so needs them as text:
+    found by rendering a call with both."""
+    function: dict[str, Any] = {"name": "f", "arguments": {"a": "b"}}
+    call = {"id": "call00000", "type": "function", "function": function}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    try:
+        return "{'a': 'b'}" in formatter(messages=messages).prompt
+    except (ValueError, TypeError, jinja2.TemplateError):
+        pass
+    try:
+        function["arguments"] = '{"a": "b"}'
+        return '{"a": "b"}' in formatter(messages=messages).prompt
+    except (ValueError, TypeError, jinja2.TemplateError):
+        return False
 
 
 def _text(model: Model, token: int) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
 import numpy as np
@@ -15,41 +14,6 @@ from .errors import ModelError
 from .library import llama
 
 Tokens = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class TextPrefixes:
-    """Which tokens' texts are prefixes of other tokens' texts.
-
-    ``longest``: (n_vocab,), for each token the token whose text is its longest proper prefix; -1 if there is
-    none. ``levels``: the tokens without a prefix, then those whose prefix is one of these, and so on.
-    """
-
-    longest: Tokens
-    levels: tuple[Tokens, ...]
-
-    @classmethod
-    def from_texts(cls, texts: Sequence[bytes]) -> TextPrefixes:
-        """Find the prefixes among ``texts``, by token id. Texts that are empty, or not complete UTF-8, have
-        no prefixes and are none."""
-        longest, depths = np.full(len(texts), -1, np.int32), np.zeros(len(texts), np.int32)
-        prefixes: list[int] = []
-        complete = (token for token, text in enumerate(texts) if _is_complete(text))
-        for token in sorted(complete, key=texts.__getitem__):
-            while prefixes and not texts[token].startswith(texts[prefixes[-1]]):
-                prefixes.pop()
-            if prefixes:
-                longest[token], depths[token] = prefixes[-1], len(prefixes)
-            prefixes.append(token)
-        levels = range(depths.max(initial=0) + 1)
-        return cls(longest, tuple(np.flatnonzero(depths == depth).astype(np.int32) for depth in levels))
-
-
-def _is_complete(text: bytes) -> bool:
-    try:
-        return bool(text.decode())
-    except UnicodeDecodeError:
-        return False
 
 
 class Vocabulary:
@@ -108,34 +72,35 @@ class Vocabulary:
         """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
-    @cached_property
-    def control_tokens(self) -> npt.NDArray[np.bool_]:
-        """Which tokens have no text and do not end a generation, (n_vocab,): control tokens, the unknown
-        token."""
-        textless = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
-        attributes = [llama.llama_vocab_get_attr(self.handle, token) for token in range(self.size)]
-        mask = (np.array(attributes) & textless) != 0
-        mask[[token for token in np.flatnonzero(mask) if self.is_end(int(token))]] = False
-        return mask
+    def control_tokens_in(self, text: str) -> set[int]:
+        """Return the control tokens that ``text`` names."""
+        if not self.has_text:
+            return set()
+        return {token for token in self.tokenize(text, parse_special=True).tolist() if not self.piece(token)}
 
     @cached_property
-    def text_prefixes(self) -> TextPrefixes:
-        """The prefixes among the texts of all tokens that do not end a generation."""
-        return TextPrefixes.from_texts(
-            [b"" if self.is_end(token) else self.piece(token) for token in range(self.size)]
+    def unknown_tokens(self) -> frozenset[int]:
+        """The tokens that stand for text outside the vocabulary; their pieces are not text."""
+        unknown = llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        tokens = (
+            token for token in range(self.size) if llama.llama_vocab_get_attr(self.handle, token) & unknown
         )
+        return frozenset(token for token in tokens if not self.is_end(token))
 
 
 class Detokenizer:
     """Convert a stream of token ids to text. Bytes of incomplete UTF-8 characters are held back."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, visible: Collection[int] = ()) -> None:
+        """``visible``: control tokens that are written out."""
         self._vocabulary = vocabulary
+        self._visible = visible
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:
         """Return the text that is complete with these tokens."""
-        return self._decoder.decode(b"".join(self._vocabulary.piece(token) for token in tokens))
+        piece, visible = self._vocabulary.piece, self._visible
+        return self._decoder.decode(b"".join(piece(token, special=token in visible) for token in tokens))
 
     def finish(self) -> str:
         """Return the text held back, with U+FFFD for bytes that never became a character."""

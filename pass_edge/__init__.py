@@ -7,6 +7,7 @@ verifying them in the next forward pass. The text stays what plain decoding give
 from pass_edge.decoding.saved_session import SavedSession
 from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.drafting.lookahead_file import read_lookahead, write_sidecar
+from pass_edge.native.constraint import LlamaGrammar
 from pass_edge.native.errors import (
     ContextError,
     ContextFullError,
@@ -18,7 +19,6 @@ from pass_edge.native.errors import (
     SessionError,
     SettingsError,
 )
-from pass_edge.native.grammar import LlamaGrammar
 from pass_edge.openai.llama import Llama
 from pass_edge.sampling.logprobs import Logprob
 from pass_edge.sampling.sampler import Sampling

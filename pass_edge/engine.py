@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,14 @@ class Engine:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
         logprobs: int | None = None,
+        visible: Collection[int] = (),
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
-        alternatives each token's logprob comes with, None for no logprobs. Raises ContextFullError if the
-        prompt does not fit, SettingsError.
+        alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
+        text is part of the answer. Raises ContextFullError if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -91,6 +92,7 @@ class Engine:
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
             logprobs=logprobs,
+            visible=visible,
         )
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:
@@ -104,11 +106,13 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` are for the
-        template."""
+        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
+        ``template_arguments``, further variables, are for the template."""
         self.check()
-        return self.tokenize(chat_template.render(self.model, messages, tools, tool_choice))
+        text = chat_template.render(self.model, messages, tools, tool_choice, template_arguments)
+        return self.tokenize(text)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants

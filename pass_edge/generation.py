@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -56,9 +56,11 @@ class Generation:
         limit_reason: str,
         stop: Sequence[str],
         logprobs: int | None,
+        visible: Collection[int] = (),
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
-        alternatives each token's logprob has, None for no logprobs."""
+        alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
+        part of the answer."""
         self._slots = slots
         self._vocabulary = vocabulary
         self._conversation = list(prompt)  # and the answer so far
@@ -66,7 +68,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
-        self._output = TextStream(vocabulary, stop)
+        self._output = TextStream(vocabulary, stop, visible)
         self._cancelled = False
         self.seed = sampler.seed
         self.ids: list[int] = []

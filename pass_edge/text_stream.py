@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pass_edge.native.vocabulary import Detokenizer, Vocabulary
 
@@ -13,8 +13,9 @@ class TextStream:
     Attributes: ``stopped``, whether a stop string occurred; the text before it has been returned then.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str]) -> None:
-        self._detokenizer = Detokenizer(vocabulary)
+    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], visible: Collection[int] = ()) -> None:
+        """``visible``: control tokens whose text is part of the text."""
+        self._detokenizer = Detokenizer(vocabulary, visible)
         self._stop = [string for string in stop if string]
         self._held = ""
         self.stopped = False

@@ -13,7 +13,7 @@ import click
 from pass_edge import Engine, Sampling, Settings, SettingsError
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.models import default_model
-from pass_edge.native.grammar import schema_grammar
+from pass_edge.native.constraint import schema_grammar
 from pass_edge.openai.requests import Parameters
 
 Command = Callable[..., None]

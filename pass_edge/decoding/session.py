@@ -181,7 +181,7 @@ class Session:
                 tree,
                 new,
                 self._output(result, logits, verdict),
-                sampler.unconstrained,
+                sampler,
                 [*history, *new],
                 self._rule,
                 start,

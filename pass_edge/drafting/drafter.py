@@ -108,7 +108,7 @@ class Drafter:
 
     def draft_tokens(self, result: StepResult) -> Iterator[DraftToken]:
         """Yield the tokens of the chain after the new root; each is computed when it is asked for."""
-        sampler, position = result.sampler, result.next_position
+        sampler, position = result.sampler.unconstrained, result.next_position
         tokens, history = [result.new_tokens[-1]], list(result.history)
         for logits in self._predictions(result.output, tokens):
             if result.rule == REJECTION:

@@ -6,5 +6,8 @@ answers.py     an answer while it is being generated
 formatters.py  generated text as result objects and chunks
 messages.py    OpenAI's messages in the form that chat templates take
 tools.py       tools as grammars; tool calls found in the generated text
+notations/     how families of models write tool calls
+thinking.py    the thinking before an answer
+message_parser.py  generated text as thinking, content and tool calls
 llama.py       `Llama`, the class that code written for llama-cpp-python expects
 """

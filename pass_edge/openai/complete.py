@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
+from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.grammar import JSON_GBNF, schema_grammar
+from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
+from .message_parser import MessageParser
 from .messages import plain_messages
+from .notations import notation_of
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
-from .tools import forced_call_grammar, tool_names
+from .thinking import thinking_of
+from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
@@ -71,7 +75,10 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
-    names, call_grammar = tool_names(tools), forced_call_grammar(tools, request.tool_choice)
+    template, vocabulary = engine.model.chat_template() or "", engine.model.vocabulary
+    notation = notation_of(template)
+    names = tool_names(tools)
+    call_grammar = forced_call_grammar(tools, request.tool_choice, notation, vocabulary)
     if tools and not call_grammar and not has_tools(engine.model):
         raise SettingsError(
             "this model's chat template has no tools, so it cannot choose one; "
@@ -81,16 +88,59 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     grammars = [grammar for grammar in sources if grammar]
     if len(grammars) > 1:
         raise SettingsError("grammar, response_format and a forced tool exclude each other; give one")
-    prompt = engine.render(plain_messages(request.messages), tools=tools, tool_choice=request.tool_choice)
+    prompt = engine.render(
+        plain_messages(request.messages),
+        tools=tools,
+        tool_choice=request.tool_choice,
+        template_arguments=_template_arguments(request),
+    )
+    thinking = thinking_of(template, _end_of(prompt, vocabulary))
+    marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
+    grammar = "".join(grammars)
+    is_parallel = request.parallel_tool_calls is not False
+    if names and not grammar:
+        free_marks = thinking.texts if thinking else ()
+        grammar = free_call_grammar(
+            tools, notation, vocabulary, free_marks=free_marks, is_parallel=is_parallel
+        )
+    elif grammar and thinking:
+        grammar = grammar_after_thinking(
+            grammar,
+            vocabulary,
+            thinking.opening,
+            thinking.closing,
+            answer="" if call_grammar else thinking.answer,
+            is_open=thinking.is_open,
+        )
     generations = _generations(
         engine,
         request,
         [prompt],
-        grammar="".join(grammars),
+        grammar=grammar,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        visible=vocabulary.control_tokens_in("".join(marks)),
     )
-    formatter = ChatFormatter(_model_name(request, engine), engine.model.vocabulary, names)
+    is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
+
+    def new_parser() -> MessageParser:
+        tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)
+        return MessageParser(thinking, tool_calls)
+
+    formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
+
+
+def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
+    """What the chat template is told beside the messages."""
+    arguments = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        arguments["reasoning_effort"] = request.reasoning_effort
+    return arguments
+
+
+def _end_of(prompt: Sequence[int], vocabulary: Vocabulary) -> str:
+    """The last few tokens of a prompt as text."""
+    return b"".join(vocabulary.piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
 
 
 def _generations(
@@ -100,6 +150,7 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    visible: Collection[int] = (),
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
@@ -111,6 +162,7 @@ def _generations(
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
             logprobs=logprobs,
+            visible=visible,
         )
         for prompt in prompts
         for choice in range(request.n)
@@ -170,7 +222,11 @@ def _format_grammar(response_format: Mapping[str, Any] | None) -> str:
     if response_format is None or kind == "text":
         return ""
     if kind == "json_object":
-        return schema_grammar(response_format["schema"]) if "schema" in response_format else JSON_GBNF
+        return (
+            schema_grammar(response_format["schema"])
+            if "schema" in response_format
+            else schema_grammar({"type": "object"})
+        )
     try:
         if kind == "json_schema":
             return schema_grammar(response_format["json_schema"]["schema"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +16,7 @@ from pass_edge.generation import Generation
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob
 
-from .tools import ToolCallParser
+from .message_parser import MessageParser
 
 Json = dict[str, Any]
 
@@ -87,32 +87,34 @@ class TextFormatter:
 class ChatFormatter:
     """Formats chat completions: the assistant's message, or its tool calls."""
 
-    def __init__(self, model: str, vocabulary: Vocabulary, tool_names: Sequence[str] = ()) -> None:
-        """``tool_names``: the tools that the model may call."""
+    def __init__(self, model: str, vocabulary: Vocabulary, new_parser: Callable[[], MessageParser]) -> None:
+        """``new_parser`` makes the parser of one choice's text."""
         self._header = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._vocabulary = vocabulary
-        self._tool_names = tool_names
-        self._parsers: dict[int, ToolCallParser] = {}
+        self._new_parser = new_parser
+        self._parsers: dict[int, MessageParser] = {}
 
     def first_chunks(self, index: int) -> list[Json]:
         """As ``TextFormatter.first_chunks``."""
-        self._parsers[index] = ToolCallParser(self._tool_names)
+        self._parsers[index] = self._new_parser()
         return [self._chunk(index, {"role": "assistant", "content": ""}, None)]
 
     def text_chunks(self, index: int, generation: Generation, text: str, n_sent: int) -> list[Json]:
-        """As ``TextFormatter.text_chunks``. Text that may be a tool call waits for ``last_chunks``."""
-        content, logprobs = self._parsers[index].feed(text), self._logprobs(generation, n_sent)
-        return [self._chunk(index, {"content": content}, logprobs)] if content or logprobs else []
+        """As ``TextFormatter.text_chunks``. Text that may belong to a tool call waits."""
+        return self._chunks(index, self._parsers[index].feed(text), self._logprobs(generation, n_sent))
 
     def last_chunks(self, index: int, generation: Generation, n_sent: int) -> list[Json]:
-        """As ``TextFormatter.last_chunks``, with one chunk for each complete tool call."""
-        text, calls = self._parsers.pop(index).finish()
-        chunks = [self._chunk(index, {"content": text}, None)] if text else []
-        chunks += [
-            self._chunk(index, {"tool_calls": [{"index": i, **call}]}, None) for i, call in enumerate(calls)
-        ]
-        reason = "tool_calls" if calls else _finish_reason(generation)
+        """As ``TextFormatter.last_chunks``."""
+        parser = self._parsers.pop(index)
+        chunks = self._chunks(index, parser.finish(), None)
+        reason = "tool_calls" if parser.is_complete else _finish_reason(generation)
         return [*chunks, self._chunk(index, {}, self._logprobs(generation, n_sent), reason)]
+
+    def _chunks(self, index: int, deltas: Sequence[Json], logprobs: Json | None) -> list[Json]:
+        """A chunk for each delta, the first with the logprobs; these make a chunk without deltas, too."""
+        if logprobs and not deltas:
+            deltas = [{"content": ""}]
+        return [self._chunk(index, delta, None if i else logprobs) for i, delta in enumerate(deltas)]
 
     def usage_chunk(self, usage: Json) -> Json:
         """As ``TextFormatter.usage_chunk``."""
@@ -124,17 +126,20 @@ class ChatFormatter:
         return {**self._header, "object": "chat.completion", "choices": choices, "usage": usage}
 
     def _choice(self, index: int, generation: Generation) -> Json:
-        parser = ToolCallParser(self._tool_names)
-        text = parser.feed(generation.text)
-        rest, calls = parser.finish()
-        message: Json = {"role": "assistant", "content": text + rest}
-        if calls:
-            message |= {"content": text or None, "tool_calls": calls}
+        parser = self._new_parser()
+        deltas = [*parser.feed(generation.text), *parser.finish()]
+        content = "".join(delta.get("content", "") for delta in deltas)
+        message: Json = {"role": "assistant", "content": content}
+        reasoning = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if parser.calls:
+            message |= {"content": content or None, "tool_calls": parser.calls}
         return {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(generation, 0),
-            "finish_reason": "tool_calls" if calls else _finish_reason(generation),
+            "finish_reason": "tool_calls" if parser.is_complete else _finish_reason(generation),
         }
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, reason: str | None = None) -> Json:

@@ -43,9 +43,11 @@ def _text(content: Any) -> str:
 def _plain_call(call: Any) -> dict[str, Any]:
     try:
         function = call["function"]
-        arguments = function["arguments"]
+        arguments = function.get("arguments") or {}
         if isinstance(arguments, str):
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments) or {}
+        if not isinstance(arguments, Mapping):
+            raise TypeError("arguments are no object")
         return {**call, "function": {**function, "arguments": arguments}}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(

@@ -108,6 +108,8 @@ class ChatCompletionRequest(Request):
 
     ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
     ``json_schema``. ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
+    ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
+    ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -115,6 +117,9 @@ class ChatCompletionRequest(Request):
     temperature: float = 0.2
     tools: Sequence[Mapping[str, Any]] | None = None
     tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    reasoning_effort: str | None = None
     response_format: Mapping[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

@@ -28,6 +28,7 @@ from pass_edge.settings import MAX_ROWS, REJECTION
 from .acceptance import AcceptanceRates, head_bucket, ngram_bucket
 from .cost_model import StepCosts
 from .draft_statistics import AcceptanceEstimates, DraftStatistics
+from .grammar_guide import GrammarGuide
 from .tree_selection import DraftBuilder, Throughput, TreeSelector
 
 GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
@@ -100,8 +101,12 @@ class Planner:
         self._observe(result, estimates)
         selector = self._price(result)
         builder = DraftBuilder()
-        self._draft_ngrams(builder, selector, estimates.ngrams, result.rule)
-        self._draft_heads(builder, selector, estimates, result)
+        by_rejection = result.rule == REJECTION
+        guide = GrammarGuide(result.sampler, result.history, builder, by_rejection=by_rejection)
+        self._draft_ngrams(builder, selector, estimates.ngrams, guide, by_rejection=by_rejection)
+        if not guide.forces(0):
+            self._draft_heads(builder, selector, estimates, guide, result)
+        guide.draft_forced()
         self._select(builder.build(), selector, result.new_tokens[-1])
         elapsed = result.seconds + time.perf_counter() - began
         self._throughput.record(len(result.new_tokens) + result.n_sharing - 1, elapsed)
@@ -113,7 +118,7 @@ class Planner:
         self._costs.observe(result.rows, result.depth, result.seconds, 1 / result.n_sharing)
         self._observe_heads(result.new_tokens)
         if self._use_ngrams:
-            self._observe_ngrams(result.new_tokens, estimates.ngrams)
+            self._observe_ngrams(result, estimates.ngrams)
 
     def _observe_heads(self, new_tokens: Sequence[int]) -> None:
         """Compare what heads have drafted, in the tree or not, with ``new_tokens``."""
@@ -124,11 +129,13 @@ class Planner:
                 break
         self._predictions = []
 
-    def _observe_ngrams(self, new_tokens: Sequence[int], rates: AcceptanceRates) -> None:
-        """Compare what the index would have drafted with ``new_tokens``, and add these to it."""
-        for new in new_tokens:
-            for token, match_length, agreement, _ in self._index.continuations():
-                rates.observe(ngram_bucket(match_length, agreement), token == new)
+    def _observe_ngrams(self, result: StepResult, rates: AcceptanceRates) -> None:
+        """Compare what the index would have drafted with the new tokens, and add these to it. A token that a
+        grammar forced says nothing about n-grams."""
+        for position, new in enumerate(result.new_tokens, result.depth + 1):
+            if position not in result.sampler.forced_positions:
+                for token, match_length, agreement, _ in self._index.continuations():
+                    rates.observe(ngram_bucket(match_length, agreement), token == new)
             self._index.append(new)
 
     # -- price ----------------------------------------------------------------------------------------
@@ -156,10 +163,15 @@ class Planner:
     # -- draft n-grams --------------------------------------------------------------------------------
 
     def _draft_ngrams(
-        self, builder: DraftBuilder, selector: TreeSelector, rates: AcceptanceRates, rule: str
+        self,
+        builder: DraftBuilder,
+        selector: TreeSelector,
+        rates: AcceptanceRates,
+        guide: GrammarGuide,
+        *,
+        by_rejection: bool,
     ) -> None:
         """Draft from the conversation, most likely token first, as long as one more token may pay."""
-        by_rejection = rule == REJECTION
         serial = itertools.count()
         root: _Candidate = (-1.0, next(serial), 0, None, self._index.continuations())
         candidates = [root]
@@ -171,8 +183,9 @@ class Planner:
                 proposal = Distribution(np.array([token]), np.ones(1)) if by_rejection else None
                 node = builder.add(node, token, -negated, proposal)
             for token, match_length, agreement, following in continuations:
-                child = negated * rates.rate(ngram_bucket(match_length, agreement))
-                heapq.heappush(candidates, (child, next(serial), node, token, following))
+                rate = guide.rate(node, token, rates.rate(ngram_bucket(match_length, agreement)))
+                if rate:
+                    heapq.heappush(candidates, (negated * rate, next(serial), node, token, following))
                 if by_rejection:  # a proposal distribution of one token has no second child
                     break
 
@@ -183,6 +196,7 @@ class Planner:
         builder: DraftBuilder,
         selector: TreeSelector,
         estimates: AcceptanceEstimates,
+        guide: GrammarGuide,
         result: StepResult,
     ) -> None:
         """Draft from what the pass left: from lookahead outputs if it had lookahead tokens, else from its
@@ -192,7 +206,9 @@ class Planner:
         if len(result.output.lookahead_logits):
             seconds = self._costs.at(result.depth)
             paid = seconds[result.rows - 1] - seconds[result.rows - 1 - sum(result.tree.lookahead)]
-            gain = self._draft_chain(builder, selector, estimates.lookahead, result) if allowed else 0.0
+            gain = (
+                self._draft_chain(builder, selector, estimates.lookahead, guide, result) if allowed else 0.0
+            )
             self._statistics.lookahead_trials.record(gain - paid)
         elif allowed and self.needs_hidden and selector.min_probability[0] < 1:
             trials = self._statistics.head_trials(
@@ -201,10 +217,15 @@ class Planner:
                 starts_rare=selector.min_probability[0] > _LIKELY,
             )
             if trials.is_due():
-                trials.record(self._draft_chain(builder, selector, estimates.hidden, result))
+                trials.record(self._draft_chain(builder, selector, estimates.hidden, guide, result))
 
     def _draft_chain(
-        self, builder: DraftBuilder, selector: TreeSelector, rates: AcceptanceRates, result: StepResult
+        self,
+        builder: DraftBuilder,
+        selector: TreeSelector,
+        rates: AcceptanceRates,
+        guide: GrammarGuide,
+        result: StepResult,
     ) -> float:
         """Draft a chain from lookahead outputs and heads, with alternatives at each depth. Return the gain in
         seconds: the value of the added drafts, less the time that drafting took."""
@@ -213,11 +234,13 @@ class Planner:
         node, path_probability = 0, 1.0
         for depth, draft_token in enumerate(self._drafter.draft_tokens(result)):
             token_rates = self._rates_of(depth, draft_token, rates)
-            probabilities = {token: path_probability * rate for token, rate in token_rates.items()}
+            probabilities = {
+                token: path_probability * guide.rate(node, token, rate) for token, rate in token_rates.items()
+            }
             nodes = {
                 token: builder.add(node, token, probability, draft_token.proposal)
                 for token, probability in probabilities.items()
-                if probability >= selector.min_probability[0]
+                if probability and probability >= selector.min_probability[0]
             }
             if draft_token.token not in nodes:
                 break

@@ -49,6 +49,21 @@ class DraftBuilder:
             self._proposals[parent] = proposal
         return len(self._tokens)
 
+    def path(self, node: int) -> tuple[int, ...]:
+        """Return the tokens from below the root down to ``node``."""
+        tokens: list[int] = []
+        while node:
+            tokens.append(self._tokens[node - 1])
+            node = self._parents[node - 1]
+        return tuple(reversed(tokens))
+
+    def leaves(self) -> list[tuple[int, float]]:
+        """Return the nodes without children and their path probabilities, most likely first; the root if
+        there are no nodes."""
+        leaves = {*range(len(self._tokens) + 1)} - {*self._parents}
+        probabilities = (1.0, *self._probabilities)
+        return sorted(((node, probabilities[node]) for node in leaves), key=lambda leaf: -leaf[1])
+
     def build(self) -> Draft:
         """Return the draft with all nodes added so far."""
         return Draft(tuple(self._tokens), tuple(self._parents), tuple(self._probabilities), self._proposals)

@@ -31,8 +31,9 @@ class Sampling:
 
     ``temperature``: 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 switch the filter off.
     ``repeat_last_n``: how many of the last tokens the penalties look at; -1 is all. ``logit_bias``: by token
-    id, added to the logit; -inf bans the token. ``seed``: None draws one. ``grammar``: GBNF that the text
-    must match from its first token on; empty is none.
+    id, added to the logit; -inf bans the token. ``seed``: None draws one. ``grammar``: what the
+    text must match from its first token on, in a notation of native/constraint.py (GBNF, Lark, JSON schema);
+    empty is none.
     """
 
     temperature: float = 0.8
@@ -107,12 +108,13 @@ class Sampler:
     """Chooses tokens for one generation. Its state is only its settings and its seed.
 
     Attributes: ``sampling``; ``seed``; ``unconstrained``, the sampler that drafts are drawn with: this one,
-    or one without its grammar.
+    or one without its grammar; ``forced_positions``, where a grammar left ``choose`` no choice.
     """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.unconstrained: Sampler = self
+        self.forced_positions: set[int] = set()
         self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._bias_tokens = np.array(list(sampling.logit_bias), np.int64)
         self._biases = np.array(list(sampling.logit_bias.values()), np.float32)
@@ -140,6 +142,14 @@ class Sampler:
             return int(logits.argmax())
         tokens, scores = self._filtered(logits)
         return int(tokens[(scores + gumbel(self.seed, position, TARGET, tokens)).argmax()])
+
+    def forced(self, history: Sequence[int], drafted: Sequence[int] = ()) -> list[int]:
+        """Return the tokens after ``history`` and ``drafted`` that are certain, whatever the logits."""
+        return []
+
+    def allows(self, history: Sequence[int], drafted: Sequence[int], token: int) -> bool:
+        """Return whether ``token`` can be chosen after ``history`` and ``drafted``, which must be allowed."""
+        return True
 
     def ranked(
         self,

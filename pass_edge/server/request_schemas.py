@@ -87,6 +87,10 @@ class ChatBody(Body):
     parallel_tool_calls: bool = Field(
         True, description="A forced call is always one; a free answer may have more."
     )
+    chat_template_kwargs: Object | None = Field(
+        None, description='Told to the chat template, e.g. {"enable_thinking": false}.'
+    )
+    reasoning_effort: str | None = Field(None, description="Told to the chat template.")
     metadata: Object | None = Field(None, description="Not used.")
     store: bool | None = Field(None, description="Not used: nothing is stored.")
 

@@ -82,7 +82,7 @@ def test_a_schema_and_a_grammar_are_kept_to(tmp_path: Path) -> None:
     assert json.loads(run(*ask, "--json-schema-file", str(schema)).stdout) in ("Loire", "Rhône")
     assert run(*ask, "--grammar-file", str(grammar)).stdout.strip() in (b"Rhine", b"Elbe")
     grammar.write_text("root")
-    for wrong in ((grammar, "cannot read this grammar"), (tmp_path / "none", "cannot be read")):
+    for wrong in ((grammar, "is no GBNF"), (tmp_path / "none", "cannot be read")):
         done = run(*ask, "--grammar-file", str(wrong[0]))
         assert done.returncode == 2
         assert wrong[1] in done.stderr.decode()

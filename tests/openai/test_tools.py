@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
-from pass_edge.native.chat_template import CHATML
+from pass_edge.native.chat_template import CHATML, render
+from pass_edge.native.model import Model
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.openai.complete import complete
 from pass_edge.openai.messages import plain_messages
 from pass_edge.openai.requests import ChatCompletionRequest
-from pass_edge.openai.tools import ToolCallParser
 from tests.support.chat_requests import GO, MESSAGES, STOP
 
 
@@ -39,10 +39,12 @@ def test_a_forced_call_matches_its_schema(engine: Engine, choice: Any) -> None:
             assert isinstance(arguments["fast"], bool)
         chunks = list(complete(engine, ChatCompletionRequest(**asked, stream=True)))
         assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
-        (streamed,) = [
+        first, *pieces = [
             call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())
         ]
-        assert streamed["function"] == call["function"]
+        assert first["function"] == {"name": call["function"]["name"], "arguments": ""}
+        arguments = "".join(piece["function"]["arguments"] for piece in pieces)
+        assert arguments == call["function"]["arguments"]
         assert not any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
 
 
@@ -75,36 +77,6 @@ def test_a_template_without_tools_chooses_none(tmp_path: Path) -> None:
     assert set(json.loads(call["function"]["arguments"])) == {"fast"}
 
 
-CALL = '{"name": "go", "arguments": {"fast": true}}'
-
-
-@pytest.mark.parametrize(
-    ("text", "shown", "names"),
-    [
-        (f"<tool_call>\n{CALL}\n</tool_call>", "", ["go"]),
-        (f"Well. <tool_call>{CALL}</tool_call>\n<tool_call>{CALL}", "Well. ", ["go", "go"]),
-        (CALL.replace("arguments", "parameters"), "", ["go"]),
-        (f"[{CALL}, {CALL}]", "", ["go", "go"]),
-        ("no call < at <tool all", "no call < at <tool all", []),
-        ('{"name": "fly", "arguments": {}}', '{"name": "fly", "arguments": {}}', []),
-        ("<tool_call>{broken", "<tool_call>{broken", []),
-        ("[1, 2]", "[1, 2]", []),
-        (f"see {CALL}", f"see {CALL}", []),
-        ("[" * 100_000, "[" * 100_000, []),
-    ],
-)
-@pytest.mark.parametrize("pace", [1, 7, 10**9])
-def test_calls_are_read_however_they_arrive(text: str, shown: str, names: list[str], pace: int) -> None:
-    if len(text) > 1000 and pace == 1:
-        pace = 1000
-    reader = ToolCallParser(["go"])
-    seen = "".join(reader.feed(text[i : i + pace]) for i in range(0, len(text), pace))
-    rest, calls = reader.finish()
-    assert seen + rest == shown
-    assert [call["function"]["name"] for call in calls] == names
-    assert all(json.loads(call["function"]["arguments"]) == {"fast": True} for call in calls)
-
-
 def test_messages_reach_the_template_as_it_wants_them() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": '{"fast": true}'}}
     got = plain_messages(
@@ -117,3 +89,39 @@ def test_messages_reach_the_template_as_it_wants_them() -> None:
     assert [message["content"] for message in got] == ["ab", "", "done"]
     assert got[1]["tool_calls"][0]["function"]["arguments"] == {"fast": True}
     assert got[2]["tool_call_id"] == "1"
+
+
+@pytest.mark.parametrize("arguments", ["", None, "null", "{}", {}])
+def test_a_call_without_arguments_has_an_empty_object(arguments: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": arguments}}
+    (got,) = plain_messages([{"role": "assistant", "tool_calls": [call]}])
+    assert got["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize("arguments", ["[1]", "1", "{", 3, [1]])
+def test_arguments_that_are_no_object_are_refused(arguments: Any) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": arguments}}
+    with pytest.raises(SettingsError, match="tool call"):
+        plain_messages([{"role": "assistant", "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("call.function.arguments | tojson", '{"a": "b"}'),
+        ("call.function.arguments", '{"a": "b"}'),
+        ("'' + call.function.arguments", '{"a": "b"}'),
+        ("call.function.arguments.items() | list", "[('a', 'b')]"),
+    ],
+)
+def test_a_template_gets_arguments_as_it_writes_them(tmp_path: Path, arguments: str, written: str) -> None:
+    template = (
+        "{% for message in messages %}{% for call in message.tool_calls or [] %}"
+        "{{ " + arguments + " }}{% endfor %}{% endfor %}"
+    )
+    path = write_tiny_model(
+        tmp_path / "m.gguf", n_embd=64, n_head=2, n_ff=128, words=[], chat_template=template
+    )
+    call = {"id": "1", "type": "function", "function": {"name": "go", "arguments": {"a": "b"}}}
+    with Model(path) as model:
+        assert render(model, [{"role": "assistant", "content": "", "tool_calls": [call]}]) == written

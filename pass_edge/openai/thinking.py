@@ -1,0 +1,113 @@
+"""What a model thinks before it answers: told apart from the answer by the tags of its chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .notations.call import may_become
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """``opening``, ``closing``: the tags around the thinking. ``skipped``: what may stand between it and the
+    answer, and ``answer`` what opens that. ``is_open``: the prompt ends with the opening tag, so the text
+    begins inside."""
+
+    opening: str
+    closing: str
+    skipped: tuple[str, ...] = ()
+    answer: str = ""
+    is_open: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All tags, which may be control tokens."""
+        return (self.opening, self.closing, *self.skipped)
+
+
+_KINDS = (
+    Thinking(
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        ("<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>"),
+        "<|channel|>final<|message|>",
+    ),
+    Thinking("<think>", "</think>"),
+    Thinking("[THINK]", "[/THINK]"),
+    Thinking("<seed:think>", "</seed:think>"),
+    Thinking("<thought>", "</thought>"),
+    Thinking("<reasoning>", "</reasoning>"),
+)
+
+
+def thinking_of(template: str, prompt: str = "") -> Thinking | None:
+    """Return the tags that a chat template shows, None if its model does not think. ``prompt``: the rendered
+    one, which may open the thinking itself."""
+    for kind in _KINDS:
+        if kind.closing in template and kind.opening.partition("<|message|>")[0] in template:
+            return replace(kind, is_open=prompt.rstrip().endswith(kind.opening))
+    return None
+
+
+class ThinkingParser:
+    """Separates the thinking at the beginning of a text from the answer while the text arrives."""
+
+    def __init__(self, thinking: Thinking | None) -> None:
+        self._thinking = thinking
+        self._held = ""
+        self._state = "answer" if thinking is None else "inside" if thinking.is_open else "start"
+        self._has_thought = False
+
+    def feed(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
+        """Add ``text`` and return the new text of the thinking and of the answer that is certain."""
+        self._held += text
+        thought = ""
+        if self._state == "start":
+            self._begin(is_last=is_last)
+        if self._state == "inside":
+            thought = self._think(is_last=is_last)
+        if self._state == "behind":
+            self._skip(is_last=is_last)
+        if self._state != "answer":
+            return thought, ""
+        answer, self._held = self._held, ""
+        return thought, answer
+
+    def _begin(self, *, is_last: bool) -> None:
+        assert self._thinking
+        body, opening = self._held.lstrip(), self._thinking.opening
+        if body.startswith(opening):
+            self._held, self._state = body[len(opening) :], "inside"
+        elif is_last or not may_become(body, opening):
+            # an answer without thinking may begin with the tags that otherwise follow it
+            skips = any(may_become(body, tag) or body.startswith(tag) for tag in self._thinking.skipped)
+            self._state = "behind" if skips else "answer"
+
+    def _think(self, *, is_last: bool) -> str:
+        assert self._thinking
+        closing = self._thinking.closing
+        if not self._has_thought:
+            self._held = self._held.lstrip()
+        before, found, after = self._held.partition(closing)
+        if found:
+            thought, self._held, self._state = before.rstrip(), after, "behind"
+        elif is_last:
+            thought, self._held = before.rstrip(), ""
+        else:
+            kept = next((n for n in range(len(closing) - 1, 0, -1) if before.endswith(closing[:n])), 0)
+            thought = before[: len(before) - kept].rstrip()
+            self._held = before[len(thought) :]
+        self._has_thought = self._has_thought or bool(thought)
+        return thought
+
+    def _skip(self, *, is_last: bool) -> None:
+        """Drop white space and tags before the answer."""
+        assert self._thinking
+        tag = " "
+        while tag:
+            self._held = self._held.lstrip()
+            tag = next((tag for tag in self._thinking.skipped if self._held.startswith(tag)), "")
+            self._held = self._held[len(tag) :]
+        waits = not self._held or any(may_become(self._held, tag) for tag in self._thinking.skipped)
+        if is_last or not waits:
+            self._state = "answer"

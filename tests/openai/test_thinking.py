@@ -1,0 +1,134 @@
+"""Thinking is told apart from the answer, wherever the text is cut, and constraints begin behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from pass_edge import Engine, Sampling, Settings, SettingsError
+from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
+from pass_edge.native.quantize import quantize
+from pass_edge.native.tiny_model import write_tiny_model
+from pass_edge.openai.complete import complete
+from pass_edge.openai.message_parser import MessageParser
+from pass_edge.openai.notations import notation_of
+from pass_edge.openai.requests import ChatCompletionRequest
+from pass_edge.openai.thinking import thinking_of
+from pass_edge.openai.tools import ToolCallParser
+from tests.conftest import WORDS
+
+QWEN = "{{ '<think>\\n\\n</think>' }} <tool_call>"
+HARMONY = "<|channel|>analysis<|message|> <|end|>"
+CALL = '<tool_call>\n{"name": "go", "arguments": {}}\n</tool_call>'
+
+# template, end of the prompt, text, thinking, content, calls
+TEXTS = {
+    "thinking and an answer": (QWEN, "", "<think>\nHm, < 3.\n</think>\n\nYes.", "Hm, < 3.", "Yes.", 0),
+    "opened by the prompt": (QWEN, "assistant\n<think>\n", "Hm.\n</think>\n\nYes.", "Hm.", "Yes.", 0),
+    "closed by the prompt": (QWEN, "<think>\n\n</think>\n\n", "Yes <think>.", "", "Yes <think>.", 0),
+    "no thoughts": (QWEN, "", "<think>\n\n</think>\n\nYes.", "", "Yes.", 0),
+    "no thinking": (QWEN, "", "Yes.", "", "Yes.", 0),
+    "thinking that does not end": (QWEN, "", "<think>Well, </thi", "Well, </thi", "", 0),
+    "a call behind it": (QWEN, "", f"<think>Call {CALL}?</think>\n{CALL}", f"Call {CALL}?", "", 1),
+    "another template": ("no tags", "", "<think>a</think>b", "", "<think>a</think>b", 0),
+    "Mistral": ("[THINK] [/THINK]", "", "[THINK]So.[/THINK]Yes.", "So.", "Yes.", 0),
+    "gpt-oss": (
+        HARMONY,
+        "<|start|>assistant",
+        "<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+        "So.",
+        "Yes.",
+        0,
+    ),
+    "gpt-oss without thinking": (HARMONY, "", "<|channel|>final<|message|>Yes.", "", "Yes.", 0),
+    "gpt-oss, a call": (
+        HARMONY,
+        "",
+        (
+            "<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>commentary to=functions.go "
+            "<|constrain|>json<|message|>{}<|call|>"
+        ),
+        "So.",
+        "",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS.values(), ids=TEXTS)
+def test_thinking_is_told_apart_wherever_the_text_is_cut(case: tuple[str, str, str, str, str, int]) -> None:
+    template, prompt, text, thinking, content, n_calls = case
+    for cuts in [[text], [*text], *([text[:i], text[i:]] for i in range(1, len(text)))]:
+        tools = ToolCallParser(["go"], notation_of(template))
+        parser = MessageParser(thinking_of(template, prompt), tools)
+        deltas = [delta for part in cuts for delta in parser.feed(part)] + parser.finish()
+        assert "".join(delta.get("reasoning_content", "") for delta in deltas) == thinking, cuts
+        assert "".join(delta.get("content", "") for delta in deltas) == content, cuts
+        assert len(parser.calls) == n_calls
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A random model whose template opens the thinking, unless it is told not to."""
+    template = (
+        "{% for message in messages %}{{ message.content }}\n{% endfor %}{{ reasoning_effort }}"
+        "{% if enable_thinking is not defined or enable_thinking %}<think>\n"
+        "{% else %}<think></think>{% endif %}"
+    )
+    folder = tmp_path_factory.mktemp("thinker")
+    source = write_tiny_model(
+        folder / "f32.gguf", n_embd=64, n_head=2, n_ff=128, seed=3, words=WORDS, chat_template=template
+    )
+    quantize(source, folder / "model.gguf", "Q8_0")
+    with Engine(folder / "model.gguf", settings=Settings(threads=1)) as engine:
+        yield engine
+
+
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+MESSAGES = [{"role": "user", "content": "yes"}]
+
+
+def test_a_template_that_is_told_not_to_think_gives_an_answer(thinker: Engine) -> None:
+    asked = ChatCompletionRequest(MESSAGES, max_tokens=10, seed=1)
+    message = complete(thinker, asked)["choices"][0]["message"]
+    assert message["reasoning_content"]
+    assert not message["content"]
+    asked = ChatCompletionRequest(
+        MESSAGES, max_tokens=10, seed=1, chat_template_kwargs={"enable_thinking": False}
+    )
+    message = complete(thinker, asked)["choices"][0]["message"]
+    assert message["content"]
+    assert "reasoning_content" not in message
+    with pytest.raises(SettingsError, match="messages"):
+        complete(thinker, ChatCompletionRequest(MESSAGES, chat_template_kwargs={"messages": []}))
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_grammar_begins_behind_the_thinking(thinker: Engine, is_open: bool) -> None:
+    vocabulary = thinker.model.vocabulary
+    grammar = grammar_after_thinking(
+        schema_grammar(SCHEMA), vocabulary, "<think>", "</think>", is_open=is_open
+    )
+    # the random model never closes its thinking: a bias makes it
+    for seed in range(3):
+        bias = dict.fromkeys(vocabulary.tokenize("</think>").tolist(), 30.0)
+        sampling = Sampling(seed=seed, temperature=1.0, grammar=grammar, logit_bias=bias, repeat_penalty=1.5)
+        answer = thinker.stream("x", sampling=sampling, max_tokens=200).run()
+        *_, text = answer.text.rpartition("</think>")
+        if answer.finish_reason == "stop":
+            assert set(json.loads(text)) == {"ok"}
+
+
+def test_a_forced_format_answers_without_thinking_where_the_template_closes_it(thinker: Engine) -> None:
+    asked = ChatCompletionRequest(
+        MESSAGES,
+        max_tokens=100,
+        seed=2,
+        chat_template_kwargs={"enable_thinking": False},
+        response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+        logit_bias=dict.fromkeys(thinker.tokenize("{"), 30.0),
+    )
+    message = complete(thinker, asked)["choices"][0]["message"]
+    assert set(json.loads(message["content"])) == {"ok"}
