@@ -112,7 +112,7 @@ def test_the_search_ends_where_nothing_more_pays(
     selector = TreeSelector(1.0 + np.cumsum([0.0, *steps]), Throughput(1.0, 1.0))
     rates, found, exhaustive = AcceptanceRates(prior), DraftBuilder(), DraftBuilder()
     guide = GrammarGuide(Sampler(Sampling(seed=0)), (), found, by_rejection=False)
-        planner._draft_ngrams(found, selector, rates, guide, by_rejection=False)
+    planner._draft_ngrams(found, selector, rates, guide, by_rejection=False)
     nodes = [(0, 1.0, FakeContinuations(tree))]
     for parent, parent_probability, continuations in nodes:
         for token, length, agreement, following in continuations:
