@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pass_edge import Engine, Sampling, Settings, SettingsError
+from pass_edge.native.constraint import schema_grammar
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.openai.answer_grammar import answer_grammar
@@ -150,14 +151,13 @@ def test_a_budget_ends_the_thinking_on_every_schedule(
     with Engine(thinker.model.path, settings=Settings(schedule="plain", threads=1)) as plain:
         for budget in (0, 1, 7):
             sampling = Sampling(seed=budget, temperature=temperature)
-            options = {
-                "sampling": sampling,
-                "thinking": thinking,
-                "thinking_budget": budget,
-                "max_tokens": 40,
-            }
-            answer = thinker.stream("x", **options).run()
-            assert answer.ids == plain.stream("x", **options).run().ids
+            answer, expected = (
+                engine.stream(
+                    "x", sampling=sampling, thinking=thinking, thinking_budget=budget, max_tokens=40
+                ).run()
+                for engine in (thinker, plain)
+            )
+            assert answer.ids == expected.ids
             forced = b"".join(
                 thinker.model.vocabulary.piece(token) for token in answer.ids[budget : budget + n_ending]
             )
