@@ -3,8 +3,8 @@
     python benchmarks/structured.py MODEL.gguf [--rounds 3] [--max-tokens 200]
 
 Stock is llama_cpp.Llama with the grammar that it makes of a schema. All contenders answer the same prompts
-in turn, greedily. The two grammars differ in where white space may stand, so texts and lengths differ: beside the
-rates, the table has the seconds of a whole answer, and how many answers match their schema by jsonschema.
+in turn, greedily. The two grammars differ in where white space may stand, so texts and lengths differ: beside
+the rates, the table has the seconds of a whole answer, and how many answers match their schema by jsonschema.
 """
 
 from __future__ import annotations
