@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pass_edge.calibration.calibration import Calibration, calibrate, gpu_verdict
+from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.decoding.session import Session
@@ -94,6 +95,8 @@ class EngineParts:
             parts._choose_parallel()
             parts._choose_schedule()
             parts._open_sessions(opened, note)
+            if problem := take_problem():
+                parts.notes.append(problem)
             parts.opened = opened.pop_all()
         return parts
 
