@@ -22,6 +22,7 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
+from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
@@ -83,6 +84,7 @@ class EngineParts:
         parts._place_layers(path, note)
         # reading the file's table needs much memory for a moment, so it comes before the model takes its own
         with GgufFile(path) as file:
+            check_generates(file)
             parts.base = read_base(file)
             parts._choose_lookahead(file, lookahead)
         parts.calibration = calibrate(path, parts.settings, note)

@@ -15,6 +15,7 @@ from platformdirs import user_cache_path
 
 from pass_edge.native.devices import default_threads, device_names
 from pass_edge.native.library import kernels, library_path, system_info
+from pass_edge.native.model_path import pieces_of
 from pass_edge.settings import Settings
 
 _problems: list[str] = []
@@ -54,10 +55,11 @@ def store(kind: str, key: str, value: Any) -> None:
         os.replace(temporary, file)
     except OSError as error:
         where = f" in {temporary.parent}" if temporary else ""
-        _problems[:] = [
+        problem = (
             f"measurements of this machine cannot be kept{where} ({error.strerror or error}), so they are "
             "repeated each time; the environment variable PASS_EDGE_CACHE names another folder for them"
-        ]
+        )
+        _problems[:] = [problem]
         with suppress(OSError):
             if temporary:
                 temporary.unlink()
@@ -78,9 +80,9 @@ def library_key() -> str:
 
 
 def model_key(path: Path) -> str:
-    """Return a key that changes with the model file."""
-    stat = path.stat()
-    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    """Return a key that changes with the model file, or with a piece of a split one."""
+    stats = [piece.stat() for piece in pieces_of(path) if piece.exists()]
+    return " ".join([str(path.resolve()), *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)])
 
 
 def run_key(path: Path, settings: Settings) -> str:

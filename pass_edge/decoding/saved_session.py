@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,10 @@ def identity(path: Path) -> dict[str, str]:
     """Return the identity of the model in ``path``. The hash covers the start of every tensor, so it differs
     for another quantization or training, and stays the same for another chat template."""
     digest = hashlib.sha256()
-    with GgufFile(path) as file, path.open("rb") as raw:
+    with GgufFile(path) as file, ExitStack() as opened:
+        pieces = [opened.enter_context(piece.open("rb")) for piece in file.pieces]
         for tensor in file.tensors.values():
+            raw = pieces[tensor.piece]
             raw.seek(tensor.offset)
             digest.update(f"{tensor.name} {tensor.code} {tensor.shape}\n".encode())
             digest.update(raw.read(min(tensor.size, _HASHED_BYTES)))

@@ -130,8 +130,13 @@ def step_costs(
 def _costs(stored: Any) -> StepCosts:
     """Return the costs in a measurement: [widths, seconds, slopes, rebuild seconds, threads]."""
     widths, seconds, slopes, rebuild_seconds, threads = stored
-    arrays = (np.array(values, np.float64) for values in (widths, seconds, slopes))
-    return StepCosts(*arrays, rebuild_seconds, tuple(threads) if threads else None)
+    return StepCosts(
+        np.array(widths, np.float64),
+        np.array(seconds, np.float64),
+        np.array(slopes, np.float64),
+        rebuild_seconds,
+        tuple(threads) if threads else None,
+    )
 
 
 def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:

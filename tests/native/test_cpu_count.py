@@ -22,7 +22,7 @@ def machine_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tree(root: Path, mounts: str, groups: str, **files: str) -> Path:
-    """Write a system's files below ``root``; ``files``: contents by path, with two underscores for a slash."""
+    """Write a system's files below ``root``; ``files``: contents of those of control groups, by path."""
     contents = {"proc/self/mountinfo": mounts, "proc/self/cgroup": groups}
     contents |= {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     for name, text in contents.items():
