@@ -95,10 +95,20 @@ class Engine:
             visible=visible,
         )
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, stop: Sequence[str] = (), **options: object
+    ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
         model's own chat template; ``options`` as for ``stream``."""
-        return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
+        prompt = self.render(messages)
+        return self.stream(prompt, stop=(*stop, *self.chat_stop), **options)  # type: ignore[arg-type]
+
+    @property
+    def chat_stop(self) -> tuple[str, ...]:
+        """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
+        model has no chat template of its own."""
+        template = chat_template.default_of(self.model)
+        return (template.end,) if template else ()
 
     def render(
         self,

@@ -18,7 +18,9 @@ from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
+from pass_edge.native.chat_template import default_of
 from pass_edge.native.context import Context, ContextSettings
+from pass_edge.native.default_templates import warning
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
@@ -93,6 +95,7 @@ class EngineParts:
             parts.model = opened.enter_context(
                 Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack)
             )
+            parts._warn_of_template()
             parts.context_size = parts.settings.context_size or min(parts.model.n_ctx_train, DEFAULT_CONTEXT)
             parts._choose_parallel()
             parts._choose_schedule()
@@ -129,6 +132,11 @@ class EngineParts:
         self.lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
         self.notes += self.lookahead.matches(self.base)
         self._embeddings = TokenEmbeddings(file)
+
+    def _warn_of_template(self) -> None:
+        vocabulary = self.model.vocabulary
+        if vocabulary.has_text and (template := default_of(self.model)):
+            self.notes.append(warning(vocabulary, template))
 
     def _choose_parallel(self) -> None:
         self.parallel = self.settings.parallel

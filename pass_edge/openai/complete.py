@@ -119,6 +119,7 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         grammar=grammar,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         visible=vocabulary.control_tokens_in("".join(marks)),
+        stop=engine.chat_stop,
     )
     is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
 
@@ -151,8 +152,10 @@ def _generations(
     grammar: str,
     logprobs: int | None,
     visible: Collection[int] = (),
+    stop: Sequence[str] = (),
 ) -> list[Generation]:
-    """``request.n`` generations for each prompt, one prompt after the other."""
+    """``request.n`` generations for each prompt, one prompt after the other. ``stop``: further strings to stop
+    at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
     return [
@@ -160,7 +163,8 @@ def _generations(
             prompt,
             sampling=_sampling(request, grammar, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+            stop=((request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()))
+            + tuple(stop),
             logprobs=logprobs,
             visible=visible,
         )

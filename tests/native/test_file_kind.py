@@ -59,7 +59,7 @@ FILES: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...], Kind, tuple[str,
         ("is a control vector",),
     ),
     "mmproj": ("clip", {"general.type": "mmproj"}, ("v.patch_embd.weight",), Kind.PROJECTOR, ("mmproj",)),
-    "an older mmproj": ("clip", {"clip.has_text_encoder": True}, ("mm.0.weight",), Kind.PROJECTOR, ("mmproj",)),
+    "an old mmproj": ("clip", {"clip.has_text_encoder": True}, ("mm.0.weight",), Kind.PROJECTOR, ("mmproj",)),
     "imatrix": (
         "llama",
         {"general.type": "imatrix"},
