@@ -36,8 +36,8 @@ _TEMPLATES = (
     DefaultTemplate(
         "Llama 3's format",
         ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "{% for message in messages %}{{'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + "
-        "message['content'] + '<|eot_id|>'}}{% endfor %}"
+        "{% for message in messages %}{{'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'}}"
+        "{{ message['content'] + '<|eot_id|>'}}{% endfor %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}",
         "<|eot_id|>",
     ),
@@ -53,8 +53,8 @@ _TEMPLATES = (
     DefaultTemplate(
         "Phi 3's format",
         ("<|user|>", "<|assistant|>", "<|end|>"),
-        "{% for message in messages %}{{'<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n'}}"
-        "{% endfor %}{{ '<|assistant|>\\n' }}",
+        "{% for message in messages %}{{'<|' + message['role'] + '|>\\n'}}"
+        "{{ message['content'] + '<|end|>\\n'}}{% endfor %}{{ '<|assistant|>\\n' }}",
         "<|end|>",
     ),
     DefaultTemplate(
@@ -62,15 +62,16 @@ _TEMPLATES = (
         ("[INST]", "[/INST]"),
         _SYSTEM_FIRST + "{% for message in messages %}{% if message['role'] == 'assistant' %}"
         "{{ message['content'] + eos_token }}{% else %}"
-        "{{'[INST]' + (start if loop.first else '') + message['content'] + '[/INST]'}}{% endif %}{% endfor %}",
+        "{{'[INST]' + (start if loop.first else '') + message['content'] + '[/INST]'}}"
+        "{% endif %}{% endfor %}",
         "[INST]",
     ),
 )
 
 
 def default_template(vocabulary: Vocabulary) -> DefaultTemplate:
-    """Return the template whose marks are tokens of ``vocabulary``; ChatML, as in llama.cpp, if there is none.
-    Raises ModelError if the model has no tokenizer."""
+    """Return the template whose marks are tokens of ``vocabulary``; if there is none, ChatML, as in
+    llama.cpp. Raises ModelError if the model has no tokenizer."""
     return next((each for each in _TEMPLATES if has_tokens(vocabulary, each)), _CHATML)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def check_is_gguf(path: Path) -> Path:
     if start[8:10] == b'{"':
         raise ModelError(f"{path} is not a GGUF file; it is in safetensors' format; convert it to GGUF")
     raise ModelError(f"{path} is not a GGUF file (it starts with {start[:4]!r}, not b'GGUF')")
+
+
+def readable(path: str | Path) -> str:
+    """Return ``path`` as text that can be written anywhere: bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def pieces_of(path: Path) -> tuple[Path, ...]:

@@ -16,6 +16,7 @@ import click
 from pass_edge import Engine, LibraryError, Sampling, SettingsError
 from pass_edge.commands.terminal.output import INTERRUPTED, flag_interrupts, quiet, stage_progress
 from pass_edge.native.devices import default_threads
+from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import check_output_path
 from pass_edge.native.stock_llama import StockLlama
 
@@ -214,7 +215,7 @@ def _so_far(pairs: Sequence[Pair]) -> str:
 
 def _about(auto: Engine, sampling: Sampling, tokens: int) -> dict[str, Any]:
     return {
-        "model": auto.model.path.name,
+        "model": readable(auto.model.path.name),
         "threads": auto.settings.threads or default_threads(),
         "temperature": sampling.temperature,
         "seed": sampling.seed,

@@ -20,6 +20,7 @@ from typing import Any
 
 from pass_edge.native.errors import ContextFullError, OutputError, SessionError, SettingsError
 from pass_edge.native.gguf_file import GgufFile
+from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import atomic_write
 from pass_edge.sampling.sampler import Sampling
 
@@ -97,7 +98,8 @@ def identity(path: Path) -> dict[str, str]:
             digest.update(f"{tensor.name} {tensor.code} {tensor.shape}\n".encode())
             digest.update(raw.read(min(tensor.size, _HASHED_BYTES)))
         name = file.get("general.name")
-    return {"name": name if isinstance(name, str) else path.stem, "weights_sha256": digest.hexdigest()}
+    name = name if isinstance(name, str) else readable(path.stem)
+    return {"name": name, "weights_sha256": digest.hexdigest()}
 
 
 def write_session(saved: SavedSession, path: str | Path) -> None:

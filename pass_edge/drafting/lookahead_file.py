@@ -21,6 +21,7 @@ from pass_edge.native.errors import LookaheadError, ModelError
 from pass_edge.native.file_kind import check_is_model
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, open_gguf, write_gguf
 from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import atomic_write
 from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_per_row, encode_rows
 
@@ -223,7 +224,7 @@ def read_base(model: str | Path | GgufFile) -> Base:
         name, embeddings = file.get(Keys.NAME), TokenEmbeddings(file)
     return Base(
         architecture=architecture,
-        name=name if isinstance(name, str) else file.path.stem,
+        name=name if isinstance(name, str) else readable(file.path.stem),
         n_embd=embeddings.width,
         n_vocab=size,
         tokenizer_sha256=digest.hexdigest(),

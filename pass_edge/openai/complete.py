@@ -13,6 +13,7 @@ from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.model_path import readable
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 
@@ -154,8 +155,8 @@ def _generations(
     visible: Collection[int] = (),
     stop: Sequence[str] = (),
 ) -> list[Generation]:
-    """``request.n`` generations for each prompt, one prompt after the other. ``stop``: further strings to stop
-    at."""
+    """``request.n`` generations for each prompt, one prompt after the other; ``stop``: further strings to
+    stop at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
     return [
@@ -163,8 +164,7 @@ def _generations(
             prompt,
             sampling=_sampling(request, grammar, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=((request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()))
-            + tuple(stop),
+            stop=(*([request.stop] if isinstance(request.stop, str) else request.stop or ()), *stop),
             logprobs=logprobs,
             visible=visible,
         )
@@ -206,7 +206,7 @@ def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
 
 
 def _model_name(request: Request, engine: Engine) -> str:
-    return request.model or str(engine.model.path)
+    return request.model or readable(engine.model.path)
 
 
 def _includes_usage(request: Request) -> bool:
