@@ -116,6 +116,7 @@ class Engine:
         *,
         template_arguments: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
         **options: Any,
     ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
@@ -126,7 +127,15 @@ class Engine:
         if thinking and sampling.grammar:
             grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
             sampling = replace(sampling, grammar=grammar)
-        return self.stream(prompt, sampling=sampling, thinking=thinking, **options)
+        stop = (*stop, *self.chat_stop)
+        return self.stream(prompt, sampling=sampling, stop=stop, thinking=thinking, **options)
+
+    @property
+    def chat_stop(self) -> tuple[str, ...]:
+        """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
+        model has no chat template of its own."""
+        template = chat_template.default_of(self.model)
+        return (template.end,) if template else ()
 
     def thinking_after(self, prompt: Sequence[int]) -> Thinking | None:
         """Return the tags of the thinking that the chat template lets a model begin with after ``prompt``;
