@@ -90,7 +90,7 @@ class EngineParts:
             parts.model = opened.enter_context(
                 Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack)
             )
-            parts.context_size = parts.settings.context_size or min(parts.model.n_ctx_train, DEFAULT_CONTEXT)
+            parts._choose_context()
             parts._choose_parallel()
             parts._choose_schedule()
             parts._open_sessions(opened, note)
@@ -124,6 +124,10 @@ class EngineParts:
         self.lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
         self.notes += self.lookahead.matches(self.base)
         self._embeddings = TokenEmbeddings(file)
+
+    def _choose_context(self) -> None:
+        wanted, trained = self.settings.context_size, self.model.n_ctx_train
+        self.context_size = min(trained, DEFAULT_CONTEXT) if wanted is None else wanted or trained
 
     def _choose_parallel(self) -> None:
         self.parallel = self.settings.parallel
