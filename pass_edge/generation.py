@@ -153,7 +153,7 @@ class Generation:
         """Add token ``i`` of ``step`` to the answer, and return the text that it makes certain."""
         if self.finish_reason:
             return ""
-        if any_meets(self._stopping_criteria, self.conversation, step.logits[i]):
+        if self._stopping_criteria and any_meets(self._stopping_criteria, self.conversation, step.logits[i]):
             self.finish_reason = "stop"
             return ""
         token = step.tokens[i]

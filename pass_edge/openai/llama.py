@@ -241,7 +241,7 @@ class Llama:
         except KeyError:
             return
         held = max(session.shared_with(prompt) for session in self.engine.sessions)
-        if llama_class.longest_token_prefix(state.input_ids.tolist(), prompt) > held:
+        if llama_class.longest_token_prefix(state.input_ids.tolist(), prompt[:-1]) > held:
             seed = self._seed
             self.load_state(state)
             self._seed = seed
