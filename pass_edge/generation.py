@@ -20,6 +20,7 @@ from pass_edge.sampling.sampler import Sampler
 from .async_stream import in_a_thread
 from .stats import Stats
 from .text_stream import TextStream
+from .thinking import Thinking
 
 StoppingCriterion = Callable[[npt.NDArray[np.intc], Floats], bool]
 """(the tokens so far, the logits (n_vocab,) float32 of the next one) → whether to stop before it."""
@@ -52,11 +53,11 @@ class Generation:
     continues; the text so far is then read again if another generation of that thread came between.
     ``cancel`` may be called from any thread, everything else from one at a time.
 
-    Attributes: ``seed``; ``conversation``, the prompt and the answer so far as tokens; and, complete once
-    iteration ends, ``ids`` (the generated tokens, without the one that ended it), ``text``, ``stats``,
-    ``logprobs`` (for each of ``ids``, if asked for),
-    ``finish_reason``: "stop" (end token, stop string or stopping criterion), "length", "context" (the context
-    is full), "cancelled", or None while running.
+    Attributes: ``seed``; ``thinking``, the tags of the thinking that the text may begin with;
+    ``conversation``, the prompt and the answer so far as tokens; and, complete once iteration ends, ``ids``
+    (the generated tokens, without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of
+    ``ids``, if asked for), ``finish_reason``: "stop" (end token, stop string or stopping criterion),
+    "length", "context" (the context is full), "cancelled", or None while running.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class Generation:
         stop: Sequence[str],
         logprobs: int | None,
         visible: Collection[int] = (),
+        thinking: Thinking | None = None,
         stopping_criteria: Sequence[StoppingCriterion] = (),
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
-        part of the answer; ``stopping_criteria``: as for ``Engine.stream``."""
+        part of the text; ``thinking``: what the text may begin with; ``stopping_criteria``: as for
+        ``Engine.stream``."""
         self._slots = slots
         self._vocabulary = vocabulary
         self.conversation = list(prompt)  # and the answer so far
@@ -83,8 +86,9 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
-        self._output = TextStream(vocabulary, stop, visible)
+        self._output = TextStream(vocabulary, stop, visible, thinking)
         self._stopping_criteria = stopping_criteria
+        self.thinking = thinking
         self._cancelled = False
         self.seed = sampler.seed
         self.ids: list[int] = []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from numbers import Integral
 from typing import Any
@@ -12,19 +11,18 @@ from typing import Any
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation, StoppingCriterion
 from pass_edge.native.chat_template import has_tools
-from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.vocabulary import Text, Vocabulary, as_text
+from pass_edge.native.vocabulary import Text, as_text
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.thinking import Thinking
 
+from .answer_grammar import answer_grammar, grammar_text
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
 from .message_parser import MessageParser
 from .messages import plain_messages
 from .notations import notation_of
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
-from .thinking import thinking_of
-from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
@@ -77,58 +75,34 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
-    template, vocabulary = engine.model.chat_template() or "", engine.model.vocabulary
-    notation = notation_of(template)
-    names = tool_names(tools)
-    call_grammar = forced_call_grammar(tools, request.tool_choice, notation, vocabulary)
-    if tools and not call_grammar and not has_tools(engine.model):
+    vocabulary = engine.model.vocabulary
+    if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
         raise SettingsError(
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    sources = (grammar_text(request.grammar), _format_grammar(request.response_format), call_grammar)
-    grammars = [grammar for grammar in sources if grammar]
-    if len(grammars) > 1:
-        raise SettingsError("grammar, response_format and a forced tool exclude each other; give one")
     prompt = engine.render(
         plain_messages(request.messages),
         tools=tools,
         tool_choice=request.tool_choice,
         template_arguments=_template_arguments(request),
     )
-    thinking = thinking_of(template, _end_of(prompt, vocabulary))
-    marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
-    grammar = "".join(grammars)
-    is_parallel = request.parallel_tool_calls is not False
-    if names and not grammar:
-        free_marks = thinking.texts if thinking else ()
-        grammar = free_call_grammar(
-            tools, notation, vocabulary, free_marks=free_marks, is_parallel=is_parallel
-        )
-    elif grammar and thinking:
-        grammar = grammar_after_thinking(
-            grammar,
-            vocabulary,
-            thinking.opening,
-            thinking.closing,
-            answer="" if call_grammar else thinking.answer,
-            is_open=thinking.is_open,
-        )
+    thinking = engine.thinking_after(prompt)
+    notation = notation_of(engine.model.chat_template() or "")
+    answer = answer_grammar(request, tools, notation, thinking, vocabulary)
     generations = _generations(
         engine,
         request,
         [prompt],
-        grammar=grammar,
+        grammar=answer.grammar,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        visible=vocabulary.control_tokens_in("".join(marks)),
+        visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
+        thinking=thinking,
+        thinking_budget=request.thinking_budget_tokens,
     )
-    is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
-
-    def new_parser() -> MessageParser:
-        tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)
-        return MessageParser(thinking, tool_calls)
-
-    formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
+    formatter = ChatFormatter(
+        _model_name(request, engine), vocabulary, lambda: MessageParser(thinking, answer.new_parser())
+    )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 
@@ -140,11 +114,6 @@ def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
     return arguments
 
 
-def _end_of(prompt: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The last few tokens of a prompt as text."""
-    return b"".join(vocabulary.piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
-
-
 def _generations(
     engine: Engine,
     request: Request,
@@ -154,6 +123,8 @@ def _generations(
     logprobs: int | None,
     visible: Collection[int] = (),
     stopping_criteria: Sequence[StoppingCriterion] = (),
+    thinking: Thinking | None = None,
+    thinking_budget: int | None = None,
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
@@ -168,6 +139,8 @@ def _generations(
             visible=visible,
             logits_processors=functions(request.logits_processor, "logits_processor"),
             stopping_criteria=stopping_criteria,
+            thinking=thinking,
+            thinking_budget=thinking_budget,
         )
         for prompt in prompts
         for choice in range(request.n)
@@ -223,34 +196,3 @@ def _model_name(request: Request, engine: Engine) -> str:
 
 def _includes_usage(request: Request) -> bool:
     return bool((request.stream_options or {}).get("include_usage"))
-
-
-def grammar_text(grammar: object) -> str:
-    """Return the text of a grammar, or of a LlamaGrammar; empty for None. Raises SettingsError."""
-    text = getattr(grammar, "_grammar", grammar)  # where a LlamaGrammar keeps its GBNF
-    if text is None or isinstance(text, str):
-        return text or ""
-    raise SettingsError("grammar must be GBNF text, or a LlamaGrammar")
-
-
-def _format_grammar(response_format: Mapping[str, Any] | None) -> str:
-    """The grammar of a ``response_format``; empty if it allows any text."""
-    kind = response_format.get("type") if response_format else "text"
-    if response_format is None or kind == "text":
-        return ""
-    if kind == "json_object":
-        return (
-            schema_grammar(response_format["schema"])
-            if "schema" in response_format
-            else schema_grammar({"type": "object"})
-        )
-    try:
-        if kind == "json_schema":
-            return schema_grammar(response_format["json_schema"]["schema"])
-    except (KeyError, TypeError):
-        raise SettingsError(
-            'a response_format of type json_schema must have {"json_schema": {"schema": …}}'
-        ) from None
-    raise SettingsError(
-        f"unknown response format {json.dumps(kind)}; known are text, json_object, json_schema"
-    )

@@ -30,8 +30,9 @@ from pass_edge.sampling.processed import processed
 from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import AUTO, Settings
 
+from .answer_grammar import grammar_text
 from .answers import Answer
-from .complete import functions, grammar_text, refuse_unsupported, sampling_of, start
+from .complete import functions, refuse_unsupported, sampling_of, start
 from .evaluation import Evaluation, LlamaState
 from .formatters import Json
 from .hub import download
