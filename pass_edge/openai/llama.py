@@ -372,6 +372,11 @@ class Llama:
         """``tokenizer()``."""
         return self.tokenizer()
 
+    @property
+    def model(self) -> int:
+        """llama.cpp's pointer to the model, to read its vocabulary; valid until ``close``."""
+        return self.engine.model.handle
+
     def n_ctx(self) -> int:
         """Return the context size of a conversation in tokens."""
         return self.engine.context_size

@@ -45,7 +45,7 @@ _POINTERS = "the engine alone may use llama.cpp's objects; eval, sample, generat
 _EMBEDDINGS = "drafts do not help embeddings; use llama_cpp.Llama(…, embedding=True)"
 _LORA = "merge the adapter into the model"
 REASONS = {
-    **dict.fromkeys(("ctx", "model", "model_params", "_ctx", "_model", "_batch"), _POINTERS),
+    **dict.fromkeys(("ctx", "model_params", "_ctx", "_model", "_batch"), _POINTERS),
     **dict.fromkeys(("embed", "create_embedding", "pooling_type", "embedding"), _EMBEDDINGS),
     **dict.fromkeys(("lora_base", "lora_path", "lora_scale"), _LORA),
     "tokenizer": "text is tokenized by the model's own tokenizer",

@@ -58,7 +58,7 @@ def test_every_public_name_is_there_or_says_why_not(llm: Llama, theirs: llama_cp
         _ = llm.dance
 
 
-@pytest.mark.parametrize("name", ["_ctx", "_model", "ctx", "model", "embed", "create_embedding"])
+@pytest.mark.parametrize("name", ["_ctx", "_model", "ctx", "embed", "create_embedding"])
 def test_what_cannot_be_had_names_a_way_out(llm: Llama, name: str) -> None:
     with pytest.raises(SettingsError, match=r"eval, sample, generate|llama_cpp.Llama\("):
         getattr(llm, name)

@@ -90,6 +90,12 @@ def test_the_tokenizer_object(llm: Llama) -> None:
         assert tokenizer.decode(tokenizer.encode("yes é")) == "yes é"
 
 
+def test_the_models_pointer_leads_to_its_vocabulary(llm: Llama) -> None:
+    vocabulary = llama_cpp.llama_model_get_vocab(llm.model)
+    assert llama_cpp.llama_vocab_n_tokens(vocabulary) == llm.n_vocab()
+    assert llama_cpp.llama_vocab_get_text(vocabulary, llm.token_bos()) == b"<s>"
+
+
 def test_metadata_is_llama_cpp_pythons(llm: Llama) -> None:
     theirs = llama_cpp.Llama(llm.model_path, verbose=False)
     assert llm.metadata == theirs.metadata
