@@ -12,6 +12,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from .errors import ModelError, SettingsError
 from .model import Model
+from .vocabulary import Text, as_text
 
 # llama.cpp's fallback for models without a template
 CHATML = (
@@ -72,7 +73,8 @@ def _formatter(template: str, eos: str, bos: str) -> Jinja2ChatFormatter:
 
 
 def _message(message: Mapping[str, Any], *, arguments_as_text: bool) -> dict[str, Any]:
-    rendered = {**message, "content": message.get("content") or ""}
+    content = message.get("content") or ""
+    rendered = {**message, "content": as_text(content) if isinstance(content, Text) else content}
     if arguments_as_text and message.get("tool_calls"):
         rendered["tool_calls"] = [
             {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}

@@ -127,6 +127,13 @@ def test_bytes_are_text(prompt: Any, llm: Llama) -> None:
     assert llm(prompt, **GREEDY)["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
 
 
+def test_bytes_in_messages_are_text(llm: Llama) -> None:
+    messages = [{**message, "content": message["content"].encode()} for message in MESSAGES]
+    expected = llm.create_chat_completion(MESSAGES, **GREEDY)
+    assert llm.create_chat_completion(messages, **GREEDY)["choices"] == expected["choices"]
+    assert llm.engine.render(messages) == llm.engine.render(MESSAGES)
+
+
 def test_bytes_that_are_no_utf8_are_tokens_of_bytes(llm: Llama) -> None:
     raw = b"\xff\xc3"
     assert llm.detokenize(llm.tokenize(raw, add_bos=False)) == raw
