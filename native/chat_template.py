@@ -13,6 +13,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from .default_templates import DefaultTemplate, default_template
 from .errors import ModelError, SettingsError
 from .model import Model
+from .vocabulary import Text, as_text
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
@@ -41,9 +42,9 @@ def render(
     try:
         template = model.chat_template() or default_template(vocabulary).source
         formatter = _formatter(template, _text(model, vocabulary.eos), _text(model, vocabulary.bos))
-        as_text = _wants_text_arguments(formatter)
+        is_text = _wants_text_arguments(formatter)
         prompt: str = formatter(
-            messages=[_message(message, arguments_as_text=as_text) for message in messages],
+            messages=[_message(message, arguments_as_text=is_text) for message in messages],
             tools=list(tools) if tools else None,
             tool_choice=tool_choice,
             **(arguments or {}),
@@ -71,7 +72,8 @@ def _formatter(template: str, eos: str, bos: str) -> Jinja2ChatFormatter:
 
 
 def _message(message: Mapping[str, Any], *, arguments_as_text: bool) -> dict[str, Any]:
-    rendered = {**message, "content": message.get("content") or ""}
+    content = message.get("content") or ""
+    rendered = {**message, "content": as_text(content) if isinstance(content, Text) else content}
     if arguments_as_text and message.get("tool_calls"):
         rendered["tool_calls"] = [
             {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pass_edge.native.vocabulary import Detokenizer, Vocabulary
+from pass_edge.native.errors import SettingsError
+from pass_edge.native.vocabulary import Detokenizer, Text, Vocabulary, as_text
 
 from .thinking import Thinking, ThinkingParser
 
@@ -74,3 +75,11 @@ class TextStream:
             if self._held.endswith(string[:length])
         )
         return max(lengths, default=0)
+
+
+def stop_strings(stop: Text | Sequence[Text] | None) -> list[str]:
+    """Return the strings of ``stop``, which may be one or several. Raises SettingsError."""
+    strings = (stop,) if isinstance(stop, Text) else tuple(stop or ())
+    if not all(isinstance(string, Text) for string in strings):
+        raise SettingsError(f"stop is {stop!r:.60}; it must be text, or a list of texts")
+    return [as_text(string) for string in strings]

@@ -11,7 +11,7 @@ from pass_edge.text_stream import TextStream
 class Bytes:
     """A vocabulary in which a token is a byte."""
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token])
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
+from numbers import Integral
 from typing import Any
 
 from pass_edge.engine import Engine
-from pass_edge.generation import Generation
+from pass_edge.generation import Generation, StoppingCriterion
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.model_path import readable
+from pass_edge.native.vocabulary import Text, as_text
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.text_stream import stop_strings
 from pass_edge.thinking import Thinking
 
 from .answer_grammar import answer_grammar, grammar_text
@@ -47,7 +50,7 @@ async def acomplete(
 
 def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Answer:
     """Check ``request`` and return its answer, not yet generated. Raises as ``complete`` does."""
-    _refuse_unsupported(request)
+    refuse_unsupported(request)
     if isinstance(request, ChatCompletionRequest):
         return _start_chat(engine, request)
     return _start_completion(engine, request)
@@ -55,7 +58,7 @@ def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) ->
 
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
-    only = prompts[0] if len(prompts) == 1 and isinstance(prompts[0], str) else ""
+    only = as_text(prompts[0]) if len(prompts) == 1 and isinstance(prompts[0], Text) else ""
     if request.echo and (not only or request.logprobs is not None):
         raise SettingsError("echo works for one prompt that is text, and without logprobs")
     formatter = TextFormatter(
@@ -67,6 +70,7 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
         [_token_ids(engine, prompt) for prompt in prompts],
         grammar=grammar_text(request.grammar),
         logprobs=request.logprobs,
+        stopping_criteria=functions(request.stopping_criteria, "stopping_criteria"),
     )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
@@ -122,6 +126,7 @@ def _generations(
     logprobs: int | None,
     visible: Collection[int] = (),
     stop: Sequence[str] = (),
+    stopping_criteria: Sequence[StoppingCriterion] = (),
     thinking: Thinking | None = None,
     thinking_budget: int | None = None,
 ) -> list[Generation]:
@@ -132,11 +137,13 @@ def _generations(
     return [
         engine.stream(
             prompt,
-            sampling=_sampling(request, grammar, choice),
+            sampling=sampling_of(request, grammar, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=(*([request.stop] if isinstance(request.stop, str) else request.stop or ()), *stop),
+            stop=[*stop_strings(request.stop), *stop],
             logprobs=logprobs,
             visible=visible,
+            logits_processors=functions(request.logits_processor, "logits_processor"),
+            stopping_criteria=stopping_criteria,
             thinking=thinking,
             thinking_budget=thinking_budget,
         )
@@ -145,7 +152,17 @@ def _generations(
     ]
 
 
-def _sampling(request: Request, grammar: str, choice: int) -> Sampling:
+def functions(given: Any, name: str) -> Sequence[Callable[..., Any]]:
+    """Return the functions of the parameter ``name``: one, several, or None. llama-cpp-python's lists of
+    functions, which can be called themselves, count as several. Raises SettingsError."""
+    listed = list(given) if isinstance(given, Iterable) else [given] if given is not None else []
+    if not all(map(callable, listed)):
+        raise SettingsError(f"{name} must be a function, or a list of functions")
+    return listed
+
+
+def sampling_of(request: Request, grammar: str, choice: int = 0) -> Sampling:
+    """Return how ``choice`` of ``request`` is sampled. Raises SettingsError."""
     parameters = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS} | {
         "top_k": max(0, request.top_k),  # llama.cpp also takes -1 for off
         "logit_bias": {int(token): float(bias) for token, bias in (request.logit_bias or {}).items()},
@@ -155,7 +172,8 @@ def _sampling(request: Request, grammar: str, choice: int) -> Sampling:
     return Sampling(**parameters)
 
 
-def _refuse_unsupported(request: Request) -> None:
+def refuse_unsupported(request: Request) -> None:
+    """Raise SettingsError if ``request`` has a parameter that this engine lacks."""
     for each in fields(request):
         if "unsupported" in each.metadata and getattr(request, each.name) != each.default:
             hint = "; use tools and tool_choice" if each.name.startswith("function") else ""
@@ -164,14 +182,14 @@ def _refuse_unsupported(request: Request) -> None:
 
 def _prompts(prompt: Any) -> list[Prompt]:
     """The prompts of a request: ``prompt`` may be one or several, each as text or as token ids."""
-    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-    if is_list and prompt and not all(isinstance(item, int) for item in prompt):
+    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, Text)
+    if is_list and prompt and not all(isinstance(item, Integral) for item in prompt):
         return list(prompt)
     return [prompt]
 
 
 def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
-    if not isinstance(prompt, str):
+    if not isinstance(prompt, Text):
         return prompt
     bos = engine.model.vocabulary.bos
     return engine.tokenize(prompt) or [bos] * (bos >= 0)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.vocabulary import Text, as_text
 
 
 def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -30,8 +31,8 @@ def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
+    if content is None or isinstance(content, Text):
+        return as_text(content or "")
     if not isinstance(content, Sequence):
         raise SettingsError("a message's content must be text, or a list of parts")
     types = {part.get("type") if isinstance(part, Mapping) else None for part in content}

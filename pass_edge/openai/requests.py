@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from pass_edge.native.vocabulary import Text
 from pass_edge.sampling.sampler import Sampling
 
-Prompt = str | Sequence[int]
+Prompt = Text | Sequence[int]
 RANDOM_SEED = -1
 """The seed by which users of llama.cpp ask for a random one."""
 
@@ -65,7 +66,7 @@ class Parameters:
     seed: int | None = _parameter(Sampling.seed, "The same seed gives the same text.")
     logit_bias: Mapping[int, float] | None = None
     grammar: object = None
-    stop: str | Sequence[str] | None = ()
+    stop: Text | Sequence[Text] | None = ()
     max_tokens: int | None = None
     n: int = 1
     stream: bool = False
@@ -75,14 +76,18 @@ class Parameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Parameters):
-    """Parameters of both requests that llama-cpp-python takes and the server does not."""
+    """Parameters of both requests that llama-cpp-python takes and the server does not.
+
+    ``logits_processor``, and ``stopping_criteria`` of completions: a function, or a list of them, as for
+    ``Engine.stream``.
+    """
 
     typical_p: float = _unsupported(1.0)
     tfs_z: float = _unsupported(1.0)
     mirostat_mode: int = _unsupported(0)
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
-    logits_processor: object = _unsupported(None)
+    logits_processor: object = None
 
 
 @dataclass(frozen=True)
@@ -93,13 +98,13 @@ class CompletionRequest(Request):
     ``stream_options``.
     """
 
-    prompt: Prompt | Sequence[str] | Sequence[Sequence[int]]
+    prompt: Prompt | Sequence[Text] | Sequence[Sequence[int]]
     _: KW_ONLY
     max_tokens: int | None = 16
     logprobs: int | None = None
     echo: bool = False
     suffix: str | None = _unsupported(None)
-    stopping_criteria: object = _unsupported(None)
+    stopping_criteria: object = None
 
 
 @dataclass(frozen=True)

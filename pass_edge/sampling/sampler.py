@@ -108,8 +108,11 @@ class Sampler:
     """Chooses tokens for one generation. Its state is only its settings and its seed.
 
     Attributes: ``sampling``; ``seed``; ``unconstrained``, the sampler that drafts are drawn with: this one,
-    or one without its grammar; ``forced_positions``, where a grammar left ``choose`` no choice.
+    or one without its grammar; ``forced_positions``, where a grammar left ``choose`` no choice; ``drafts``,
+    whether tokens may be drafted that it is to choose.
     """
+
+    drafts = True
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
