@@ -100,19 +100,26 @@ class Engine:
         model's own chat template; ``options`` as for ``stream``."""
         return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
 
-    def render(
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return ``messages`` as token ids, up to where the assistant speaks."""
+        return self.tokenize(self.prompt_text(messages))
+
+    def prompt_text(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
-        ``template_arguments``, further variables, are for the template."""
+        opens_turn: bool = True,
+    ) -> str:
+        """Return ``messages`` as the model's chat template writes them, up to where the assistant speaks;
+        without ``opens_turn``, up to their end. ``tools`` and ``template_arguments``, further variables, are
+        for the template."""
         self.check()
-        text = chat_template.render(self.model, messages, tools, tool_choice, template_arguments)
-        return self.tokenize(text)
+        return chat_template.render(
+            self.model, messages, tools, tool_choice, template_arguments, opens_turn=opens_turn
+        )
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants

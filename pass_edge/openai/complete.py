@@ -13,16 +13,15 @@ from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
 from .message_parser import MessageParser
-from .messages import plain_messages
+from .messages import begun_message, plain_messages
 from .notations import notation_of
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
-from .thinking import thinking_of
+from .thinking import begun_turn, thinking_of
 from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 _MAX_CHOICES = 128
@@ -84,17 +83,29 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    sources = (_grammar_text(request.grammar), _format_grammar(request.response_format), call_grammar)
+    format_grammar = _format_grammar(request.response_format)
+    sources = (_grammar_text(request.grammar), format_grammar, call_grammar)
     grammars = [grammar for grammar in sources if grammar]
     if len(grammars) > 1:
         raise SettingsError("grammar, response_format and a forced tool exclude each other; give one")
-    prompt = engine.render(
-        plain_messages(request.messages),
+    messages = plain_messages(request.messages)
+    begun = begun_message(
+        messages, continues=request.continue_final_message, opens_turn=request.add_generation_prompt
+    )
+    if begun and call_grammar:
+        raise SettingsError("a forced tool call cannot continue a message of the assistant; give one of both")
+    text = engine.prompt_text(
+        messages[:-1] if begun else messages,
         tools=tools,
         tool_choice=request.tool_choice,
         template_arguments=_template_arguments(request),
+        opens_turn=bool(begun) or request.add_generation_prompt is not False,
     )
-    thinking = thinking_of(template, _end_of(prompt, vocabulary))
+    thinking, content = thinking_of(template, text), ""
+    if begun:
+        content = begun["content"]
+        turn, thinking = begun_turn(thinking, text, str(begun.get("reasoning_content") or ""), content)
+        text += turn
     marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
     grammar = "".join(grammars)
     is_parallel = request.parallel_tool_calls is not False
@@ -115,15 +126,18 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     generations = _generations(
         engine,
         request,
-        [prompt],
+        [engine.tokenize(text)],
         grammar=grammar,
+        grammar_start=content if format_grammar else "",
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         visible=vocabulary.control_tokens_in("".join(marks)),
     )
     is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
 
     def new_parser() -> MessageParser:
-        tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)
+        tool_calls = ToolCallParser(
+            () if is_constrained else names, notation, is_parallel=is_parallel, has_text=bool(content.strip())
+        )
         return MessageParser(thinking, tool_calls)
 
     formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
@@ -138,11 +152,6 @@ def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
     return arguments
 
 
-def _end_of(prompt: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The last few tokens of a prompt as text."""
-    return b"".join(vocabulary.piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
-
-
 def _generations(
     engine: Engine,
     request: Request,
@@ -150,6 +159,7 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    grammar_start: str = "",
     visible: Collection[int] = (),
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
@@ -158,7 +168,7 @@ def _generations(
     return [
         engine.stream(
             prompt,
-            sampling=_sampling(request, grammar, choice),
+            sampling=_sampling(request, grammar, grammar_start, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
             logprobs=logprobs,
@@ -169,12 +179,13 @@ def _generations(
     ]
 
 
-def _sampling(request: Request, grammar: str, choice: int) -> Sampling:
+def _sampling(request: Request, grammar: str, grammar_start: str, choice: int) -> Sampling:
     parameters = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS} | {
         "top_k": max(0, request.top_k),  # llama.cpp also takes -1 for off
         "logit_bias": {int(token): float(bias) for token, bias in (request.logit_bias or {}).items()},
         "seed": None if request.seed in (None, RANDOM_SEED) else request.seed + choice,
         "grammar": grammar,
+        "grammar_start": grammar_start,
     }
     return Sampling(**parameters)
 

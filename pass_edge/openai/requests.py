@@ -110,6 +110,10 @@ class ChatCompletionRequest(Request):
     ``json_schema``. ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
     ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
     ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template.
+
+    If the last message is the assistant's, the answer continues it and holds only what is new;
+    ``continue_final_message`` False begins a new message instead. ``add_generation_prompt`` False does not
+    open the assistant's turn.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -121,6 +125,8 @@ class ChatCompletionRequest(Request):
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     response_format: Mapping[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     functions: object = _unsupported(None)

@@ -11,13 +11,14 @@ from .notations.call import may_become
 class Thinking:
     """``opening``, ``closing``: the tags around the thinking. ``skipped``: what may stand between it and the
     answer, and ``answer`` what opens that. ``is_open``: the prompt ends with the opening tag, so the text
-    begins inside."""
+    begins inside; ``has_begun``: the prompt holds a part of the thinking, too."""
 
     opening: str
     closing: str
     skipped: tuple[str, ...] = ()
     answer: str = ""
     is_open: bool = False
+    has_begun: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -49,6 +50,25 @@ def thinking_of(template: str, prompt: str = "") -> Thinking | None:
     return None
 
 
+def begun_turn(
+    thinking: Thinking | None, prompt: str, reasoning: str, content: str
+) -> tuple[str, Thinking | None]:
+    """Return what follows ``prompt`` if the assistant's turn has begun with ``reasoning`` and ``content``,
+    and the thinking that may still come."""
+    if thinking is None or not (reasoning or content):
+        return content, thinking
+    gap = "" if thinking.answer else "\n"
+    thought = ("" if thinking.is_open else thinking.opening + gap) + reasoning
+    if not content:
+        return thought, replace(thinking, is_open=True, has_begun=True)
+    if prompt.rstrip().endswith(thinking.closing):
+        return content, None
+    if thinking.answer:
+        thought = thought + thinking.closing + thinking.skipped[0] if reasoning else ""
+        return thought + thinking.answer + content, None
+    return f"{thought}{gap}{thinking.closing}{gap}{gap}{content}", None
+
+
 class ThinkingParser:
     """Separates the thinking at the beginning of a text from the answer while the text arrives."""
 
@@ -56,7 +76,7 @@ class ThinkingParser:
         self._thinking = thinking
         self._held = ""
         self._state = "answer" if thinking is None else "inside" if thinking.is_open else "start"
-        self._has_thought = False
+        self._has_thought = thinking is not None and thinking.has_begun
 
     def feed(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
         """Add ``text`` and return the new text of the thinking and of the answer that is certain."""

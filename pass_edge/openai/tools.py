@@ -129,17 +129,23 @@ class ToolCallParser:
     """
 
     def __init__(
-        self, names: Sequence[str], notation: Notation = HERMES, *, is_parallel: bool = True
+        self,
+        names: Sequence[str],
+        notation: Notation = HERMES,
+        *,
+        is_parallel: bool = True,
+        has_text: bool = False,
     ) -> None:
         """``names``: the tools; without any, all text is for the user. ``is_parallel``: whether several calls
-        are read; if not, what follows the first one is dropped."""
+        are read; if not, what follows the first one is dropped. ``has_text``: text for the user comes before,
+        so that JSON objects do not stand alone."""
         self._names = names
         self._readers = {**notation.readers, "{": json_calls.read, "[": json_calls.read}
         self._notation = notation
         self._tags = (*notation.preambles, *notation.readers)
         self._is_parallel = is_parallel
         self._held = ""
-        self._has_text = False  # text has been released since the last call
+        self._has_text = has_text  # text has been released since the last call
         self._opener = ""  # of the call that is being read
         self.calls: list[Json] = []
 

@@ -91,6 +91,12 @@ class ChatBody(Body):
         None, description='Told to the chat template, e.g. {"enable_thinking": false}.'
     )
     reasoning_effort: str | None = Field(None, description="Told to the chat template.")
+    continue_final_message: bool | None = Field(
+        None, description="Whether the answer continues a last message of the assistant; by default it does."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether the assistant's turn is opened; by default it is."
+    )
     metadata: Object | None = Field(None, description="Not used.")
     store: bool | None = Field(None, description="Not used: nothing is stored.")
 
