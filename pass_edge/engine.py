@@ -65,13 +65,15 @@ class Engine:
         stop: Sequence[str] = (),
         logprobs: int | None = None,
         visible: Collection[int] = (),
+        ends: Collection[int] = (),
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
         alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
-        text is part of the answer. Raises ContextFullError if the prompt does not fit, SettingsError.
+        text is part of the answer; ``ends``: tokens that end it as end tokens do. Raises ContextFullError if
+        the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -93,6 +95,7 @@ class Engine:
             stop=stop,
             logprobs=logprobs,
             visible=visible,
+            ends=ends,
         )
 
     def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:

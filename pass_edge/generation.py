@@ -57,10 +57,11 @@ class Generation:
         stop: Sequence[str],
         logprobs: int | None,
         visible: Collection[int] = (),
+        ends: Collection[int] = (),
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
-        part of the answer."""
+        part of the answer; ``ends``: tokens that end it as end tokens do."""
         self._slots = slots
         self._vocabulary = vocabulary
         self._conversation = list(prompt)  # and the answer so far
@@ -68,6 +69,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
+        self._ends = ends
         self._output = TextStream(vocabulary, stop, visible)
         self._cancelled = False
         self.seed = sampler.seed
@@ -139,7 +141,7 @@ class Generation:
             return ""
         token = step.tokens[i]
         self.stats.tokens += 1
-        if self._vocabulary.is_end(token):
+        if self._vocabulary.is_end(token) or token in self._ends:
             self.finish_reason = "stop"
             return ""
         self.ids.append(token)

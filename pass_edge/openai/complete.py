@@ -17,6 +17,7 @@ from pass_edge.sampling.sampler import Sampling
 
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
+from .infill import infill_prompt, infill_tokens
 from .message_parser import MessageParser
 from .messages import begun_message, plain_messages
 from .notations import notation_of
@@ -62,12 +63,14 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     formatter = TextFormatter(
         _model_name(request, engine), engine.model.vocabulary, prompt=only, echo=request.echo
     )
+    vocabulary, suffix = engine.model.vocabulary, request.suffix
     generations = _generations(
         engine,
         request,
-        [_token_ids(engine, prompt) for prompt in prompts],
+        [infill_prompt(vocabulary, each, suffix) if suffix else _token_ids(engine, each) for each in prompts],
         grammar=_grammar_text(request.grammar),
         logprobs=request.logprobs,
+        ends=infill_tokens(vocabulary) if suffix else (),
     )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
@@ -161,6 +164,7 @@ def _generations(
     logprobs: int | None,
     grammar_start: str = "",
     visible: Collection[int] = (),
+    ends: Collection[int] = (),
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
@@ -173,6 +177,7 @@ def _generations(
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
             logprobs=logprobs,
             visible=visible,
+            ends=ends,
         )
         for prompt in prompts
         for choice in range(request.n)

@@ -90,7 +90,8 @@ class CompletionRequest(Request):
     """The parameters of ``create_completion``.
 
     Beyond llama-cpp-python's: several prompts in ``prompt``, ``n`` choices for each, and OpenAI's
-    ``stream_options``.
+    ``stream_options``. With a ``suffix``, the answer is what stands between ``prompt`` and it; the model must
+    have tokens for this.
     """
 
     prompt: Prompt | Sequence[str] | Sequence[Sequence[int]]
@@ -98,7 +99,7 @@ class CompletionRequest(Request):
     max_tokens: int | None = 16
     logprobs: int | None = None
     echo: bool = False
-    suffix: str | None = _unsupported(None)
+    suffix: str | None = None
     stopping_criteria: object = _unsupported(None)
 
 

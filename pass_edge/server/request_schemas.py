@@ -55,6 +55,9 @@ class CompletionBody(Body):
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=16)]
     )
     max_tokens: int | None = Field(16, ge=1)
+    suffix: str | None = Field(
+        None, description="What follows the text, if the model was trained to fill in."
+    )
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
 
