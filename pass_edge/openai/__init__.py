@@ -8,6 +8,8 @@ messages.py    OpenAI's messages in the form that chat templates take
 tools.py       tools as grammars; tool calls found in the generated text
 notations/     how families of models write tool calls
 thinking.py    the thinking before an answer
+responses.py   requests of the Responses API as requests for a chat
+response_formatter.py  generated text as responses and their events
 infill.py      prompts for the text between a prefix and a suffix
 message_parser.py  generated text as thinking, content and tool calls
 llama.py       `Llama`, the class that code written for llama-cpp-python expects

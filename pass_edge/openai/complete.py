@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from pass_edge.engine import Engine
@@ -13,6 +14,7 @@ from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 
 from .answers import Answer
@@ -21,15 +23,25 @@ from .infill import infill_prompt, infill_tokens
 from .message_parser import MessageParser
 from .messages import begun_message, plain_messages
 from .notations import notation_of
-from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
+from .requests import (
+    RANDOM_SEED,
+    ChatCompletionRequest,
+    CompletionRequest,
+    Prompt,
+    Request,
+    ResponseRequest,
+)
+from .response_formatter import ResponseFormatter
+from .responses import chat_request
 from .thinking import begun_turn, thinking_of
 from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
+AnyRequest = CompletionRequest | ChatCompletionRequest | ResponseRequest
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
 
 
-def complete(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Json | Iterator[Json]:
+def complete(engine: Engine, request: AnyRequest) -> Json | Iterator[Json]:
     """Answer ``request``: return OpenAI's result object or, with ``request.stream``, an iterator over chunks.
 
     Raises SettingsError (a parameter is wrong or not supported), ContextFullError (the prompt does not fit),
@@ -39,19 +51,19 @@ def complete(engine: Engine, request: CompletionRequest | ChatCompletionRequest)
     return iter(answer) if request.stream else answer.result()
 
 
-async def acomplete(
-    engine: Engine, request: CompletionRequest | ChatCompletionRequest
-) -> Json | AsyncIterator[Json]:
+async def acomplete(engine: Engine, request: AnyRequest) -> Json | AsyncIterator[Json]:
     """Await ``complete``; the event loop stays free, and chunks are for ``async for``."""
     answer = await asyncio.to_thread(start, engine, request)
     return aiter(answer) if request.stream else await answer.aresult()
 
 
-def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Answer:
+def start(engine: Engine, request: AnyRequest) -> Answer:
     """Check ``request`` and return its answer, not yet generated. Raises as ``complete`` does."""
     _refuse_unsupported(request)
     if isinstance(request, ChatCompletionRequest):
-        return _start_chat(engine, request)
+        return _start_chat(engine, request, ChatFormatter)
+    if isinstance(request, ResponseRequest):
+        return _start_chat(engine, chat_request(request), partial(ResponseFormatter, request))
     return _start_completion(engine, request)
 
 
@@ -75,7 +87,13 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 
-def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
+def _start_chat(
+    engine: Engine,
+    request: ChatCompletionRequest,
+    new_formatter: Callable[
+        [str, Vocabulary, Callable[[], MessageParser]], ChatFormatter | ResponseFormatter
+    ],
+) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
     template, vocabulary = engine.model.chat_template() or "", engine.model.vocabulary
     notation = notation_of(template)
@@ -143,7 +161,7 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         )
         return MessageParser(thinking, tool_calls)
 
-    formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
+    formatter = new_formatter(_model_name(request, engine), vocabulary, new_parser)
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 

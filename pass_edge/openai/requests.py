@@ -132,3 +132,33 @@ class ChatCompletionRequest(Request):
     top_logprobs: int | None = None
     functions: object = _unsupported(None)
     function_call: object = _unsupported(None)
+
+
+@dataclass(frozen=True)
+class ResponseRequest(Request):
+    """The parameters of OpenAI's Responses API, and llama.cpp's of sampling.
+
+    ``input``: a text, or a list of items (messages, thinking, calls of functions and their outputs).
+    ``text``: its ``format``. ``reasoning``: its ``effort`` is told to the chat template. Nothing is kept,
+    whatever ``store`` says.
+    """
+
+    input: str | Sequence[Mapping[str, Any]]
+    _: KW_ONLY
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: Mapping[str, Any] | None = None
+    reasoning: Mapping[str, Any] | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    include: Sequence[str] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: object = None
+    prompt: object = None
+    background: bool | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None

@@ -20,8 +20,9 @@ from .access import AccessMiddleware
 from .admission import AdmissionQueue
 from .metrics import Metrics
 from .request_handler import RequestHandler
-from .request_schemas import ChatBody, CompletionBody
+from .request_schemas import ChatBody, CompletionBody, ResponseBody
 from .response_schemas import ChatCompletion, Completion, ErrorBody, Health, ModelCard, ModelList
+from .response_schemas import Response as ResponseObject
 from .settings import ServerSettings
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -62,6 +63,12 @@ def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) 
     @with_key.post("/v1/chat/completions", responses=_responses(ChatCompletion))
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
+        start_answer = partial(start, engine, body.request(model_name))
+        return await handler.respond(request, start_answer, stream=body.stream)
+
+    @with_key.post("/v1/responses", responses=_responses(ResponseObject))
+    async def responses(body: ResponseBody, request: Request) -> Response:
+        """Answer a conversation, in the words of OpenAI's newer API. Nothing is kept."""
         start_answer = partial(start, engine, body.request(model_name))
         return await handler.respond(request, start_answer, stream=body.stream)
 

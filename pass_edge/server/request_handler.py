@@ -68,14 +68,15 @@ class RequestHandler:
 
     async def _events(self, answer: Answer) -> AsyncIterator[dict[str, str]]:
         async with self._slot(answer), aclosing(aiter(answer)) as chunks:
+            chunk: dict[str, Any] = {}
             try:
                 async for chunk in chunks:
-                    yield {"data": json.dumps(chunk)}
+                    yield _event(chunk)
             except PassEdgeError as error:
-                status, code = status_and_code(error)
-                yield {"data": json.dumps(error_object(status, str(error), code=code))}
+                yield _event(_error_after(chunk, error))
                 return
-        yield {"data": "[DONE]"}
+        if "type" not in chunk:
+            yield {"data": "[DONE]"}
 
     @asynccontextmanager
     async def _slot(self, answer: Answer) -> AsyncIterator[None]:
@@ -100,6 +101,21 @@ class _EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place, suppress(SendTimeoutError):
             await super().__call__(scope, receive, send)
+
+
+def _event(chunk: dict[str, Any]) -> dict[str, str]:
+    """A chunk as an event, which has a name if the chunk has a type: those of responses have one."""
+    name = {"event": chunk["type"]} if "type" in chunk else {}
+    return {**name, "data": json.dumps(chunk)}
+
+
+def _error_after(chunk: dict[str, Any], error: PassEdgeError) -> dict[str, Any]:
+    """The chunk that tells of an error after ``chunk``."""
+    status, code = status_and_code(error)
+    described = error_object(status, str(error), code=code)
+    if "type" not in chunk:
+        return described
+    return {**described["error"], "type": "error", "sequence_number": chunk["sequence_number"] + 1}
 
 
 async def _unless_disconnected(

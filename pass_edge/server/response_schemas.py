@@ -76,6 +76,19 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class Response(BaseModel):
+    """The result of /v1/responses; a stream's events have it in their first and last."""
+
+    id: str
+    object: str
+    created_at: int
+    model: str
+    status: str
+    incomplete_details: Object | None
+    output: list[Object]
+    usage: Object
+
+
 class ModelCard(BaseModel):
     """The model. ``context_size``: most tokens of a conversation; ``schedule``: how it drafts."""
 
