@@ -17,10 +17,12 @@ from pass_edge.native import chat_template
 from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.sampling.constrained import sampler_for
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.sampling.thinking_budget import BudgetedSampler
 
 from .engine_setup import EngineParts
 from .generation import Generation
 from .settings import AUTO, Settings
+from .thinking import Thinking, thinking_of
 
 
 class Engine:
@@ -66,14 +68,18 @@ class Engine:
         logprobs: int | None = None,
         visible: Collection[int] = (),
         ends: Collection[int] = (),
+        thinking: Thinking | None = None,
+        thinking_budget: int | None = None,
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
         alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
-        text is part of the answer; ``ends``: tokens that end it as end tokens do. Raises ContextFullError if
-        the prompt does not fit, SettingsError.
+        text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
+        the thinking that the text may begin with, which are part of the text; stop strings count behind it,
+        and it is ended after ``thinking_budget`` tokens. Raises ContextFullError if the prompt does not fit,
+        SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -84,28 +90,57 @@ class Engine:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
         if logprobs is not None and logprobs < 0:
             raise SettingsError(f"logprobs is {logprobs}; it must be 0 or more")
-        room = self.context_size - len(ids)
+        if thinking_budget is not None and thinking_budget < 0:
+            raise SettingsError(f"the thinking budget is {thinking_budget}; it must be 0 or more")
+        room, vocabulary = self.context_size - len(ids), self.model.vocabulary
+        sampler = sampler_for(sampling, vocabulary, len(ids))
+        if thinking and thinking_budget is not None:
+            sampler = BudgetedSampler(
+                sampler, vocabulary, len(ids), thinking_budget, thinking.closing, thinking.ending
+            )
         return Generation(
             self._slots,
-            self.model.vocabulary,
+            vocabulary,
             ids,
-            sampler_for(sampling, self.model.vocabulary, len(ids)),
+            sampler,
             max_tokens=min(room, max_tokens or room),
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
             logprobs=logprobs,
-            visible=visible,
+            visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
             ends=ends,
+            thinking=thinking,
         )
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        template_arguments: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
-        model's own chat template; ``options`` as for ``stream``."""
-        return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
+        model's own chat template with ``template_arguments``; ``options`` as for ``stream``. The text begins
+        with the model's thinking, if it thinks (``thinking.split_thinking`` separates it)."""
+        prompt = self.render(messages, template_arguments=template_arguments)
+        return self.stream(prompt, thinking=self.thinking_after(prompt), **options)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks."""
-        return self.tokenize(self.prompt_text(messages))
+    def thinking_after(self, prompt: Sequence[int]) -> Thinking | None:
+        """Return the tags of the thinking that the chat template lets a model begin with after ``prompt``;
+        None if its model does not think."""
+        piece = self.model.vocabulary.piece
+        end = b"".join(piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
+        return thinking_of(self.model.chat_template() or "", end)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return ``messages`` as token ids, up to where the assistant speaks; ``template_arguments``, further
+        variables, are for the template."""
+        return self.tokenize(self.prompt_text(messages, template_arguments=template_arguments))
 
     def prompt_text(
         self,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -12,11 +11,12 @@ from typing import Any
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
-from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.thinking import Thinking, begun_turn, thinking_of
 
+from .answer_grammar import answer_grammar, grammar_text
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
 from .infill import infill_prompt, infill_tokens
@@ -33,8 +33,6 @@ from .requests import (
 )
 from .response_formatter import ResponseFormatter
 from .responses import chat_request
-from .thinking import begun_turn, thinking_of
-from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 AnyRequest = CompletionRequest | ChatCompletionRequest | ResponseRequest
 _MAX_CHOICES = 128
@@ -80,7 +78,7 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
         engine,
         request,
         [infill_prompt(vocabulary, each, suffix) if suffix else _token_ids(engine, each) for each in prompts],
-        grammar=_grammar_text(request.grammar),
+        grammar=grammar_text(request.grammar),
         logprobs=request.logprobs,
         ends=infill_tokens(vocabulary) if suffix else (),
     )
@@ -95,25 +93,17 @@ def _start_chat(
     ],
 ) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
-    template, vocabulary = engine.model.chat_template() or "", engine.model.vocabulary
-    notation = notation_of(template)
-    names = tool_names(tools)
-    call_grammar = forced_call_grammar(tools, request.tool_choice, notation, vocabulary)
-    if tools and not call_grammar and not has_tools(engine.model):
+    vocabulary = engine.model.vocabulary
+    if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
         raise SettingsError(
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    format_grammar = _format_grammar(request.response_format)
-    sources = (_grammar_text(request.grammar), format_grammar, call_grammar)
-    grammars = [grammar for grammar in sources if grammar]
-    if len(grammars) > 1:
-        raise SettingsError("grammar, response_format and a forced tool exclude each other; give one")
     messages = plain_messages(request.messages)
     begun = begun_message(
         messages, continues=request.continue_final_message, opens_turn=request.add_generation_prompt
     )
-    if begun and call_grammar:
+    if begun and tools and request.tool_choice not in (None, "auto"):
         raise SettingsError("a forced tool call cannot continue a message of the assistant; give one of both")
     text = engine.prompt_text(
         messages[:-1] if begun else messages,
@@ -122,46 +112,30 @@ def _start_chat(
         template_arguments=_template_arguments(request),
         opens_turn=bool(begun) or request.add_generation_prompt is not False,
     )
+    template = engine.model.chat_template() or ""
     thinking, content = thinking_of(template, text), ""
     if begun:
         content = begun["content"]
         turn, thinking = begun_turn(thinking, text, str(begun.get("reasoning_content") or ""), content)
         text += turn
-    marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
-    grammar = "".join(grammars)
-    is_parallel = request.parallel_tool_calls is not False
-    if names and not grammar:
-        free_marks = thinking.texts if thinking else ()
-        grammar = free_call_grammar(
-            tools, notation, vocabulary, free_marks=free_marks, is_parallel=is_parallel
-        )
-    elif grammar and thinking:
-        grammar = grammar_after_thinking(
-            grammar,
-            vocabulary,
-            thinking.opening,
-            thinking.closing,
-            answer="" if call_grammar else thinking.answer,
-            is_open=thinking.is_open,
-        )
+    notation = notation_of(template)
+    answer = answer_grammar(request, tools, notation, thinking, vocabulary)
     generations = _generations(
         engine,
         request,
         [engine.tokenize(text)],
-        grammar=grammar,
-        grammar_start=content if format_grammar else "",
+        grammar=answer.grammar,
+        grammar_start=content if answer.has_format and not request.grammar else "",
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        visible=vocabulary.control_tokens_in("".join(marks)),
+        visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
+        thinking=thinking,
+        thinking_budget=request.thinking_budget_tokens,
     )
-    is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
-
-    def new_parser() -> MessageParser:
-        tool_calls = ToolCallParser(
-            () if is_constrained else names, notation, is_parallel=is_parallel, has_text=bool(content.strip())
-        )
-        return MessageParser(thinking, tool_calls)
-
-    formatter = new_formatter(_model_name(request, engine), vocabulary, new_parser)
+    formatter = new_formatter(
+        _model_name(request, engine),
+        vocabulary,
+        lambda: MessageParser(thinking, answer.new_parser(is_alone=not content.strip())),
+    )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 
@@ -183,6 +157,8 @@ def _generations(
     grammar_start: str = "",
     visible: Collection[int] = (),
     ends: Collection[int] = (),
+    thinking: Thinking | None = None,
+    thinking_budget: int | None = None,
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
@@ -196,6 +172,8 @@ def _generations(
             logprobs=logprobs,
             visible=visible,
             ends=ends,
+            thinking=thinking,
+            thinking_budget=thinking_budget,
         )
         for prompt in prompts
         for choice in range(request.n)
@@ -241,33 +219,3 @@ def _model_name(request: Request, engine: Engine) -> str:
 
 def _includes_usage(request: Request) -> bool:
     return bool((request.stream_options or {}).get("include_usage"))
-
-
-def _grammar_text(grammar: object) -> str:
-    text = getattr(grammar, "_grammar", grammar)  # where a LlamaGrammar keeps its GBNF
-    if text is None or isinstance(text, str):
-        return text or ""
-    raise SettingsError("grammar must be GBNF text, or a LlamaGrammar")
-
-
-def _format_grammar(response_format: Mapping[str, Any] | None) -> str:
-    """The grammar of a ``response_format``; empty if it allows any text."""
-    kind = response_format.get("type") if response_format else "text"
-    if response_format is None or kind == "text":
-        return ""
-    if kind == "json_object":
-        return (
-            schema_grammar(response_format["schema"])
-            if "schema" in response_format
-            else schema_grammar({"type": "object"})
-        )
-    try:
-        if kind == "json_schema":
-            return schema_grammar(response_format["json_schema"]["schema"])
-    except (KeyError, TypeError):
-        raise SettingsError(
-            'a response_format of type json_schema must have {"json_schema": {"schema": …}}'
-        ) from None
-    raise SettingsError(
-        f"unknown response format {json.dumps(kind)}; known are text, json_object, json_schema"
-    )

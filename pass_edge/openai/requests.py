@@ -110,7 +110,8 @@ class ChatCompletionRequest(Request):
     ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
     ``json_schema``. ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
     ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
-    ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template.
+    ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template. After
+    ``thinking_budget_tokens`` tokens of thinking, the answer begins.
 
     If the last message is the assistant's, the answer continues it and holds only what is new;
     ``continue_final_message`` False begins a new message instead. ``add_generation_prompt`` False does not
@@ -125,6 +126,7 @@ class ChatCompletionRequest(Request):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
+    thinking_budget_tokens: int | None = None
     response_format: Mapping[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None

@@ -95,6 +95,9 @@ class ChatBody(Body):
         None, description='Told to the chat template, e.g. {"enable_thinking": false}.'
     )
     reasoning_effort: str | None = Field(None, description="Told to the chat template.")
+    thinking_budget_tokens: int | None = Field(
+        None, ge=0, description="After so many tokens of thinking, the answer begins."
+    )
     continue_final_message: bool | None = Field(
         None, description="Whether the answer continues a last message of the assistant; by default it does."
     )

@@ -13,8 +13,8 @@ from pass_edge import Engine, Sampling, Settings, SettingsError
 from pass_edge.openai.complete import complete
 from pass_edge.openai.message_parser import MessageParser
 from pass_edge.openai.requests import ChatCompletionRequest
-from pass_edge.openai.thinking import begun_turn, thinking_of
 from pass_edge.openai.tools import ToolCallParser
+from pass_edge.thinking import begun_turn, thinking_of
 from tests.support.chat_requests import GO, MESSAGES
 from tests.support.reciting_model import write_reciting_model
 
@@ -154,7 +154,7 @@ def test_thinking_ends_before_content_and_is_continued_without(case: tuple[str, 
     turn, thinking = begun_turn(thinking_of(template, prompt), prompt, reasoning, content)
     assert turn == expected
     for cuts in ([text], [*text]):
-        parser = MessageParser(thinking, ToolCallParser([]))
+        parser = MessageParser(thinking, ToolCallParser({}))
         deltas = [delta for part in cuts for delta in parser.feed(part)] + parser.finish()
         assert "".join(delta.get("reasoning_content", "") for delta in deltas) == thought
         assert "".join(delta.get("content", "") for delta in deltas) == answer

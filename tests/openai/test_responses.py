@@ -15,8 +15,8 @@ from pass_edge.openai.notations import notation_of
 from pass_edge.openai.requests import ChatCompletionRequest, ResponseRequest
 from pass_edge.openai.response_formatter import ResponseFormatter
 from pass_edge.openai.responses import chat_request
-from pass_edge.openai.thinking import thinking_of
 from pass_edge.openai.tools import ToolCallParser
+from pass_edge.thinking import thinking_of
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "1", "name": "go", "arguments": "{}"}
@@ -171,7 +171,7 @@ GO_CALL = '<tool_call>\n{"name": "go", "arguments": {"n": 1}}\n</tool_call>'
 TEXTS: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
     "text": ("Yes, no.", "stop", [("message", "completed", "Yes, no.")]),
     "nothing": ("", "stop", [("message", "completed", "")]),
-    "blank": (" \n", "stop", [("message", "completed", " \n")]),
+    "a call behind line feeds": (f"\n\n{GO_CALL}", "stop", [("function_call", "completed", '{"n": 1}')]),
     "cut off": ("Yes", "length", [("message", "incomplete", "Yes")]),
     "the context is full": ("Yes", "context", [("message", "incomplete", "Yes")]),
     "thinking": (
@@ -205,7 +205,9 @@ TEXTS: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
 
 def formatter(engine: Engine) -> ResponseFormatter:
     def new_parser() -> MessageParser:
-        return MessageParser(thinking_of(TEMPLATE), ToolCallParser(["go"], notation_of(TEMPLATE)))
+        return MessageParser(
+            thinking_of(TEMPLATE), ToolCallParser({"go": {"type": "object"}}, notation_of(TEMPLATE))
+        )
 
     return ResponseFormatter(ResponseRequest("Hi"), "m", engine.model.vocabulary, new_parser)
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from pass_edge import Engine, Sampling, Settings, SettingsError
-from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
+from pass_edge.openai.answer_grammar import answer_grammar
 from pass_edge.openai.complete import complete
 from pass_edge.openai.message_parser import MessageParser
 from pass_edge.openai.notations import notation_of
 from pass_edge.openai.requests import ChatCompletionRequest
-from pass_edge.openai.thinking import thinking_of
 from pass_edge.openai.tools import ToolCallParser
+from pass_edge.thinking import Thinking, thinking_of
 from tests.conftest import WORDS
 
 QWEN = "{{ '<think>\\n\\n</think>' }} <tool_call>"
@@ -61,7 +61,7 @@ TEXTS = {
 def test_thinking_is_told_apart_wherever_the_text_is_cut(case: tuple[str, str, str, str, str, int]) -> None:
     template, prompt, text, thinking, content, n_calls = case
     for cuts in [[text], [*text], *([text[:i], text[i:]] for i in range(1, len(text)))]:
-        tools = ToolCallParser(["go"], notation_of(template))
+        tools = ToolCallParser({"go": {}}, notation_of(template))
         parser = MessageParser(thinking_of(template, prompt), tools)
         deltas = [delta for part in cuts for delta in parser.feed(part)] + parser.finish()
         assert "".join(delta.get("reasoning_content", "") for delta in deltas) == thinking, cuts
@@ -108,9 +108,11 @@ def test_a_template_that_is_told_not_to_think_gives_an_answer(thinker: Engine) -
 @pytest.mark.parametrize("is_open", [True, False])
 def test_a_grammar_begins_behind_the_thinking(thinker: Engine, is_open: bool) -> None:
     vocabulary = thinker.model.vocabulary
-    grammar = grammar_after_thinking(
-        schema_grammar(SCHEMA), vocabulary, "<think>", "</think>", is_open=is_open
+    thinking = Thinking("<think>", "</think>", is_open=is_open)
+    asked = ChatCompletionRequest(
+        MESSAGES, response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}}
     )
+    grammar = answer_grammar(asked, [], notation_of(""), thinking, vocabulary).grammar
     # the random model never closes its thinking: a bias makes it
     for seed in range(3):
         bias = dict.fromkeys(vocabulary.tokenize("</think>").tolist(), 30.0)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from pass_edge.drafting.ngrams import MAX_MATCH_LENGTH
 from pass_edge.drafting.tree import Draft
 from pass_edge.planning.acceptance import AcceptanceRates, ngram_bucket
+from pass_edge.planning.grammar_guide import GrammarGuide
 from pass_edge.planning.planner import Planner
 from pass_edge.planning.tree_selection import DraftBuilder, Throughput, TreeSelector
+from pass_edge.sampling.sampler import Sampler, Sampling
 from tests.support.pass_costs import flat
 
 
@@ -109,7 +111,8 @@ def test_the_search_ends_where_nothing_more_pays(
     planner._index = FakeContinuations(tree)  # type: ignore[assignment]
     selector = TreeSelector(1.0 + np.cumsum([0.0, *steps]), Throughput(1.0, 1.0))
     rates, found, exhaustive = AcceptanceRates(prior), DraftBuilder(), DraftBuilder()
-    planner._draft_ngrams(found, selector, rates, "sampling")
+    guide = GrammarGuide(Sampler(Sampling(seed=0)), (), found, by_rejection=False)
+    planner._draft_ngrams(found, selector, rates, guide, by_rejection=False)
     nodes = [(0, 1.0, FakeContinuations(tree))]
     for parent, parent_probability, continuations in nodes:
         for token, length, agreement, following in continuations:

@@ -86,7 +86,7 @@ def test_a_reply_is_parsed(client: openai.OpenAI, seed: int) -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "go"}])
 def test_a_call_and_its_result_go_to_and_fro(client: openai.OpenAI, choice: Any) -> None:
-    asked = {**ASKED, "tools": [GO], "tool_choice": choice}
+    asked = {**ASKED, "tools": [GO], "tool_choice": choice, "parallel_tool_calls": False}
     response = client.responses.create(**asked)
     (call,) = response.output
     assert (call.type, call.name, response.status) == ("function_call", "go", "completed")

@@ -4,38 +4,54 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .notations.call import may_become
-
 
 @dataclass(frozen=True)
 class Thinking:
-    """``opening``, ``closing``: the tags around the thinking. ``skipped``: what may stand between it and the
-    answer, and ``answer`` what opens that. ``is_open``: the prompt ends with the opening tag, so the text
-    begins inside; ``has_begun``: the prompt holds a part of the thinking, too."""
+    """``opening``, ``closing``: the tags around the thinking. ``between``: what a model writes between it and
+    the answer, and ``answer`` what opens an answer. ``skipped``: further texts that may stand before the
+    answer. ``is_open``: the prompt ends with the opening tag, so the text begins inside; ``has_begun``: the
+    prompt holds a part of the thinking, too."""
 
     opening: str
     closing: str
-    skipped: tuple[str, ...] = ()
+    between: str = ""
     answer: str = ""
+    skipped: tuple[str, ...] = ()
     is_open: bool = False
     has_begun: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All tags, which may be control tokens."""
-        return (self.opening, self.closing, *self.skipped)
+        return (self.opening, self.closing, *self.before_answer)
+
+    @property
+    def before_answer(self) -> tuple[str, ...]:
+        """The texts that may stand before the answer."""
+        return tuple(filter(None, (self.between, self.answer, *self.skipped)))
+
+    @property
+    def ending(self) -> str:
+        """The text that ends the thinking, wherever it is, and opens the answer."""
+        if self.between or self.answer:
+            return self.closing + self.between + self.answer
+        return f"\n{self.closing}\n\n"
 
 
 _KINDS = (
     Thinking(
         "<|channel|>analysis<|message|>",
         "<|end|>",
-        ("<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>"),
+        "<|start|>assistant",
         "<|channel|>final<|message|>",
+        ("<|channel|>commentary<|message|>",),
     ),
-    Thinking("<think>", "</think>"),
+    Thinking("<|channel>thought", "<channel|>"),  # Gemma 4
+    Thinking("<|START_THINKING|>", "<|END_THINKING|>", answer="<|START_RESPONSE|>"),  # Command R7B
+    Thinking("<think>", "</think>", skipped=("<response>",)),  # which Granite 3.3 writes
     Thinking("[THINK]", "[/THINK]"),
     Thinking("<seed:think>", "</seed:think>"),
+    Thinking("<mm:think>", "</mm:think>"),
     Thinking("<thought>", "</thought>"),
     Thinking("<reasoning>", "</reasoning>"),
 )
@@ -57,16 +73,25 @@ def begun_turn(
     and the thinking that may still come."""
     if thinking is None or not (reasoning or content):
         return content, thinking
+    if content and prompt.rstrip().endswith(thinking.closing):
+        return content, None
+    if thinking.answer and not (reasoning or thinking.is_open):
+        return thinking.answer + content, None
     gap = "" if thinking.answer else "\n"
     thought = ("" if thinking.is_open else thinking.opening + gap) + reasoning
-    if not content:
-        return thought, replace(thinking, is_open=True, has_begun=True)
-    if prompt.rstrip().endswith(thinking.closing):
-        return content, None
-    if thinking.answer:
-        thought = thought + thinking.closing + thinking.skipped[0] if reasoning else ""
-        return thought + thinking.answer + content, None
-    return f"{thought}{gap}{thinking.closing}{gap}{gap}{content}", None
+    if content:
+        return thought + thinking.ending + content, None
+    return thought, replace(thinking, is_open=True, has_begun=True)
+
+
+def split_thinking(thinking: Thinking | None, text: str) -> tuple[str, str]:
+    """Return the thinking and the answer that ``text`` consists of."""
+    return ThinkingParser(thinking).feed(text, is_last=True)
+
+
+def may_become(text: str, beginning: str) -> bool:
+    """Return whether ``text`` is too short to tell whether it begins with ``beginning``."""
+    return len(text) < len(beginning) and beginning.startswith(text)
 
 
 class ThinkingParser:
@@ -77,6 +102,11 @@ class ThinkingParser:
         self._held = ""
         self._state = "answer" if thinking is None else "inside" if thinking.is_open else "start"
         self._has_thought = thinking is not None and thinking.has_begun
+
+    @property
+    def n_held(self) -> int:
+        """How much of the text is held back, because what it belongs to is not certain."""
+        return len(self._held)
 
     def feed(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
         """Add ``text`` and return the new text of the thinking and of the answer that is certain."""
@@ -100,7 +130,7 @@ class ThinkingParser:
             self._held, self._state = body[len(opening) :], "inside"
         elif is_last or not may_become(body, opening):
             # an answer without thinking may begin with the tags that otherwise follow it
-            skips = any(may_become(body, tag) or body.startswith(tag) for tag in self._thinking.skipped)
+            skips = any(may_become(body, tag) or body.startswith(tag) for tag in self._thinking.before_answer)
             self._state = "behind" if skips else "answer"
 
     def _think(self, *, is_last: bool) -> str:
@@ -126,8 +156,8 @@ class ThinkingParser:
         tag = " "
         while tag:
             self._held = self._held.lstrip()
-            tag = next((tag for tag in self._thinking.skipped if self._held.startswith(tag)), "")
+            tag = next((tag for tag in self._thinking.before_answer if self._held.startswith(tag)), "")
             self._held = self._held[len(tag) :]
-        waits = not self._held or any(may_become(self._held, tag) for tag in self._thinking.skipped)
+        waits = not self._held or any(may_become(self._held, tag) for tag in self._thinking.before_answer)
         if is_last or not waits:
             self._state = "answer"

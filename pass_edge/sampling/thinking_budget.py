@@ -1,0 +1,79 @@
+"""End a model's thinking after a number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pass_edge.native.vocabulary import Vocabulary
+
+from .sampler import Distribution, Logits, Sampler
+
+
+class BudgetedSampler(Sampler):
+    """A sampler that ends the thinking at the beginning of a text when it has ``budget`` tokens.
+
+    A choice is a pure function of (logits, position, history), as without a budget: after ``budget`` tokens
+    without the closing tag, the next tokens are those of the text that ends the thinking.
+    """
+
+    def __init__(
+        self, inner: Sampler, vocabulary: Vocabulary, start: int, budget: int, closing: str, ending: str
+    ) -> None:
+        """``inner`` chooses all other tokens. ``start``: the first tokens of every history, the prompt.
+        ``closing``: the tag; ``ending``: the text that ends the thinking."""
+        super().__init__(inner.sampling)
+        self._inner = inner
+        self._vocabulary = vocabulary
+        self._begin, self._limit = start, start + budget
+        self._closing = closing.encode()
+        self._ending = vocabulary.tokenize(ending, parse_special=True).tolist()
+        self._thought: list[int] = []
+        self._is_closed = False
+        self.seed, self.unconstrained = inner.seed, inner.unconstrained
+        self.forced_positions = inner.forced_positions
+
+    @property
+    def history_length(self) -> int:
+        return -1
+
+    @property
+    def adjusts_logits(self) -> bool:
+        return self._inner.adjusts_logits
+
+    def choose(self, logits: Logits, position: int, history: Sequence[int] = ()) -> int:
+        due = self._due(history)
+        if due:
+            self.forced_positions.add(position)
+            return due[0]
+        return self._inner.choose(logits, position, history)
+
+    def distribution(self, logits: Logits, history: Sequence[int] = ()) -> Distribution:
+        due = self._due(history)
+        if due:
+            return Distribution(np.array(due[:1]), np.ones(1))
+        return self._inner.distribution(logits, history)
+
+    def forced(self, history: Sequence[int], drafted: Sequence[int] = ()) -> list[int]:
+        return self._due(history, drafted) or self._inner.forced(history, drafted)
+
+    def allows(self, history: Sequence[int], drafted: Sequence[int], token: int) -> bool:
+        due = self._due(history, drafted)
+        return token == due[0] if due else self._inner.allows(history, drafted, token)
+
+    def _due(self, history: Sequence[int], drafted: Sequence[int] = ()) -> list[int]:
+        """The tokens that end the thinking after ``history`` and ``drafted``, as far as they are missing."""
+        written = len(history) + len(drafted) - self._limit
+        if not 0 <= written < len(self._ending):
+            return []
+        thought = [*history[self._begin : self._limit], *drafted[: max(0, self._limit - len(history))]]
+        return [] if self._closes(thought) else self._ending[written:]
+
+    def _closes(self, thought: Sequence[int]) -> bool:
+        """Whether the thinking has ended within the budget."""
+        if self._thought != [*thought]:
+            self._thought = [*thought]
+            text = b"".join(self._vocabulary.piece(token, special=True) for token in thought)
+            self._is_closed = self._closing in text
+        return self._is_closed
