@@ -1,4 +1,4 @@
-"""Render a model's own chat template with llama-cpp-python's sandboxed Jinja formatter."""
+"""Render a model's chat template with llama-cpp-python's sandboxed Jinja formatter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from typing import Any
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from .default_templates import DefaultTemplate, default_template
 from .errors import ModelError, SettingsError
 from .model import Model
-
-# llama.cpp's fallback for models without a template
-CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
@@ -47,7 +42,7 @@ def render(
         raise SettingsError(f"the chat template's {', '.join(reserved)} cannot be set")
     try:
         formatter = _formatter(
-            model.chat_template() or CHATML,
+            model.chat_template() or default_template(vocabulary).source,
             _text(model, vocabulary.eos),
             _text(model, vocabulary.bos),
             opens_turn=opens_turn,
@@ -64,6 +59,11 @@ def render(
         raise ModelError(
             f"the chat template of {model.path.name} refuses this conversation: {error}"
         ) from error
+
+
+def default_of(model: Model) -> DefaultTemplate | None:
+    """Return the template that a model without one of its own gets; None if it has one."""
+    return None if model.chat_template() else default_template(model.vocabulary)
 
 
 def has_tools(model: Model) -> bool:

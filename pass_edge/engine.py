@@ -117,13 +117,22 @@ class Engine:
         messages: Sequence[Mapping[str, str]],
         *,
         template_arguments: Mapping[str, Any] | None = None,
+        stop: Sequence[str] = (),
         **options: Any,
     ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
         model's own chat template with ``template_arguments``; ``options`` as for ``stream``. The text begins
         with the model's thinking, if it thinks (``thinking.split_thinking`` separates it)."""
         prompt = self.render(messages, template_arguments=template_arguments)
-        return self.stream(prompt, thinking=self.thinking_after(prompt), **options)
+        thinking = self.thinking_after(prompt)
+        return self.stream(prompt, thinking=thinking, stop=(*stop, *self.chat_stop), **options)
+
+    @property
+    def chat_stop(self) -> tuple[str, ...]:
+        """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
+        model has no chat template of its own."""
+        template = chat_template.default_of(self.model)
+        return (template.end,) if template else ()
 
     def thinking_after(self, prompt: Sequence[int]) -> Thinking | None:
         """Return the tags of the thinking that the chat template lets a model begin with after ``prompt``;

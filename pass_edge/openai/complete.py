@@ -12,6 +12,7 @@ from pass_edge.engine import Engine
 from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.model_path import readable
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 from pass_edge.thinking import Thinking, begun_turn, thinking_of
@@ -128,6 +129,7 @@ def _start_chat(
         grammar_start=content if answer.has_format and not request.grammar else "",
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
+        stop=engine.chat_stop,
         thinking=thinking,
         thinking_budget=request.thinking_budget_tokens,
     )
@@ -156,11 +158,13 @@ def _generations(
     logprobs: int | None,
     grammar_start: str = "",
     visible: Collection[int] = (),
+    stop: Sequence[str] = (),
     ends: Collection[int] = (),
     thinking: Thinking | None = None,
     thinking_budget: int | None = None,
 ) -> list[Generation]:
-    """``request.n`` generations for each prompt, one prompt after the other."""
+    """``request.n`` generations for each prompt, one prompt after the other; ``stop``: further strings to
+    stop at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
     return [
@@ -168,7 +172,7 @@ def _generations(
             prompt,
             sampling=_sampling(request, grammar, grammar_start, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+            stop=(*([request.stop] if isinstance(request.stop, str) else request.stop or ()), *stop),
             logprobs=logprobs,
             visible=visible,
             ends=ends,
@@ -214,7 +218,7 @@ def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
 
 
 def _model_name(request: Request, engine: Engine) -> str:
-    return request.model or str(engine.model.path)
+    return request.model or readable(engine.model.path)
 
 
 def _includes_usage(request: Request) -> bool:
