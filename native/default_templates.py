@@ -38,7 +38,8 @@ _TEMPLATES = (
         ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         "{% for message in messages %}{{'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'}}"
         "{{ message['content'] + '<|eot_id|>'}}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
+        "{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
         "<|eot_id|>",
     ),
     DefaultTemplate(
@@ -54,7 +55,8 @@ _TEMPLATES = (
         "Phi 3's format",
         ("<|user|>", "<|assistant|>", "<|end|>"),
         "{% for message in messages %}{{'<|' + message['role'] + '|>\\n'}}"
-        "{{ message['content'] + '<|end|>\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
+        "{{ message['content'] + '<|end|>\\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
         "<|end|>",
     ),
     DefaultTemplate(

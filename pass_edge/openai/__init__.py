@@ -4,6 +4,7 @@ requests.py    the parameters of a request
 complete.py    answer a request with an engine: as one object, or as chunks
 answers.py     an answer while it is being generated
 formatters.py  generated text as result objects and chunks
+embeddings.py  requests for embeddings and their results
 messages.py    OpenAI's messages in the form that chat templates take
 tools.py       tools as grammars; tool calls found in the generated text
 notations/     how families of models write tool calls

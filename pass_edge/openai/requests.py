@@ -137,6 +137,18 @@ class ChatCompletionRequest(Request):
 
 
 @dataclass(frozen=True)
+class EmbeddingRequest:
+    """A request for embeddings: ``input`` is one text or several, each as text or as token ids.
+    ``encoding_format``: "float", or "base64" (of float32). ``dimensions``: only the model's own."""
+
+    input: Prompt | Sequence[str] | Sequence[Sequence[int]]
+    _: KW_ONLY
+    encoding_format: str = "float"
+    dimensions: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
 class ResponseRequest(Request):
     """The parameters of OpenAI's Responses API, and llama.cpp's of sampling.
 

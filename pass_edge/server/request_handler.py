@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from pass_edge.native.errors import PassEdgeError
 from pass_edge.openai.answers import Answer
+from pass_edge.openai.embeddings import EmbeddingAnswer
 
 from .admission import AdmissionQueue, Place
 from .errors import BusyError, error_object, json_response, status_and_code
@@ -37,7 +38,7 @@ class RequestHandler:
         self._time_limit = time_limit
 
     async def respond(
-        self, request: Request, start_answer: Callable[[], Answer], *, stream: bool
+        self, request: Request, start_answer: Callable[[], Answer | EmbeddingAnswer], *, stream: bool
     ) -> Response:
         """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread.
 
@@ -46,7 +47,7 @@ class RequestHandler:
         place = self._enter()
         try:
             answer = await run_in_threadpool(start_answer)
-            if stream:
+            if stream and isinstance(answer, Answer):
                 return _EventStream(self._events(answer), place)
             result = await _unless_disconnected(request, self._result(answer))
         except BaseException:
@@ -62,7 +63,7 @@ class RequestHandler:
             self._metrics.count_refusal()
             raise
 
-    async def _result(self, answer: Answer) -> dict[str, Any]:
+    async def _result(self, answer: Answer | EmbeddingAnswer) -> dict[str, Any]:
         async with self._slot(answer):
             return await answer.aresult()
 
@@ -79,7 +80,7 @@ class RequestHandler:
             yield {"data": "[DONE]"}
 
     @asynccontextmanager
-    async def _slot(self, answer: Answer) -> AsyncIterator[None]:
+    async def _slot(self, answer: Answer | EmbeddingAnswer) -> AsyncIterator[None]:
         """Wait for a slot and hold it, for as long as the time limit allows."""
         async with self._queue.slot():
             timer = asyncio.get_running_loop().call_later(self._time_limit, answer.cancel)

@@ -11,7 +11,13 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest, Parameters, ResponseRequest
+from pass_edge.openai.requests import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Parameters,
+    ResponseRequest,
+)
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -116,6 +122,27 @@ class ChatBody(Body):
             messages=[message.model_dump(exclude_unset=True) for message in self.messages],
             max_tokens=self.max_completion_tokens or self.max_tokens,
         )
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class EmbeddingBody:
+    """POST /v1/embeddings."""
+
+    input: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+    )
+    model: str | None = Field(None, description="Any name: there is one model.")
+    encoding_format: str | None = Field(None, description="float, or base64 of float32.")
+    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+    user: str | None = Field(None, description="Not used.")
+
+    def request(self, model: str) -> EmbeddingRequest:
+        """Return the request to the model; ``model`` is the name in the result."""
+        encoding = self.encoding_format or "float"
+        return EmbeddingRequest(self.input, encoding_format=encoding, dimensions=self.dimensions, model=model)
 
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
