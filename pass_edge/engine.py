@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pass_edge.sampling.thinking_budget import BudgetedSampler
 from .engine_setup import EngineParts
 from .generation import Generation
 from .settings import AUTO, Settings
-from .thinking import Thinking, thinking_of
+from .thinking import Thinking, behind_thinking, closed_thinking, thinking_of
 
 
 class Engine:
@@ -78,8 +79,8 @@ class Engine:
         alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
         text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
         the thinking that the text may begin with, which are part of the text; stop strings count behind it,
-        and it is ended after ``thinking_budget`` tokens. Raises ContextFullError if the prompt does not fit,
-        SettingsError.
+        and it is ended after ``thinking_budget`` tokens (None: as the settings say). Raises ContextFullError
+        if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -94,10 +95,9 @@ class Engine:
             raise SettingsError(f"the thinking budget is {thinking_budget}; it must be 0 or more")
         room, vocabulary = self.context_size - len(ids), self.model.vocabulary
         sampler = sampler_for(sampling, vocabulary, len(ids))
-        if thinking and thinking_budget is not None:
-            sampler = BudgetedSampler(
-                sampler, vocabulary, len(ids), thinking_budget, thinking.closing, thinking.ending
-            )
+        budget = self.settings.thinking_budget if thinking_budget is None else thinking_budget
+        if thinking and budget is not None:
+            sampler = BudgetedSampler(sampler, vocabulary, len(ids), budget, thinking)
         return Generation(
             self._slots,
             vocabulary,
@@ -117,6 +117,7 @@ class Engine:
         messages: Sequence[Mapping[str, str]],
         *,
         template_arguments: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         **options: Any,
     ) -> Generation:
@@ -124,8 +125,12 @@ class Engine:
         model's own chat template with ``template_arguments``; ``options`` as for ``stream``. The text begins
         with the model's thinking, if it thinks (``thinking.split_thinking`` separates it)."""
         prompt = self.render(messages, template_arguments=template_arguments)
-        thinking = self.thinking_after(prompt)
-        return self.stream(prompt, thinking=thinking, stop=(*stop, *self.chat_stop), **options)
+        thinking, sampling = self.thinking_after(prompt), sampling or Sampling()
+        if thinking and sampling.grammar:
+            grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
+            sampling = replace(sampling, grammar=grammar)
+        stop = (*stop, *self.chat_stop)
+        return self.stream(prompt, sampling=sampling, thinking=thinking, stop=stop, **options)
 
     @property
     def chat_stop(self) -> tuple[str, ...]:
@@ -164,9 +169,16 @@ class Engine:
         without ``opens_turn``, up to their end. ``tools`` and ``template_arguments``, further variables, are
         for the template."""
         self.check()
-        return chat_template.render(
-            self.model, messages, tools, tool_choice, template_arguments, opens_turn=opens_turn
+        arguments = dict(template_arguments or {})
+        think = arguments.get("enable_thinking", self.settings.think)
+        if think is not None:  # templates have one of two names for it
+            arguments = {"enable_thinking": think, "thinking": think, **arguments}
+        text = chat_template.render(
+            self.model, messages, tools, tool_choice, arguments, opens_turn=opens_turn
         )
+        if think is False and opens_turn:
+            text += closed_thinking(self.model.chat_template() or "", text)
+        return text
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants

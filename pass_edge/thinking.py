@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+
+from pass_edge.native.lark_rules import LarkRules
+from pass_edge.native.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,29 @@ def begun_turn(
     if content:
         return thought + thinking.ending + content, None
     return thought, replace(thinking, is_open=True, has_begun=True)
+
+
+def closed_thinking(template: str, prompt: str) -> str:
+    """Return what to write behind ``prompt`` so that a model does not think: nothing if its template has a
+    variable for that, or if it does not think."""
+    thinking = thinking_of(template, prompt)
+    if thinking is None or re.search(r"enable_thinking|(?<![.\w'\"])thinking\b(?!['\"\w])", template):
+        return ""
+    return ("" if thinking.is_open else thinking.opening) + thinking.ending
+
+
+def behind_thinking(
+    grammar: str, thinking: Thinking, vocabulary: Vocabulary, before: str | None = None
+) -> str:
+    """Return ``grammar`` for a text that may begin with thinking of any form. ``before``: what stands before
+    the text that ``grammar`` describes, None for what opens an answer. Raises SettingsError."""
+    rules = LarkRules(vocabulary)
+    thought = f"{rules.until(thinking.closing)} {rules.text(thinking.between)}"
+    if not thinking.is_open:
+        thought = f"({rules.text(thinking.opening)} {thought})?"
+    before = thinking.answer if before is None else before
+    opening = rules.text(before) if before else rules.blank()
+    return rules.grammar(f"{thought} {opening} @constrained", constrained=grammar)
 
 
 def split_thinking(thinking: Thinking | None, text: str) -> tuple[str, str]:

@@ -10,9 +10,8 @@ from typing import Any
 from pass_edge.native.constraint import schema_grammar
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
-from pass_edge.thinking import Thinking
+from pass_edge.thinking import Thinking, behind_thinking
 
-from .lark_rules import LarkRules
 from .notations import Notation, Schemas
 from .requests import ChatCompletionRequest
 from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, schemas_of
@@ -72,7 +71,7 @@ def answer_grammar(
         grammar = forced or answer
     if thinking and (forced or answer):
         before_answer = "" if tools else thinking.answer
-        grammar = _behind_thinking(grammar, thinking, before_answer, vocabulary)
+        grammar = behind_thinking(grammar, thinking, vocabulary, before=before_answer)
     schemas = schemas_of(tools)
     return AnswerGrammar(grammar, schemas, notation, bool(answer), is_parallel)
 
@@ -82,17 +81,6 @@ def _with_opener(notation: Notation) -> Notation:
     if notation.opener:
         return notation
     return replace(notation, around=(next(iter(notation.readers)), ""))
-
-
-def _behind_thinking(grammar: str, thinking: Thinking, before: str, vocabulary: Vocabulary) -> str:
-    """Return ``grammar`` for a text that may begin with thinking of any form. ``before``: what stands before
-    the text that ``grammar`` describes."""
-    rules = LarkRules(vocabulary)
-    thought = f"{rules.until(thinking.closing)} {rules.text(thinking.between)}"
-    if not thinking.is_open:
-        thought = f"({rules.text(thinking.opening)} {thought})?"
-    opening = rules.text(before) if before else rules.blank()
-    return rules.grammar(f"{thought} {opening} @constrained", constrained=grammar)
 
 
 def grammar_text(grammar: object) -> str:

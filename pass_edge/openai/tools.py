@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.lark_rules import LarkRules
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.thinking import may_become
 
-from .lark_rules import LarkRules
 from .notations import HERMES, Call, IncompleteError, Notation, Schemas, json_calls
 from .notations.call import Schema
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pass_edge.native.vocabulary import Vocabulary
+from pass_edge.thinking import Thinking
 
 from .sampler import Distribution, Logits, Sampler
 
@@ -19,18 +20,17 @@ class BudgetedSampler(Sampler):
     """
 
     def __init__(
-        self, inner: Sampler, vocabulary: Vocabulary, start: int, budget: int, closing: str, ending: str
+        self, inner: Sampler, vocabulary: Vocabulary, start: int, budget: int, thinking: Thinking
     ) -> None:
-        """``inner`` chooses all other tokens. ``start``: the first tokens of every history, the prompt.
-        ``closing``: the tag; ``ending``: the text that ends the thinking."""
+        """``inner`` chooses all other tokens. ``start``: the first tokens of every history, the prompt."""
         super().__init__(inner.sampling)
         self._inner = inner
         self._vocabulary = vocabulary
         self._begin, self._limit = start, start + budget
-        self._closing = closing.encode()
-        self._ending = vocabulary.tokenize(ending, parse_special=True).tolist()
-        self._thought: list[int] = []
-        self._is_closed = False
+        self._thinking = thinking
+        self._ending = vocabulary.tokenize(thinking.ending, parse_special=True).tolist()
+        self._beginning: list[int] = []
+        self._is_thinking = thinking.is_open
         self.seed, self.unconstrained = inner.seed, inner.unconstrained
         self.forced_positions = inner.forced_positions
 
@@ -67,13 +67,15 @@ class BudgetedSampler(Sampler):
         written = len(history) + len(drafted) - self._limit
         if not 0 <= written < len(self._ending):
             return []
-        thought = [*history[self._begin : self._limit], *drafted[: max(0, self._limit - len(history))]]
-        return [] if self._closes(thought) else self._ending[written:]
+        beginning = [*history[self._begin : self._limit], *drafted[: max(0, self._limit - len(history))]]
+        return self._ending[written:] if self._still_thinks(beginning) else []
 
-    def _closes(self, thought: Sequence[int]) -> bool:
-        """Whether the thinking has ended within the budget."""
-        if self._thought != [*thought]:
-            self._thought = [*thought]
-            text = b"".join(self._vocabulary.piece(token, special=True) for token in thought)
-            self._is_closed = self._closing in text
-        return self._is_closed
+    def _still_thinks(self, beginning: list[int]) -> bool:
+        """Whether a text thinks at the end of its ``beginning``, which has as many tokens as the budget."""
+        if self._beginning != beginning:
+            self._beginning = beginning
+            raw = b"".join(self._vocabulary.piece(token, special=True) for token in beginning)
+            text, thinking = raw.decode(errors="replace"), self._thinking
+            opens = thinking.is_open or text.lstrip().startswith(thinking.opening)
+            self._is_thinking = opens and thinking.closing not in text
+        return self._is_thinking

@@ -71,7 +71,9 @@ def test_piped_text_comes_before_the_prompt(
 
 
 def test_lines_of_a_piped_chat_may_end_as_in_windows(reciter: Path, asked: list[str]) -> None:
-    assert run("chat", "-m", reciter, "-n", "2", stdin=b"\xef\xbb\xbfHi\r\nGo\r\n/quit\r\nno\r\n").exit_code == 0
+    assert (
+        run("chat", "-m", reciter, "-n", "2", stdin=b"\xef\xbb\xbfHi\r\nGo\r\n/quit\r\nno\r\n").exit_code == 0
+    )
     assert asked == ["Hi", "Go"]
 
 
@@ -141,7 +143,9 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize("arguments", ["generate Hi -m $MODEL", "generate Hi --json -m $MODEL", "--help"])
 def test_a_full_disk_is_one_sentence(arguments: str, reciter: Path) -> None:
     done = shell(f"$PASS {arguments} >/dev/full", MODEL=str(reciter))
-    errors = [line for line in done.stderr.decode().splitlines() if "tokens/s" not in line and "…" not in line]
+    errors = [
+        line for line in done.stderr.decode().splitlines() if "tokens/s" not in line and "…" not in line
+    ]
     assert done.returncode == 2
     assert errors[-1] == "Error: the output cannot be written or read: No space left on device"
     assert "Traceback" not in done.stderr.decode()

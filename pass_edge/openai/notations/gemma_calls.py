@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pass_edge.openai.lark_rules import LarkRules
+from pass_edge.native.lark_rules import LarkRules
 
 from .arguments_schema import resolved
 from .call import Call, IncompleteError, Reader, Schema, Schemas

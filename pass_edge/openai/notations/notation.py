@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pass_edge.openai.lark_rules import LarkRules
+from pass_edge.native.lark_rules import LarkRules
 
 from . import gemma_calls, json_calls, named_calls, python_calls, xml_calls
 from .call import Reader, Schema, after

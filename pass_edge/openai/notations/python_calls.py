@@ -6,7 +6,7 @@ import ast
 import json
 import re
 
-from pass_edge.openai.lark_rules import LarkRules
+from pass_edge.native.lark_rules import LarkRules
 
 from . import json_calls
 from .arguments_schema import parameters, required

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pass_edge.openai.lark_rules import LarkRules
+from pass_edge.native.lark_rules import LarkRules
 
 from . import json_calls
 from .arguments_schema import is_text, may_be_text, parameters, required, texts_of
@@ -22,7 +22,8 @@ _SPACE = r"(?:｜DSML｜|[\w-]+:)?"  # of names
 class Dialect:
     """``function``: a pattern of how a call begins, whose group is the name; ``beginning`` one of what may
     still become that; ``parameter``: one of a whole parameter, whose groups are name and value; ``end``: one
-    of the end. ``before``, ``after``: what a model writes around a value; %NAME is its parameter, and %STRING whether it is text."""
+    of the end. ``before``, ``after``: what a model writes around a value; %NAME is its parameter,
+    and %STRING whether it is text."""
 
     function: str
     beginning: str

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pass_edge.native.constraint import lark_grammar, lark_pattern, lark_text
-from pass_edge.native.vocabulary import Vocabulary
+from .constraint import lark_grammar, lark_pattern, lark_text
+from .vocabulary import Vocabulary
 
 _BLANK = r"[ \n]{0,3}"
 
