@@ -112,7 +112,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str)
         assert our.name == their.name
         assert our.default == their.default or (not our.default and not their.default)
     chat = ["parallel_tool_calls", "chat_template_kwargs", "reasoning_effort"]
-    chat += ["continue_final_message", "add_generation_prompt"]
+    chat += ["thinking_budget_tokens", "continue_final_message", "add_generation_prompt"]
     further = [*(chat if "chat" in method else ()), "n", "stream_options"]
     assert sorted(parameter.name for parameter in ours[len(theirs) :]) == sorted(further)
 

@@ -203,11 +203,10 @@ TEXTS: dict[str, tuple[str, str, list[tuple[str, str, str]]]] = {
 }
 
 
-def formatter(engine: Engine) -> ResponseFormatter:
+def formatter(engine: Engine, template: str = TEMPLATE) -> ResponseFormatter:
     def new_parser() -> MessageParser:
-        return MessageParser(
-            thinking_of(TEMPLATE), ToolCallParser({"go": {"type": "object"}}, notation_of(TEMPLATE))
-        )
+        tools = ToolCallParser({"go": {"type": "object"}}, notation_of(template))
+        return MessageParser(thinking_of(template), tools)
 
     return ResponseFormatter(ResponseRequest("Hi"), "m", engine.model.vocabulary, new_parser)
 
@@ -266,6 +265,13 @@ def test_events_add_up_to_the_response_wherever_the_text_is_cut(engine: Engine, 
             deltas = [event["delta"] for event in growth if event["type"].endswith(".delta")]
             (done,) = (event for event in growth if event["type"].endswith(("text.done", "arguments.done")))
             assert "".join(deltas) == done.get("text", done.get("arguments")) == expected[index][2]
+
+
+def test_white_space_before_a_call_is_no_message(engine: Engine) -> None:
+    generation: Any = SimpleNamespace(text=f" \n{GO_CALL} Done.", finish_reason="stop")
+    response = formatter(engine, "<tool_call>").result([generation], USAGE)
+    assert [kind for kind, _, _ in items_of(response)] == ["function_call", "message"]
+    assert items_of(response)[1][2].strip("\n") in (" Done.", "Done.")
 
 
 def empty(item: dict[str, Any]) -> dict[str, Any]:
