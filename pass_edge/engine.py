@@ -130,7 +130,7 @@ class Engine:
             grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
             sampling = replace(sampling, grammar=grammar)
         stop = (*stop, *self.chat_stop)
-        return self.stream(prompt, sampling=sampling, thinking=thinking, stop=stop, **options)
+        return self.stream(prompt, sampling=sampling, stop=stop, thinking=thinking, **options)
 
     @property
     def chat_stop(self) -> tuple[str, ...]:
