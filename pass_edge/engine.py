@@ -80,6 +80,7 @@ class Engine:
         visible: Collection[int] = (),
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
+        ends: Collection[int] = (),
         thinking: Thinking | None = None,
         thinking_budget: int | None = None,
     ) -> Generation:
@@ -88,12 +89,12 @@ class Engine:
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
         alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
-        text is part of the answer. ``thinking``: the tags of the thinking that the text may begin with, which
-        are part of the text; stop strings count behind it, and it is ended after ``thinking_budget`` tokens
-        (None: as the settings say). ``logits_processors`` change the logits of each token before it is
-        chosen; with them, nothing is drafted. ``stopping_criteria`` are asked before each token is taken
-        whether to stop.
-        Raises ContextFullError if the prompt does not fit, SettingsError.
+        text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
+        the thinking that the text may begin with, which are part of the text; stop strings count behind it,
+        and it is ended after ``thinking_budget`` tokens (None: as the settings say). ``logits_processors``
+        change the logits of each token before it is chosen; with them, nothing is drafted.
+        ``stopping_criteria`` are asked before each token is taken whether to stop. Raises ContextFullError if
+        the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, Text) else _token_ids(prompt)
@@ -121,6 +122,7 @@ class Engine:
             stop=stop_strings(stop),
             logprobs=logprobs,
             visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
+            ends=ends,
             thinking=thinking,
             stopping_criteria=stopping_criteria,
         )
@@ -163,21 +165,35 @@ class Engine:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return ``messages`` as token ids, up to where the assistant speaks; ``template_arguments``, further
+        variables, are for the template."""
+        return self.tokenize(self.prompt_text(messages, template_arguments=template_arguments))
+
+    def prompt_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
-        ``template_arguments``, further variables, are for the template."""
+        opens_turn: bool = True,
+    ) -> str:
+        """Return ``messages`` as the model's chat template writes them, up to where the assistant speaks;
+        without ``opens_turn``, up to their end. ``tools`` and ``template_arguments``, further variables, are
+        for the template."""
         self.check()
         arguments = dict(template_arguments or {})
         think = arguments.get("enable_thinking", self.settings.think)
         if think is not None:  # templates have one of two names for it
             arguments = {"enable_thinking": think, "thinking": think, **arguments}
-        text = chat_template.render(self.model, messages, tools, tool_choice, arguments)
-        if think is False:
+        text = chat_template.render(
+            self.model, messages, tools, tool_choice, arguments, opens_turn=opens_turn
+        )
+        if think is False and opens_turn:
             text += closed_thinking(self.model.chat_template() or "", text)
-        return self.tokenize(text)
+        return text
 
     def tokenize(self, text: Text) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants

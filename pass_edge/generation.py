@@ -72,13 +72,14 @@ class Generation:
         stop: Sequence[str],
         logprobs: int | None,
         visible: Collection[int] = (),
+        ends: Collection[int] = (),
         thinking: Thinking | None = None,
         stopping_criteria: Sequence[StoppingCriterion] = (),
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
-        part of the text; ``thinking``: what the text may begin with; ``stopping_criteria``: as for
-        ``Engine.stream``."""
+        part of the text; ``ends``: tokens that end it as end tokens do; ``thinking``: what the text may begin
+        with; ``stopping_criteria``: as for ``Engine.stream``."""
         self._slots = slots
         self._vocabulary = vocabulary
         self.conversation = list(prompt)  # and the answer so far
@@ -86,6 +87,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
+        self._ends = ends
         self._output = TextStream(vocabulary, stop, visible, thinking)
         self._stopping_criteria = stopping_criteria
         self.thinking = thinking
@@ -162,7 +164,7 @@ class Generation:
             return ""
         token = step.tokens[i]
         self.stats.tokens += 1
-        if self._vocabulary.is_end(token):
+        if self._vocabulary.is_end(token) or token in self._ends:
             self.finish_reason = "stop"
             return ""
         self.ids.append(token)

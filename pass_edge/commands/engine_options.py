@@ -133,7 +133,7 @@ def _number_options() -> list[Option]:
     descriptions["repeat_last_n"] = "Recent tokens that the penalties look at; -1 is all of them."
     options: list[Option] = []
     for each in fields(Sampling):
-        if each.name in ("logit_bias", "grammar"):
+        if each.name in ("logit_bias", "grammar", "grammar_start"):
             continue
         is_random = each.default is None  # the seed
         option = click.option(

@@ -8,6 +8,7 @@ from pass_edge.async_stream import in_a_thread
 from pass_edge.generation import Generation
 
 from .formatters import ChatFormatter, Json, TextFormatter, usage_of
+from .response_formatter import ResponseFormatter
 
 
 class Answer:
@@ -20,7 +21,7 @@ class Answer:
     def __init__(
         self,
         generations: Sequence[Generation],
-        formatter: TextFormatter | ChatFormatter,
+        formatter: TextFormatter | ChatFormatter | ResponseFormatter,
         *,
         n: int = 1,
         include_usage: bool = False,

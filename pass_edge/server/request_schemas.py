@@ -11,12 +11,18 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest, Parameters
+from pass_edge.openai.requests import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Parameters,
+    ResponseRequest,
+)
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Object = dict[str, Any]
-Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest)
+Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, ResponseRequest)
 _INT64 = 2**63
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -27,6 +33,7 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="Not used.")
 
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
@@ -55,6 +62,9 @@ class CompletionBody(Body):
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=16)]
     )
     max_tokens: int | None = Field(16, ge=1)
+    suffix: str | None = Field(
+        None, description="What follows the text, if the model was trained to fill in."
+    )
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
 
@@ -94,6 +104,12 @@ class ChatBody(Body):
     thinking_budget_tokens: int | None = Field(
         None, ge=0, description="After so many tokens of thinking, the answer begins."
     )
+    continue_final_message: bool | None = Field(
+        None, description="Whether the answer continues a last message of the assistant; by default it does."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether the assistant's turn is opened; by default it is."
+    )
     metadata: Object | None = Field(None, description="Not used.")
     store: bool | None = Field(None, description="Not used: nothing is stored.")
 
@@ -106,6 +122,61 @@ class ChatBody(Body):
             messages=[message.model_dump(exclude_unset=True) for message in self.messages],
             max_tokens=self.max_completion_tokens or self.max_tokens,
         )
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class EmbeddingBody:
+    """POST /v1/embeddings."""
+
+    input: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+    )
+    model: str | None = Field(None, description="Any name: there is one model.")
+    encoding_format: str | None = Field(None, description="float, or base64 of float32.")
+    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+    user: str | None = Field(None, description="Not used.")
+
+    def request(self, model: str) -> EmbeddingRequest:
+        """Return the request to the model; ``model`` is the name in the result."""
+        encoding = self.encoding_format or "float"
+        return EmbeddingRequest(self.input, encoding_format=encoding, dimensions=self.dimensions, model=model)
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class ResponseBody(Body):
+    """POST /v1/responses."""
+
+    input: str | list[Object] = Field(description="A text, or the items of the conversation so far.")
+    instructions: str | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    tools: list[Object] | None = Field(None, max_length=128, description="Functions.")
+    tool_choice: str | Object | None = None
+    parallel_tool_calls: bool | None = None
+    text: Object | None = Field(None, description="Its format: text, json_object, or json_schema.")
+    reasoning: Object | None = Field(None, description="Its effort is told to the chat template.")
+    chat_template_kwargs: Object | None = Field(None, description="Told to the chat template.")
+    metadata: Object | None = Field(None, description="Returned with the response.")
+    store: bool | None = Field(None, description="Nothing is stored, whatever it says.")
+    include: list[str] | None = Field(None, description="Logprobs are refused; others are not used.")
+    previous_response_id: str | None = Field(None, description="Refused: nothing is kept.")
+    conversation: str | Object | None = Field(None, description="Refused: nothing is kept.")
+    prompt: Object | None = Field(None, description="Refused: no prompts are kept.")
+    background: bool | None = Field(None, description="Only false.")
+    truncation: str | None = Field(None, description="Only disabled.")
+    top_logprobs: int | None = Field(None, ge=0, le=0)
+    max_tool_calls: int | None = Field(None, description="Not used: it counts tools of the server.")
+    service_tier: str | None = Field(None, description="Not used.")
+    safety_identifier: str | None = Field(None, description="Not used.")
+    prompt_cache_key: str | None = Field(None, description="Not used.")
+    prompt_cache_retention: str | None = Field(None, description="Not used.")
+    prompt_cache_options: Object | None = Field(None, description="Not used.")
+
+    def request(self, model: str) -> ResponseRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return _request(ResponseRequest, self, model=model)
 
 
 def _request(request_type: type[Request], body: Body, **changes: Any) -> Request:

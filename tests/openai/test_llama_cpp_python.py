@@ -123,7 +123,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str)
 @pytest.mark.parametrize(
     "given",
     [
-        {"suffix": "x"},
+        {"suffix": "x"},  # of a model that cannot fill in
         {"typical_p": 0.5},
         {"tfs_z": 0.9},
         {"mirostat_mode": 2},
