@@ -63,21 +63,24 @@ class Engine:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
+        stop_tokens: Collection[int] = (),
         logprobs: int | None = None,
         visible: Collection[int] = (),
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
-        last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
-        alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
-        text is part of the answer. Raises ContextFullError if the prompt does not fit, SettingsError.
+        last conversation (of several, with the most similar one) is not decoded again. ``stop_tokens`` end
+        the answer as the model's end tokens do. ``logprobs``: how many alternatives each token's logprob
+        comes with, None for no logprobs. ``visible``: control tokens whose text is part of the answer.
+        Raises ContextFullError if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         sampling = sampling or Sampling()
         self._check_fits(ids)
         self._check_tokens(sampling.logit_bias, "of the logit bias")
+        self._check_tokens(stop_tokens, "of the stop tokens")
         if max_tokens is not None and max_tokens < 1:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
         if logprobs is not None and logprobs < 0:
@@ -91,6 +94,7 @@ class Engine:
             max_tokens=min(room, max_tokens or room),
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
+            stop_tokens=frozenset(stop_tokens),
             logprobs=logprobs,
             visible=visible,
         )

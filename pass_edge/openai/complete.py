@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -11,16 +11,18 @@ from typing import Any
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
-from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
+from pass_edge.native.constraint import grammar_after_thinking
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
+from .logit_bias import token_biases
 from .message_parser import MessageParser
 from .messages import plain_messages
 from .notations import notation_of
+from .output_form import form_grammar
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
 from .thinking import thinking_of
 from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
@@ -67,7 +69,7 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
         engine,
         request,
         [_token_ids(engine, prompt) for prompt in prompts],
-        grammar=_grammar_text(request.grammar),
+        grammar=form_grammar(request),
         logprobs=request.logprobs,
     )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
@@ -84,10 +86,11 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    sources = (_grammar_text(request.grammar), _format_grammar(request.response_format), call_grammar)
-    grammars = [grammar for grammar in sources if grammar]
-    if len(grammars) > 1:
-        raise SettingsError("grammar, response_format and a forced tool exclude each other; give one")
+    grammar = form_grammar(request)
+    is_constrained = bool(grammar)  # an answer in another form is no call
+    if grammar and call_grammar:
+        raise SettingsError("a forced tool gives the text its form; leave grammar, response_format … out")
+    grammar = grammar or call_grammar
     prompt = engine.render(
         plain_messages(request.messages),
         tools=tools,
@@ -96,7 +99,6 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     )
     thinking = thinking_of(template, _end_of(prompt, vocabulary))
     marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
-    grammar = "".join(grammars)
     is_parallel = request.parallel_tool_calls is not False
     if names and not grammar:
         free_marks = thinking.texts if thinking else ()
@@ -120,7 +122,6 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         visible=vocabulary.control_tokens_in("".join(marks)),
     )
-    is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
 
     def new_parser() -> MessageParser:
         tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)
@@ -155,12 +156,14 @@ def _generations(
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
+    biases = _biases(request, engine.model.vocabulary, grammar)
     return [
         engine.stream(
             prompt,
-            sampling=_sampling(request, grammar, choice),
+            sampling=_sampling(request, biases, grammar, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
             stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+            stop_tokens=request.stop_token_ids or (),
             logprobs=logprobs,
             visible=visible,
         )
@@ -169,10 +172,17 @@ def _generations(
     ]
 
 
-def _sampling(request: Request, grammar: str, choice: int) -> Sampling:
+def _biases(request: Request, vocabulary: Vocabulary, grammar: str) -> dict[int, float]:
+    biases = token_biases(request.logit_bias, vocabulary)
+    if request.ignore_eos and grammar:
+        raise SettingsError("a text in a given form must be able to end; leave ignore_eos out")
+    return biases | dict.fromkeys(vocabulary.end_tokens if request.ignore_eos else (), -math.inf)
+
+
+def _sampling(request: Request, biases: Mapping[int, float], grammar: str, choice: int) -> Sampling:
     parameters = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS} | {
         "top_k": max(0, request.top_k),  # llama.cpp also takes -1 for off
-        "logit_bias": {int(token): float(bias) for token, bias in (request.logit_bias or {}).items()},
+        "logit_bias": biases,
         "seed": None if request.seed in (None, RANDOM_SEED) else request.seed + choice,
         "grammar": grammar,
     }
@@ -187,18 +197,24 @@ def _refuse_unsupported(request: Request) -> None:
 
 
 def _prompts(prompt: Any) -> list[Prompt]:
-    """The prompts of a request: ``prompt`` may be one or several, each as text or as token ids."""
-    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-    if is_list and prompt and not all(isinstance(item, int) for item in prompt):
-        return list(prompt)
-    return [prompt]
+    """The prompts of a request: ``prompt`` may be one, or a list. A list with a token id is one prompt."""
+    if isinstance(prompt, str) or not prompt or any(isinstance(item, int) for item in prompt):
+        return [prompt]
+    return list(prompt)
 
 
 def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
-    if not isinstance(prompt, str):
-        return prompt
-    bos = engine.model.vocabulary.bos
-    return engine.tokenize(prompt) or [bos] * (bos >= 0)
+    """The token ids of a prompt. A BOS token comes before text at its beginning, if the model wants one."""
+    bos, tokenize = engine.model.vocabulary.bos, engine.model.vocabulary.tokenize
+    if isinstance(prompt, str):
+        return engine.tokenize(prompt) or [bos] * (bos >= 0)
+    ids: list[int] = []
+    for i, part in enumerate(prompt):
+        if isinstance(part, str):
+            ids += tokenize(part, parse_special=True).tolist() if i else engine.tokenize(part)
+        else:
+            ids.append(part)
+    return ids
 
 
 def _model_name(request: Request, engine: Engine) -> str:
@@ -207,33 +223,3 @@ def _model_name(request: Request, engine: Engine) -> str:
 
 def _includes_usage(request: Request) -> bool:
     return bool((request.stream_options or {}).get("include_usage"))
-
-
-def _grammar_text(grammar: object) -> str:
-    text = getattr(grammar, "_grammar", grammar)  # where a LlamaGrammar keeps its GBNF
-    if text is None or isinstance(text, str):
-        return text or ""
-    raise SettingsError("grammar must be GBNF text, or a LlamaGrammar")
-
-
-def _format_grammar(response_format: Mapping[str, Any] | None) -> str:
-    """The grammar of a ``response_format``; empty if it allows any text."""
-    kind = response_format.get("type") if response_format else "text"
-    if response_format is None or kind == "text":
-        return ""
-    if kind == "json_object":
-        return (
-            schema_grammar(response_format["schema"])
-            if "schema" in response_format
-            else schema_grammar({"type": "object"})
-        )
-    try:
-        if kind == "json_schema":
-            return schema_grammar(response_format["json_schema"]["schema"])
-    except (KeyError, TypeError):
-        raise SettingsError(
-            'a response_format of type json_schema must have {"json_schema": {"schema": …}}'
-        ) from None
-    raise SettingsError(
-        f"unknown response format {json.dumps(kind)}; known are text, json_object, json_schema"
-    )

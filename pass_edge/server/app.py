@@ -11,17 +11,28 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from pass_edge import Engine
 from pass_edge.openai.complete import start
 
-from . import errors
+from . import errors, tokens
 from .access import AccessMiddleware
 from .admission import AdmissionQueue
 from .metrics import Metrics
+from .paths import ToleranceMiddleware
 from .request_handler import RequestHandler
-from .request_schemas import ChatBody, CompletionBody
-from .response_schemas import ChatCompletion, Completion, ErrorBody, Health, ModelCard, ModelList
+from .request_schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from .response_schemas import (
+    ChatCompletion,
+    Completion,
+    ErrorBody,
+    Health,
+    ModelCard,
+    ModelList,
+    Text,
+    Tokens,
+)
 from .settings import ServerSettings
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -65,6 +76,16 @@ def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) 
         start_answer = partial(start, engine, body.request(model_name))
         return await handler.respond(request, start_answer, stream=body.stream)
 
+    @with_key.post("/tokenize")
+    def tokenize(body: TokenizeBody) -> Tokens:
+        """Return the tokens of a text."""
+        return tokens.tokenize(engine, body)
+
+    @with_key.post("/detokenize")
+    def detokenize(body: DetokenizeBody) -> Text:
+        """Return the text of tokens."""
+        return tokens.detokenize(engine, body)
+
     @with_key.get("/v1/models")
     async def models() -> ModelList:
         """List the model."""
@@ -90,6 +111,8 @@ def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) 
         return Health(slots=queue.parallel, slots_idle=queue.parallel - queue.active)
 
     app.include_router(with_key)
+    paths = (route.path.split("/")[1] for route in app.routes if isinstance(route, Route))
     app.add_middleware(AccessMiddleware, settings=settings)
+    app.add_middleware(ToleranceMiddleware, unversioned={*paths} - {"v1"})
     errors.install(app)
     return app

@@ -22,6 +22,7 @@ from pass_edge.openai.answers import Answer
 from .admission import AdmissionQueue, Place
 from .errors import BusyError, error_object, json_response, status_and_code
 from .metrics import Metrics
+from .request_fields import IGNORED_HEADER, ignored_fields
 
 _SEND_SECONDS = 30.0  # a client that reads nothing for so long counts as disconnected
 _CLIENT_DISCONNECTED = 499
@@ -43,17 +44,21 @@ class RequestHandler:
 
         The answer ends early if the client disconnects. Raises BusyError, and what ``start_answer`` raises.
         """
+        ignored = ignored_fields(await request.json())
+        headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
         place = self._enter()
         try:
             answer = await run_in_threadpool(start_answer)
             if stream:
-                return _EventStream(self._events(answer), place)
+                return _EventStream(self._events(answer), place, headers)
             result = await _unless_disconnected(request, self._result(answer))
         except BaseException:
             place.leave()
             raise
         place.leave()
-        return json_response(result) if result is not None else Response(status_code=_CLIENT_DISCONNECTED)
+        if result is None:
+            return Response(status_code=_CLIENT_DISCONNECTED)
+        return json_response(result, headers=headers)
 
     def _enter(self) -> Place:
         try:
@@ -93,8 +98,8 @@ class RequestHandler:
 class _EventStream(EventSourceResponse):
     """Server-sent events. The request leaves its place when they end, or when they never begin."""
 
-    def __init__(self, events: AsyncIterator[dict[str, str]], place: Place) -> None:
-        super().__init__(events, sep="\n", send_timeout=_SEND_SECONDS)
+    def __init__(self, events: AsyncIterator[dict[str, str]], place: Place, headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers, sep="\n", send_timeout=_SEND_SECONDS)
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

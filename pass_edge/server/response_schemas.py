@@ -96,3 +96,26 @@ class Health(BaseModel):
     status: str = "ok"
     slots: int
     slots_idle: int
+
+
+class TokenPiece(BaseModel):
+    """A token, and its text, or its bytes if they are no text by themselves."""
+
+    id: int
+    piece: str | list[int]
+
+
+class Tokens(BaseModel):
+    """The result of /tokenize. ``count``, ``max_model_len`` and ``token_strs`` are vLLM's."""
+
+    tokens: list[int] | list[TokenPiece]
+    count: int
+    max_model_len: int
+    token_strs: list[str] | None = None
+
+
+class Text(BaseModel):
+    """The result of /detokenize; ``prompt`` is vLLM's name of the content."""
+
+    content: str
+    prompt: str
