@@ -59,11 +59,15 @@ def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) ->
 
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
-    only = prompts[0] if len(prompts) == 1 and isinstance(prompts[0], str) else ""
-    if request.echo and (not only or request.logprobs is not None):
-        raise SettingsError("echo works for one prompt that is text, and without logprobs")
+    if request.echo and request.logprobs is not None:
+        raise SettingsError("echo works without logprobs only")
+    vocabulary = engine.model.vocabulary
     formatter = TextFormatter(
-        _model_name(request, engine), engine.model.vocabulary, prompt=only, echo=request.echo
+        _model_name(request, engine),
+        vocabulary,
+        prompts=[_prompt_text(prompt, vocabulary) for prompt in prompts],
+        n=request.n,
+        echo=request.echo,
     )
     generations = _generations(
         engine,
@@ -72,7 +76,7 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
         grammar=form_grammar(request),
         logprobs=request.logprobs,
     )
-    return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
+    return _answer(request, generations, formatter)
 
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
@@ -128,7 +132,19 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
         return MessageParser(thinking, tool_calls)
 
     formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
-    return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
+    return _answer(request, generations, formatter)
+
+
+def _answer(
+    request: Request, generations: Sequence[Generation], formatter: TextFormatter | ChatFormatter
+) -> Answer:
+    return Answer(
+        generations,
+        formatter,
+        n=request.n,
+        include_usage=bool((request.stream_options or {}).get("include_usage")),
+        include_timings=request.timings_per_token,
+    )
 
 
 def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
@@ -217,9 +233,18 @@ def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
     return ids
 
 
+def _prompt_text(prompt: Prompt, vocabulary: Vocabulary) -> str:
+    """The text of a prompt, which stands before its answer."""
+    if isinstance(prompt, str):
+        return prompt
+    parts = (
+        part.encode("utf-8", "surrogatepass")
+        if isinstance(part, str)
+        else vocabulary.piece(part, special=True)
+        for part in prompt
+    )
+    return b"".join(parts).decode("utf-8", "replace")
+
+
 def _model_name(request: Request, engine: Engine) -> str:
     return request.model or str(engine.model.path)
-
-
-def _includes_usage(request: Request) -> bool:
-    return bool((request.stream_options or {}).get("include_usage"))
