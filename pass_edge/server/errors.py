@@ -85,7 +85,8 @@ def _place(error: Any, body: Any) -> list[Any]:
         except (KeyError, IndexError, TypeError):
             continue
         place.append(part)
-    return [*place, error["loc"][-1]] if error["type"] == "missing" and len(error["loc"]) > 1 else place
+    last = error["loc"][-1]
+    return [*place, last] if error["type"] == "missing" and last not in ("body", *place[-1:]) else place
 
 
 def install(app: FastAPI) -> None:

@@ -166,6 +166,8 @@ ENDPOINTS = [
     ("/v1/chat/completions", {**CHAT, "stream": True}, "data: [DONE]"),
     ("/v1/completions", PROMPT, '"object": "text_completion"'),
     ("/v1/completions", {**PROMPT, "stream": True}, "data: [DONE]"),
+    ("/tokenize", {"content": "the"}, '"tokens"'),
+    ("/detokenize", {"tokens": [100]}, '"content"'),
     ("/v1/models", None, '"tiny"'),
     ("/v1/models/{model}", None, '"tiny"'),
     ("/health", None, '"ok"'),
