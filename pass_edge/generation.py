@@ -39,10 +39,10 @@ class Generation:
     continues; the text so far is then read again if another generation of that thread came between.
     ``cancel`` may be called from any thread, everything else from one at a time.
 
-    Attributes: ``seed``; and, complete once iteration ends, ``ids`` (the generated tokens, without the
-    one that ended it), ``text``, ``stats``, ``logprobs`` (for each of ``ids``, if asked for),
-    ``finish_reason``: "stop" (end token or stop string), "length", "context" (the context is full),
-    "cancelled", or None while running.
+    Attributes: ``seed``; ``sampling``; and, complete once iteration ends, ``ids`` (the generated tokens,
+    without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of ``ids``, if asked for),
+    ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end token or stop string),
+    "length", "context" (the context is full), "cancelled", or None while running.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Generation:
         self._output = TextStream(vocabulary, stop, visible)
         self._cancelled = False
         self.seed = sampler.seed
+        self.sampling = sampler.sampling
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[Logprob] = []
@@ -107,6 +108,10 @@ class Generation:
     def cancel(self) -> None:
         """End the generation after the current pass, or before its first; from any thread."""
         self._cancelled = True
+
+    @property
+    def stop_string(self) -> str:
+        return self._output.stop_string
 
     def _next_piece(self) -> Piece:
         session, is_new = self._slots.acquire(self, self._conversation)
@@ -149,7 +154,7 @@ class Generation:
         if self._alternatives is not None:
             self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
         text = self._output.feed(token) if self._vocabulary.has_text else ""
-        if self._output.stopped:
+        if self.stop_string:
             self.finish_reason = "stop"
         elif len(self.ids) >= self._max_tokens:
             self.finish_reason = self._limit_reason

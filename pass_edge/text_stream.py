@@ -10,7 +10,7 @@ from pass_edge.native.vocabulary import Detokenizer, Vocabulary
 class TextStream:
     """Detokenizes a text while it is generated. Holds back text that may become a stop string.
 
-    Attributes: ``stopped``, whether a stop string occurred; the text before it has been returned then.
+    Attributes: ``stop_string``, the one that occurred, or empty; the text before it has been returned then.
     """
 
     def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], visible: Collection[int] = ()) -> None:
@@ -18,7 +18,7 @@ class TextStream:
         self._detokenizer = Detokenizer(vocabulary, visible)
         self._stop = [string for string in stop if string]
         self._held = ""
-        self.stopped = False
+        self.stop_string = ""
 
     def feed(self, token: int) -> str:
         """Add ``token`` and return the new text that is certain."""
@@ -26,18 +26,17 @@ class TextStream:
 
     def finish(self) -> str:
         """End the text without a stop string: return what was held back."""
-        if self.stopped:
+        if self.stop_string:
             return ""
         text = self._release(self._detokenizer.finish())
         held, self._held = self._held, ""
-        return text if self.stopped else text + held
+        return text if self.stop_string else text + held
 
     def _release(self, text: str) -> str:
         self._held += text
-        starts = [start for string in self._stop if (start := self._held.find(string)) >= 0]
-        if starts:
-            self.stopped = True
-            length = min(starts)
+        found = [(start, string) for string in self._stop if (start := self._held.find(string)) >= 0]
+        if found:
+            length, self.stop_string = min(found)
         else:
             length = len(self._held) - self._partial_stop()
         released, self._held = self._held[:length], self._held[length:]

@@ -11,7 +11,7 @@ from pass_edge.text_stream import TextStream
 class Bytes:
     """A vocabulary in which a token is a byte."""
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token])
 
 
@@ -20,7 +20,7 @@ def run(text: bytes, stop: list[str]) -> tuple[str, bool, list[str]]:
     pieces = []
     for token in text:
         pieces.append(stream.feed(token))
-        if stream.stopped:
+        if stream.stop_string:
             break
     pieces.append(stream.finish())
     return "".join(pieces), stream.stopped, pieces

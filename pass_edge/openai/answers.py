@@ -8,6 +8,9 @@ from pass_edge.async_stream import in_a_thread
 from pass_edge.generation import Generation
 
 from .formatters import ChatFormatter, Json, TextFormatter, timings_of, usage_of
+from .llama_cpp_formatter import LlamaCppFormatter
+
+Formatter = TextFormatter | ChatFormatter | LlamaCppFormatter
 
 
 class Answer:
@@ -20,7 +23,7 @@ class Answer:
     def __init__(
         self,
         generations: Sequence[Generation],
-        formatter: TextFormatter | ChatFormatter,
+        formatter: Formatter,
         *,
         n: int = 1,
         include_usage: bool = False,

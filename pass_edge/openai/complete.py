@@ -10,20 +10,21 @@ from typing import Any
 
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
-from pass_edge.native.chat_template import has_tools
+from pass_edge.native.chat_template import has_tools, render
 from pass_edge.native.constraint import grammar_after_thinking
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
 
-from .answers import Answer
+from .answers import Answer, Formatter
 from .formatters import ChatFormatter, Json, TextFormatter
+from .llama_cpp_formatter import LlamaCppFormatter
 from .logit_bias import token_biases
 from .message_parser import MessageParser
 from .messages import plain_messages
 from .notations import notation_of
 from .output_form import form_grammar
-from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
+from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, LlamaCppRequest, Prompt, Request
 from .thinking import thinking_of
 from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
@@ -57,26 +58,32 @@ def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) ->
     return _start_completion(engine, request)
 
 
+def prompt_text(engine: Engine, request: ChatCompletionRequest) -> str:
+    """Return the prompt that the model's chat template makes of a request. Raises as ``complete`` does."""
+    engine.check()
+    tools = () if request.tool_choice == "none" else request.tools
+    messages = plain_messages(request.messages)
+    return render(engine.model, messages, tools, request.tool_choice, _template_arguments(request))
+
+
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
     if request.echo and request.logprobs is not None:
         raise SettingsError("echo works without logprobs only")
-    vocabulary = engine.model.vocabulary
-    formatter = TextFormatter(
-        _model_name(request, engine),
-        vocabulary,
-        prompts=[_prompt_text(prompt, vocabulary) for prompt in prompts],
-        n=request.n,
-        echo=request.echo,
-    )
-    generations = _generations(
-        engine,
-        request,
-        [_token_ids(engine, prompt) for prompt in prompts],
-        grammar=form_grammar(request),
-        logprobs=request.logprobs,
-    )
-    return _answer(request, generations, formatter)
+    ids = [_token_ids(engine, prompt) for prompt in prompts]
+    generations = _generations(engine, request, ids, grammar=form_grammar(request), logprobs=request.logprobs)
+    return _answer(request, generations, _completion_formatter(engine, request, prompts, ids))
+
+
+def _completion_formatter(
+    engine: Engine, request: CompletionRequest, prompts: Sequence[Prompt], ids: Sequence[Prompt]
+) -> TextFormatter | LlamaCppFormatter:
+    model, vocabulary = _model_name(request, engine), engine.model.vocabulary
+    if isinstance(request, LlamaCppRequest):
+        read = [_prompt_text(each, vocabulary) for each in ids]
+        return LlamaCppFormatter(request, model, vocabulary, read, request.n)
+    texts = [_prompt_text(each, vocabulary) for each in prompts]
+    return TextFormatter(model, vocabulary, prompts=texts, n=request.n, echo=request.echo)
 
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
@@ -95,12 +102,7 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     if grammar and call_grammar:
         raise SettingsError("a forced tool gives the text its form; leave grammar, response_format … out")
     grammar = grammar or call_grammar
-    prompt = engine.render(
-        plain_messages(request.messages),
-        tools=tools,
-        tool_choice=request.tool_choice,
-        template_arguments=_template_arguments(request),
-    )
+    prompt = engine.tokenize(prompt_text(engine, request))
     thinking = thinking_of(template, _end_of(prompt, vocabulary))
     marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
     is_parallel = request.parallel_tool_calls is not False
@@ -135,9 +137,7 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     return _answer(request, generations, formatter)
 
 
-def _answer(
-    request: Request, generations: Sequence[Generation], formatter: TextFormatter | ChatFormatter
-) -> Answer:
+def _answer(request: Request, generations: Sequence[Generation], formatter: Formatter) -> Answer:
     return Answer(
         generations,
         formatter,

@@ -123,6 +123,16 @@ class CompletionRequest(Request):
     stopping_criteria: object = _unsupported(None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LlamaCppRequest(CompletionRequest):
+    """A completion whose result has the form of llama.cpp's own endpoint. ``return_tokens``: with token ids;
+    ``response_fields``: the fields of the result, all if empty; "a/b" is the field b of a."""
+
+    max_tokens: int | None = None
+    return_tokens: bool = False
+    response_fields: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class ChatCompletionRequest(Request):
     """The parameters of ``create_chat_completion``, and OpenAI's ``n`` and ``stream_options``.

@@ -9,6 +9,7 @@ request_handler.py   from an admitted request to its response
 request_schemas.py   request bodies
 request_fields.py    fields that are passed over, and fields that are refused
 tokens.py            text to tokens and back
+properties.py        what llama.cpp's clients ask of a server
 response_schemas.py  responses
 errors.py            errors as OpenAI's objects
 metrics.py           metrics for Prometheus

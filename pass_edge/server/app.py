@@ -14,25 +14,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pass_edge import Engine
-from pass_edge.openai.complete import start
+from pass_edge.openai.complete import prompt_text, start
 
-from . import errors, tokens
+from . import errors, properties, tokens
 from .access import AccessMiddleware
 from .admission import AdmissionQueue
 from .metrics import Metrics
 from .paths import ToleranceMiddleware
 from .request_handler import RequestHandler
-from .request_schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from .request_schemas import ChatBody, CompletionBody, DetokenizeBody, LlamaCppBody, TokenizeBody
 from .response_schemas import (
     ChatCompletion,
     Completion,
     ErrorBody,
     Health,
+    LlamaCppCompletion,
     ModelCard,
     ModelList,
+    Prompt,
+    Properties,
+    Slot,
     Text,
     Tokens,
-)
+)  # fmt: skip
 from .settings import ServerSettings
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -76,6 +80,17 @@ def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) 
         start_answer = partial(start, engine, body.request(model_name))
         return await handler.respond(request, start_answer, stream=body.stream)
 
+    @with_key.post("/completion", responses=_responses(LlamaCppCompletion))
+    async def completion(body: LlamaCppBody, request: Request) -> Response:
+        """Complete a prompt; the result has the form of llama.cpp's own endpoint."""
+        start_answer = partial(start, engine, body.request(model_name))
+        return await handler.respond(request, start_answer, stream=body.stream)
+
+    @with_key.post("/apply-template")
+    def apply_template(body: ChatBody) -> Prompt:
+        """Return the prompt that the model's chat template makes of messages."""
+        return Prompt(prompt=prompt_text(engine, body.request(model_name)))
+
     @with_key.post("/tokenize")
     def tokenize(body: TokenizeBody) -> Tokens:
         """Return the tokens of a text."""
@@ -97,6 +112,19 @@ def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) 
         if model != model_name:
             raise HTTPException(404, f"there is no model {model!r}; there is {model_name!r}")
         return card
+
+    @with_key.get("/props")
+    async def props() -> Properties:
+        """Tell what llama.cpp's clients ask of a server."""
+        return properties.of(engine, model_name)
+
+    @with_key.get("/slots")
+    async def slots() -> list[Slot]:
+        """Tell which slots are answering."""
+        return [
+            Slot(id=number, n_ctx=engine.context_size, is_processing=number < queue.active)
+            for number in range(queue.parallel)
+        ]
 
     @with_key.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:

@@ -73,6 +73,7 @@ class RequestHandler:
 
     async def _events(self, answer: Answer) -> AsyncIterator[dict[str, str]]:
         async with self._slot(answer), aclosing(aiter(answer)) as chunks:
+            chunk: dict[str, Any] = {}
             try:
                 async for chunk in chunks:
                     yield {"data": json.dumps(chunk)}
@@ -80,7 +81,8 @@ class RequestHandler:
                 status, code = status_and_code(error)
                 yield {"data": json.dumps(error_object(status, str(error), code=code))}
                 return
-        yield {"data": "[DONE]"}
+        if "object" in chunk:  # it is OpenAI's protocol that has this event, llama.cpp's own has not
+            yield {"data": "[DONE]"}
 
     @asynccontextmanager
     async def _slot(self, answer: Answer) -> AsyncIterator[None]:

@@ -11,14 +11,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
-from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest, Parameters
+from pass_edge.openai.requests import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    LlamaCppRequest,
+    Parameters,
+)
 
 from .request_fields import known_fields
 
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Strict()] | Literal[False]
 Object = dict[str, Any]
-Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest)
+Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, LlamaCppRequest)
 _INT64 = 2**63
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_PROMPTS = 16
@@ -106,6 +111,21 @@ class CompletionBody(Body):
         return _request(CompletionRequest, self, model=model, logprobs=logprobs)
 
 
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class LlamaCppBody(Body):
+    """POST /completion, which is llama.cpp's own endpoint."""
+
+    prompt: Prompts
+    return_tokens: bool = False
+    response_fields: list[str] = Field(default_factory=list, max_length=64)
+    n_cmpl: int | None = Field(None, ge=1, le=16, description="llama.cpp's name of n.")
+
+    def request(self, model: str) -> LlamaCppRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        n = self.n if self.n_cmpl is None else self.n_cmpl
+        return _request(LlamaCppRequest, self, model=model, logprobs=self.n_probs or None, n=n)
+
+
 class Message(BaseModel):
     """One message. Other fields are passed to the model's chat template."""
 
@@ -118,7 +138,7 @@ class Message(BaseModel):
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
 class ChatBody(Body):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions; /apply-template takes it too."""
 
     messages: list[Message] = Field(min_length=1)
     logprobs: bool = False

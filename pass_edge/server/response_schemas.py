@@ -58,6 +58,15 @@ class Completion(BaseModel):
     usage: Usage
 
 
+class LlamaCppCompletion(BaseModel):
+    """The result of /completion; several texts are a list. ``response_fields`` may leave all fields out."""
+
+    index: int = 0
+    content: str = ""
+    tokens: list[int] = []
+    stop: bool = True
+
+
 class ChatChoice(BaseModel):
     index: int
     message: Object
@@ -119,3 +128,32 @@ class Text(BaseModel):
 
     content: str
     prompt: str
+
+
+class Prompt(BaseModel):
+    """The result of /apply-template."""
+
+    prompt: str
+
+
+class Slot(BaseModel):
+    """One of the conversations that are answered side by side. ``is_processing`` of the first ones is true,
+    as many as are being answered: which conversation a request gets is the engine's choice."""
+
+    id: int
+    n_ctx: int
+    is_processing: bool
+
+
+class Properties(BaseModel):
+    """The result of /props, with the fields that llama.cpp's clients read."""
+
+    default_generation_settings: Object
+    total_slots: int
+    model_alias: str
+    model_path: str
+    chat_template: str
+    modalities: dict[str, bool]
+    bos_token: str
+    eos_token: str
+    build_info: str
