@@ -1,6 +1,7 @@
 """Check ``pass-edge serve`` for the behaviours that the tests of llama.cpp's server check.
 
     python benchmarks/server_behaviours.py            # of the default model; prints a table in Markdown
+    python benchmarks/server_behaviours.py tokenize   # the checks that are made in one file of its tests
 
 One server has a key, one a template that thinks and knows the date, and one drafts nothing.
 """
@@ -60,8 +61,12 @@ def main() -> None:
         with serving(thinking) as templated:
             servers = {"wrong_key": locked, "right_key": locked, "thinking": templated, "date": templated}
             for source, check in CHECKS:
+                if source not in (sys.argv[1:] or source):
+                    continue
                 said = outcome(check, servers.get(check.__name__, plain))
                 print(f"| {source} | {(check.__doc__ or '').strip()} | {said} |", flush=True)
+        if "speculative" not in (sys.argv[1:] or "speculative"):
+            return
         asked = {"temperature": 0.0, "n_predict": 64}
         text = plain.complete(**asked)["content"]
         texts = set()

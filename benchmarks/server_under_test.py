@@ -1,6 +1,7 @@
 """A server under test, and the checks that ``server_behaviours.py`` makes of it.
 
-Each check is a function whose docstring is its row in docs/server-compatibility.md; it passes unless it raises.
+Each check is a function whose docstring is its row in docs/server-compatibility.md. It passes unless it
+raises.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any
 import openai
 
 PROMPT = "I believe the meaning of life is"
-CHAT = [{"role": "system", "content": "Book"}, {"role": "user", "content": "What is the best book"}]
+CHAT: list[Any] = [
+    {"role": "system", "content": "Book"},
+    {"role": "user", "content": "What is the best book"},
+]
 TOOL = {
     "type": "function",
     "function": {
@@ -27,36 +31,7 @@ TOOL = {
         },
     },
 }
-WORDS = [
-    "i",
-    "I",
-    "the",
-    "The",
-    "to",
-    "a",
-    "an",
-    "be",
-    "is",
-    "was",
-    "but",
-    "But",
-    "and",
-    "And",
-    "so",
-    "So",
-    "you",
-    "You",
-    "he",
-    "He",
-    "she",
-    "She",
-    "we",
-    "We",
-    "they",
-    "They",
-    "it",
-    "It",
-]
+WORDS = ["the", "The", "to", "a", "an", "be", "is", "was", "but", "and", "so", "you", "he", "it", "book"]
 KEY = "sk-secret"
 CHECKS: list[tuple[str, Callable[[Server], None]]] = []
 

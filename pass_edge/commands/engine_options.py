@@ -31,6 +31,20 @@ _MODEL_OPTIONS: list[Option] = [
         "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
     ),
 ]
+_THINKING_OPTIONS: list[Option] = [
+    click.option(
+        "--think",
+        type=click.Choice(["on", "off"]),
+        callback=lambda _context, _option, value: None if value is None else value == "on",
+        help="Whether a model that can think does so. [default: as its chat template has it]",
+    ),
+    click.option(
+        "--thinking-budget",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Tokens of thinking after which the answer begins. [default: no limit]",
+    ),
+]
 _SCHEDULE_OPTIONS: list[Option] = [
     click.option(
         "--schedule",
@@ -148,6 +162,11 @@ def shared_options(command: Command) -> Command:
 def engine_options(command: Command) -> Command:
     """Add the options of the model, the schedule and the machine."""
     return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
+
+
+def thinking_options(command: Command) -> Command:
+    """Add the options of thinking, which chats have."""
+    return _add(command, _THINKING_OPTIONS)
 
 
 def machine_options(command: Command) -> Command:

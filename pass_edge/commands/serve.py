@@ -9,7 +9,7 @@ import click
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.native.process_memory import limit_malloc_arenas
 
-from .engine_options import engine_options, open_engine
+from .engine_options import engine_options, open_engine, thinking_options
 
 
 @click.command()
@@ -50,6 +50,7 @@ from .engine_options import engine_options, open_engine
     show_default=True,
     help="Seconds that answers have to end in after Ctrl-C.",
 )
+@thinking_options
 @engine_options
 def serve(body_limit: float, **options: Any) -> None:
     """Serve a model by OpenAI's protocol.

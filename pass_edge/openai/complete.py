@@ -11,11 +11,12 @@ from typing import Any
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools, render
-from pass_edge.native.constraint import grammar_after_thinking
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.thinking import Thinking
 
+from .answer_grammar import answer_grammar
 from .answers import Answer, Formatter
 from .formatters import ChatFormatter, Json, TextFormatter
 from .llama_cpp_formatter import LlamaCppFormatter
@@ -25,8 +26,6 @@ from .messages import plain_messages
 from .notations import notation_of
 from .output_form import form_grammar
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, LlamaCppRequest, Prompt, Request
-from .thinking import thinking_of
-from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
@@ -88,52 +87,29 @@ def _completion_formatter(
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
-    template, vocabulary = engine.model.chat_template() or "", engine.model.vocabulary
-    notation = notation_of(template)
-    names = tool_names(tools)
-    call_grammar = forced_call_grammar(tools, request.tool_choice, notation, vocabulary)
-    if tools and not call_grammar and not has_tools(engine.model):
+    vocabulary = engine.model.vocabulary
+    if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
         raise SettingsError(
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    grammar = form_grammar(request)
-    is_constrained = bool(grammar)  # an answer in another form is no call
-    if grammar and call_grammar:
-        raise SettingsError("a forced tool gives the text its form; leave grammar, response_format … out")
-    grammar = grammar or call_grammar
     prompt = engine.tokenize(prompt_text(engine, request))
-    thinking = thinking_of(template, _end_of(prompt, vocabulary))
-    marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
-    is_parallel = request.parallel_tool_calls is not False
-    if names and not grammar:
-        free_marks = thinking.texts if thinking else ()
-        grammar = free_call_grammar(
-            tools, notation, vocabulary, free_marks=free_marks, is_parallel=is_parallel
-        )
-    elif grammar and thinking:
-        grammar = grammar_after_thinking(
-            grammar,
-            vocabulary,
-            thinking.opening,
-            thinking.closing,
-            answer="" if call_grammar else thinking.answer,
-            is_open=thinking.is_open,
-        )
+    thinking = engine.thinking_after(prompt)
+    notation = notation_of(engine.model.chat_template() or "")
+    answer = answer_grammar(request, tools, notation, thinking, vocabulary)
     generations = _generations(
         engine,
         request,
         [prompt],
-        grammar=grammar,
+        grammar=answer.grammar,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        visible=vocabulary.control_tokens_in("".join(marks)),
+        visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
+        thinking=thinking,
+        thinking_budget=request.thinking_budget_tokens,
     )
-
-    def new_parser() -> MessageParser:
-        tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)
-        return MessageParser(thinking, tool_calls)
-
-    formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
+    formatter = ChatFormatter(
+        _model_name(request, engine), vocabulary, lambda: MessageParser(thinking, answer.new_parser())
+    )
     return _answer(request, generations, formatter)
 
 
@@ -155,11 +131,6 @@ def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
     return arguments
 
 
-def _end_of(prompt: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The last few tokens of a prompt as text."""
-    return b"".join(vocabulary.piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
-
-
 def _generations(
     engine: Engine,
     request: Request,
@@ -168,6 +139,8 @@ def _generations(
     grammar: str,
     logprobs: int | None,
     visible: Collection[int] = (),
+    thinking: Thinking | None = None,
+    thinking_budget: int | None = None,
 ) -> list[Generation]:
     """``request.n`` generations for each prompt, one prompt after the other."""
     if not 1 <= request.n <= _MAX_CHOICES:
@@ -182,6 +155,8 @@ def _generations(
             stop_tokens=request.stop_token_ids or (),
             logprobs=logprobs,
             visible=visible,
+            thinking=thinking,
+            thinking_budget=thinking_budget,
         )
         for prompt in prompts
         for choice in range(request.n)

@@ -69,7 +69,6 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "reasoning_format": ("auto", "deepseek"),
     "reasoning_in_content": (False,),
     "thinking_forced_open": (False,),
-    "thinking_budget_tokens": (-1,),
     "reasoning_budget_tokens": (-1,),
     "parse_tool_calls": (True,),
     "chat_template": (),
@@ -104,6 +103,7 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
 _INSTEAD = {
     "functions": "use tools",
     "function_call": "use tool_choice",
+    "reasoning_budget_tokens": "use thinking_budget_tokens",
     "repetition_penalty": "use repeat_penalty",
     "bad_words": "use logit_bias",
     "structural_tag": "use response_format",

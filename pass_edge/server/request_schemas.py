@@ -152,6 +152,9 @@ class ChatBody(Body):
         None, description='Told to the chat template, e.g. {"enable_thinking": false}.'
     )
     reasoning_effort: str | None = Field(None, description="Told to the chat template.")
+    thinking_budget_tokens: Annotated[int, Field(ge=-1)] | None = Field(
+        None, description="After so many tokens of thinking, the answer begins; -1 leaves it to the server."
+    )
 
     def request(self, model: str) -> ChatCompletionRequest:
         """Return the request to the engine; ``model`` is the name in the result."""
@@ -160,6 +163,7 @@ class ChatBody(Body):
             self,
             model=model,
             messages=[message.model_dump(exclude_unset=True) for message in self.messages],
+            thinking_budget_tokens=None if self.thinking_budget_tokens == -1 else self.thinking_budget_tokens,
             logprobs=self.logprobs or bool(self.n_probs),
             top_logprobs=self.top_logprobs or self.n_probs,
         )

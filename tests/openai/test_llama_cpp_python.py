@@ -112,7 +112,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str)
     for their, our in zip(theirs, ours, strict=False):
         assert our.name == their.name
         assert our.default == their.default or (not our.default and not their.default)
-    chat = ["parallel_tool_calls", "chat_template_kwargs", "reasoning_effort"]
+    chat = ["parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "thinking_budget_tokens"]
     forms = ["json_schema", "structured_outputs", *(() if "chat" in method else ["response_format"])]
     sampling = ["repeat_last_n", "ignore_eos", "stop_token_ids"]
     both = ["n", "stream_options", "timings_per_token", *forms, *sampling]

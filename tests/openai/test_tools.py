@@ -73,8 +73,8 @@ def test_a_template_without_tools_chooses_none(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="has no tools"):
             complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO]))
         forced = complete(engine, ChatCompletionRequest(MESSAGES, tools=[GO], tool_choice="required", seed=1))
-    (call,) = forced["choices"][0]["message"]["tool_calls"]
-    assert set(json.loads(call["function"]["arguments"])) == {"fast"}
+    for call in forced["choices"][0]["message"]["tool_calls"]:
+        assert set(json.loads(call["function"]["arguments"])) == {"fast"}
 
 
 def test_messages_reach_the_template_as_it_wants_them() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from pass_edge import Generation, Stats
+from pass_edge.thinking import ThinkingParser
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -110,14 +111,33 @@ def show(generation: Generation, display: Display) -> None:
     pieces = generation.pieces()
     first = next(pieces, None)
     in_terminal = sys.stdout.isatty()
+    thinking = ThinkingParser(generation.thinking)
+    has_thought = False
     with flag_interrupts() as interrupted:
         for piece in chain([first] if first else [], pieces):
             for text, is_drafted in ((piece.drafted, True), (piece.sampled, False)):
-                if text:
-                    display.feed(_without_controls(text) if in_terminal else text, is_drafted)
+                thought, answer = thinking.feed(text)
+                if thought:
+                    show_thought(thought)
+                    has_thought = True
+                if answer:
+                    if has_thought:
+                        show_thought("\n\n")
+                        has_thought = False
+                    display.feed(_without_controls(answer) if in_terminal else answer, is_drafted)
             if interrupted:
                 break
+    thought, answer = thinking.feed("", is_last=True)
+    show_thought(thought)
+    display.feed(answer, drafted=False)
     display.finish()
+
+
+def show_thought(text: str) -> None:
+    """Print a part of what a model thinks: dim, and on standard error unless the answer is on a terminal."""
+    if text:
+        in_terminal = sys.stdout.isatty()
+        click.secho(_without_controls(text) if in_terminal else text, dim=True, nl=False, err=not in_terminal)
 
 
 def _without_controls(text: str) -> str:
