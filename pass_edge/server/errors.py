@@ -98,12 +98,21 @@ def install(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", first["msg"])
             return error_response(400, f"the body is not JSON: {reason} (character {first['loc'][-1]})")
+        if first["loc"][0] == "body" and not isinstance(error.body, dict):
+            return error_response(400, "the body must be a JSON object")
         name, message = _fault(error.errors(), error.body)
-        return error_response(400, f"{name or 'the body (JSON)'}: {message}", param=name or None)
+        return error_response(400, f"{name or 'the body'}: {message}", param=name or None)
 
-    async def http_error(_: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return error_response(error.status_code, str(error.detail))
+        message, path = str(error.detail), request.url.path
+        if message == "Not Found":
+            message = f"there is no {path} here; /docs lists the endpoints"
+        if message == "Method Not Allowed":
+            message = f"{path} is not for {request.method}; /docs lists the endpoints"
+        response = error_response(error.status_code, message)
+        response.headers.update(error.headers or {})
+        return response
 
     async def engine_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, PassEdgeError)

@@ -202,7 +202,7 @@ def test_stop_strings_count_behind_the_thinking(thinker: Engine, is_open: bool) 
             if stream.stop_string:
                 break
         assert ("".join(parts) + stream.finish()).lstrip() == expected
-        assert stream.stop_string == (text != expected)
+        assert stream.stop_string == ("STOP" if text != expected else "")
 
 
 @pytest.mark.parametrize(

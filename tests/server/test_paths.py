@@ -50,11 +50,15 @@ def test_what_is_got_is_found_by_them_too(server: Running, path: str) -> None:
 
 def test_other_paths_are_not_found(server: Running) -> None:
     for path in ("/", "/v1", "/v2/models", "/v1/v1", "/modelsx", "/chat"):
-        assert get(server, path)[0] == 404
+        status, body = get(server, path)
+        assert status == 404
+        assert "/docs" in json.loads(body)["error"]["message"]
     for method, path in (("HEAD", "/v1/completions"), ("PUT", "/health"), ("GET", "/chat/completions")):
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         connection.request(method, path)
-        assert connection.getresponse().status == 405
+        response = connection.getresponse()
+        assert response.status == 405
+        assert response.headers["Allow"]
         connection.close()
 
 
