@@ -189,9 +189,13 @@ def _refuse_unsupported(request: Request) -> None:
 
 def _prompts(prompt: Any) -> list[Prompt]:
     """The prompts of a request: ``prompt`` may be one, or a list. A list with a token id is one prompt."""
-    if isinstance(prompt, str) or not prompt or any(isinstance(item, int) for item in prompt):
+    if isinstance(prompt, str) or not prompt:
         return [prompt]
-    return list(prompt)
+    if not any(isinstance(item, int) for item in prompt):
+        return list(prompt)
+    if not all(isinstance(item, int | str) for item in prompt):
+        raise SettingsError("a list holds either prompts, or the token ids and texts of one prompt; not both")
+    return [prompt]
 
 
 def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:

@@ -126,10 +126,12 @@ def test_refusals_tell_the_fault(server: Running, path: str, body: Any, field: s
         (["x"] * 17, "prompt", "at most 16 prompts"),
         ([[1]] * 17, "prompt", "at most 16 prompts"),
         ([1, None], "prompt.1", "a valid integer, or a valid string"),
+        ([1, [2]], None, "not both"),
+        ([[1, [2]]], "prompt.0.1", "a valid integer, or a valid string"),
         (None, "prompt", "required"),
     ],
 )
-def test_wrong_prompts_are_told(server: Running, prompt: Any, field: str, said: str) -> None:
+def test_wrong_prompts_are_told(server: Running, prompt: Any, field: str | None, said: str) -> None:
     name, message = complaint(server, prompt=prompt)
     assert name == field
     assert said in message
