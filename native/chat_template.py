@@ -1,4 +1,4 @@
-"""Render a model's own chat template with llama-cpp-python's sandboxed Jinja formatter."""
+"""Render a model's chat template with llama-cpp-python's sandboxed Jinja formatter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from typing import Any
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from .default_templates import DefaultTemplate, default_template
 from .errors import ModelError, SettingsError
 from .model import Model
-
-# llama.cpp's fallback for models without a template
-CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
-)
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
@@ -31,8 +26,10 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    *,
+    opens_turn: bool = True,
 ) -> str:
-    """Return the prompt for the next assistant turn.
+    """Return the prompt for the next assistant turn; without ``opens_turn``, up to the end of ``messages``.
 
     ``messages``: each with ``role`` and ``content``, which may be None. ``tools``, ``tool_choice``: in
     OpenAI's format, for templates that support them. ``arguments``: further variables of the template.
@@ -45,7 +42,10 @@ def render(
         raise SettingsError(f"the chat template's {', '.join(reserved)} cannot be set")
     try:
         formatter = _formatter(
-            model.chat_template() or CHATML, _text(model, vocabulary.eos), _text(model, vocabulary.bos)
+            model.chat_template() or default_template(vocabulary).source,
+            _text(model, vocabulary.eos),
+            _text(model, vocabulary.bos),
+            opens_turn=opens_turn,
         )
         as_text = _wants_text_arguments(formatter)
         prompt: str = formatter(
@@ -61,14 +61,21 @@ def render(
         ) from error
 
 
+def default_of(model: Model) -> DefaultTemplate | None:
+    """Return the template that a model without one of its own gets; None if it has one."""
+    return None if model.chat_template() else default_template(model.vocabulary)
+
+
 def has_tools(model: Model) -> bool:
     """Return whether the model's template supports tools."""
     return "tools" in (model.chat_template() or "")
 
 
 @lru_cache(maxsize=8)
-def _formatter(template: str, eos: str, bos: str) -> Jinja2ChatFormatter:
-    return Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+def _formatter(template: str, eos: str, bos: str, *, opens_turn: bool) -> Jinja2ChatFormatter:
+    return Jinja2ChatFormatter(
+        template=template, eos_token=eos, bos_token=bos, add_generation_prompt=opens_turn
+    )
 
 
 def _message(message: Mapping[str, Any], *, arguments_as_text: bool) -> dict[str, Any]:

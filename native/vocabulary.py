@@ -6,6 +6,7 @@ import codecs
 import ctypes
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,20 @@ from .library import llama
 Tokens = npt.NDArray[np.int32]
 
 
+class InfillTokens(NamedTuple):
+    """The tokens that open a prefix, open a suffix, and ask for the text in the middle."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
 class Vocabulary:
     """The tokenizer of a loaded model, valid as long as the model is.
 
     Attributes: ``handle``: llama.cpp's pointer; ``size``: number of tokens; ``has_text``: whether tokens have
-    texts; ``bos``, ``eos``: token ids, -1 for none.
+    texts; ``bos``, ``eos``: token ids, -1 for none; ``adds_bos``: whether a text begins with BOS; ``infill``:
+    the tokens for filling in, None if the model was not trained for it.
     """
 
     def __init__(self, handle: int) -> None:
@@ -29,6 +39,13 @@ class Vocabulary:
         self.has_text: bool = llama.llama_vocab_type(handle) != 0
         self.bos: int = llama.llama_vocab_bos(handle)
         self.eos: int = llama.llama_vocab_eos(handle)
+        self.adds_bos: bool = self.bos >= 0 and llama.llama_vocab_get_add_bos(handle)
+        infill = InfillTokens(
+            llama.llama_vocab_fim_pre(handle),
+            llama.llama_vocab_fim_suf(handle),
+            llama.llama_vocab_fim_mid(handle),
+        )
+        self.infill = infill if min(infill) >= 0 else None
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
         """Return the token ids of ``text``, (n,) int32.

@@ -66,28 +66,28 @@ class Engine:
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
-        stop_tokens: Collection[int] = (),
         logprobs: int | None = None,
         visible: Collection[int] = (),
+        ends: Collection[int] = (),
         thinking: Thinking | None = None,
         thinking_budget: int | None = None,
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
-        last conversation (of several, with the most similar one) is not decoded again. ``stop_tokens`` end
-        the answer as the model's end tokens do. ``logprobs``: how many alternatives each token's logprob
-        comes with, None for no logprobs. ``visible``: control tokens whose text is part of the answer.
-        ``thinking``: the tags of the thinking that the text may begin with, which are part of the text; stop
-        strings count behind it, and it is ended after ``thinking_budget`` tokens (None: as the settings say).
-        Raises ContextFullError if the prompt does not fit, SettingsError.
+        last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
+        alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
+        text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
+        the thinking that the text may begin with, which are part of the text; stop strings count behind it,
+        and it is ended after ``thinking_budget`` tokens (None: as the settings say). Raises ContextFullError
+        if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         sampling = sampling or Sampling()
         self._check_fits(ids)
         self._check_tokens(sampling.logit_bias, "of the logit bias")
-        self._check_tokens(stop_tokens, "of the stop tokens")
+        self._check_tokens(ends, "that ends the text")
         if max_tokens is not None and max_tokens < 1:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
         if logprobs is not None and logprobs < 0:
@@ -107,9 +107,9 @@ class Engine:
             max_tokens=min(room, max_tokens or room),
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
-            stop_tokens=frozenset(stop_tokens),
             logprobs=logprobs,
             visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
+            ends=frozenset(ends),
             thinking=thinking,
         )
 
@@ -119,6 +119,7 @@ class Engine:
         *,
         template_arguments: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
         **options: Any,
     ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
@@ -129,7 +130,15 @@ class Engine:
         if thinking and sampling.grammar:
             grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
             sampling = replace(sampling, grammar=grammar)
-        return self.stream(prompt, sampling=sampling, thinking=thinking, **options)
+        stop = (*stop, *self.chat_stop)
+        return self.stream(prompt, sampling=sampling, thinking=thinking, stop=stop, **options)
+
+    @property
+    def chat_stop(self) -> tuple[str, ...]:
+        """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
+        model has no chat template of its own."""
+        template = chat_template.default_of(self.model)
+        return (template.end,) if template else ()
 
     def thinking_after(self, prompt: Sequence[int]) -> Thinking | None:
         """Return the tags of the thinking that the chat template lets a model begin with after ``prompt``;
@@ -142,21 +151,35 @@ class Engine:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return ``messages`` as token ids, up to where the assistant speaks; ``template_arguments``, further
+        variables, are for the template."""
+        return self.tokenize(self.prompt_text(messages, template_arguments=template_arguments))
+
+    def prompt_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
-        ``template_arguments``, further variables, are for the template."""
+        opens_turn: bool = True,
+    ) -> str:
+        """Return ``messages`` as the model's chat template writes them, up to where the assistant speaks;
+        without ``opens_turn``, up to their end. ``tools`` and ``template_arguments``, further variables, are
+        for the template."""
         self.check()
         arguments = dict(template_arguments or {})
         think = arguments.get("enable_thinking", self.settings.think)
         if think is not None:  # templates have one of two names for it
             arguments = {"enable_thinking": think, "thinking": think, **arguments}
-        text = chat_template.render(self.model, messages, tools, tool_choice, arguments)
-        if think is False:
+        text = chat_template.render(
+            self.model, messages, tools, tool_choice, arguments, opens_turn=opens_turn
+        )
+        if think is False and opens_turn:
             text += closed_thinking(self.model.chat_template() or "", text)
-        return self.tokenize(text)
+        return text
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants

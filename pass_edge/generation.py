@@ -57,23 +57,23 @@ class Generation:
         max_tokens: int,
         limit_reason: str,
         stop: Sequence[str],
-        stop_tokens: Collection[int] = (),
         logprobs: int | None,
         visible: Collection[int] = (),
+        ends: Collection[int] = (),
         thinking: Thinking | None = None,
     ) -> None:
-        """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``stop_tokens``: tokens that
-        end the text as end tokens do; ``logprobs``: how many alternatives each token's logprob has, None
-        for no logprobs; ``visible``: control tokens whose text is part of the text; ``thinking``: what the
-        text may begin with."""
+        """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
+        alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
+        part of the text; ``ends``: tokens that end it as end tokens do; ``thinking``: what the text may begin
+        with."""
         self._slots = slots
         self._vocabulary = vocabulary
         self._conversation = list(prompt)  # and the answer so far
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
-        self._stop_tokens = stop_tokens
         self._alternatives = logprobs
+        self._ends = ends
         self._output = TextStream(vocabulary, stop, visible, thinking)
         self.thinking = thinking
         self._cancelled = False
@@ -151,7 +151,7 @@ class Generation:
             return ""
         token = step.tokens[i]
         self.stats.tokens += 1
-        if self._vocabulary.is_end(token) or token in self._stop_tokens:
+        if self._vocabulary.is_end(token) or token in self._ends:
             self.finish_reason = "stop"
             return ""
         self.ids.append(token)

@@ -11,8 +11,17 @@ import click
 
 from pass_edge import ContextFullError, Engine, PassEdgeError, SettingsError, Stats
 from pass_edge.commands.terminal.keyboard import silent_keyboard, typed_messages
-from pass_edge.commands.terminal.output import DRAFTED, Display, PlainText, quiet, show, summary
-from pass_edge.commands.terminal.standard_input import piped_messages
+from pass_edge.commands.terminal.output import (
+    DRAFTED,
+    Display,
+    PlainText,
+    console,
+    has_styles,
+    quiet,
+    show,
+    summary,
+)
+from pass_edge.commands.terminal.standard_input import piped_messages, text
 from pass_edge.thinking import split_thinking, thinking_of
 
 from .conversation import Conversation
@@ -32,7 +41,7 @@ Pasted text is one message, even if it has several lines."""
 
 
 @click.command()
-@click.option("--system", help='A system message, such as "Be brief."')
+@click.option("--system", type=text, help='A system message, such as "Be brief."')
 @click.option("--plain", is_flag=True, help="Show answers as plain text, not as markdown.")
 @click.option("--show-drafts", is_flag=True, help="Show accepted draft tokens in another color.")
 @thinking_options
@@ -74,7 +83,7 @@ class InteractiveChat:
         self.engine = engine
         self.conversation = conversation
         self.limits = limits
-        self.plain = plain or not sys.stdout.isatty()
+        self.plain = plain or not sys.stdout.isatty() or not has_styles()
         self.shows_drafts = shows_drafts
         self.last_stats: Stats | None = None
         self.commands = {
@@ -171,13 +180,11 @@ class InteractiveChat:
         """Return the display of the next answer: markdown in a terminal, else plain text."""
         if self.plain:
             return PlainText(shows_drafts=self.shows_drafts)
-        from rich.console import Console
-
         from pass_edge.commands.terminal.markdown import Markdown
 
         # COLUMNS, if another program has set it, would hide every resize
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        return Markdown(Console(_environ=environment), shows_drafts=self.shows_drafts)
+        return Markdown(console(_environ=environment), shows_drafts=self.shows_drafts)
 
 
 def is_command(line: str) -> bool:

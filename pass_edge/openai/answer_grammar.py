@@ -27,10 +27,14 @@ class AnswerGrammar:
     has_format: bool
     is_parallel: bool
 
-    def new_parser(self) -> ToolCallParser:
-        """Return a parser that reads the calls of a text."""
+    def new_parser(self, *, is_alone: bool = True) -> ToolCallParser:
+        """Return a parser that reads the calls of a text. ``is_alone``: no text for the user stands before
+        it."""
         return ToolCallParser(
-            self.schemas, self.notation, is_parallel=self.is_parallel, reads_bare=not self.has_format
+            self.schemas,
+            self.notation,
+            is_parallel=self.is_parallel,
+            reads_bare=is_alone and not self.has_format,
         )
 
 

@@ -9,8 +9,9 @@ from pass_edge.generation import Generation
 
 from .formatters import ChatFormatter, Json, TextFormatter, timings_of, usage_of
 from .llama_cpp_formatter import LlamaCppFormatter
+from .response_formatter import ResponseFormatter
 
-Formatter = TextFormatter | ChatFormatter | LlamaCppFormatter
+Formatter = TextFormatter | ChatFormatter | LlamaCppFormatter | ResponseFormatter
 
 
 class Answer:

@@ -4,34 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
-from pass_edge.native.chat_template import has_tools, render
+from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.model_path import readable
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.sampler import Sampling
-from pass_edge.thinking import Thinking
+from pass_edge.thinking import Thinking, begun_turn, thinking_of
 
 from .answer_grammar import answer_grammar
 from .answers import Answer, Formatter
 from .formatters import ChatFormatter, Json, TextFormatter
+from .infill import infill_prompt, infill_tokens
 from .llama_cpp_formatter import LlamaCppFormatter
 from .logit_bias import token_biases
 from .message_parser import MessageParser
-from .messages import plain_messages
+from .messages import begun_message, plain_messages
 from .notations import notation_of
 from .output_form import form_grammar
-from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, LlamaCppRequest, Prompt, Request
+from .requests import (
+    RANDOM_SEED,
+    ChatCompletionRequest,
+    CompletionRequest,
+    LlamaCppRequest,
+    Prompt,
+    Request,
+    ResponseRequest,
+)
+from .response_formatter import ResponseFormatter
+from .responses import chat_request
 
+AnyRequest = CompletionRequest | ChatCompletionRequest | ResponseRequest
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
 
 
-def complete(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Json | Iterator[Json]:
+def complete(engine: Engine, request: AnyRequest) -> Json | Iterator[Json]:
     """Answer ``request``: return OpenAI's result object or, with ``request.stream``, an iterator over chunks.
 
     Raises SettingsError (a parameter is wrong or not supported), ContextFullError (the prompt does not fit),
@@ -41,36 +55,68 @@ def complete(engine: Engine, request: CompletionRequest | ChatCompletionRequest)
     return iter(answer) if request.stream else answer.result()
 
 
-async def acomplete(
-    engine: Engine, request: CompletionRequest | ChatCompletionRequest
-) -> Json | AsyncIterator[Json]:
+async def acomplete(engine: Engine, request: AnyRequest) -> Json | AsyncIterator[Json]:
     """Await ``complete``; the event loop stays free, and chunks are for ``async for``."""
     answer = await asyncio.to_thread(start, engine, request)
     return aiter(answer) if request.stream else await answer.aresult()
 
 
-def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Answer:
+def start(engine: Engine, request: AnyRequest) -> Answer:
     """Check ``request`` and return its answer, not yet generated. Raises as ``complete`` does."""
     _refuse_unsupported(request)
     if isinstance(request, ChatCompletionRequest):
-        return _start_chat(engine, request)
+        return _start_chat(engine, request, ChatFormatter)
+    if isinstance(request, ResponseRequest):
+        return _start_chat(engine, chat_request(request), partial(ResponseFormatter, request))
     return _start_completion(engine, request)
 
 
 def prompt_text(engine: Engine, request: ChatCompletionRequest) -> str:
     """Return the prompt that the model's chat template makes of a request. Raises as ``complete`` does."""
-    engine.check()
-    tools = () if request.tool_choice == "none" else request.tools
+    return _turn(engine, request)[0]
+
+
+def _turn(engine: Engine, request: ChatCompletionRequest) -> tuple[str, Thinking | None, str]:
+    """The prompt of a chat, up to where the answer begins; the thinking that it may begin with; and the
+    content of the assistant's message that it continues."""
+    tools = list(request.tools or ()) if request.tool_choice != "none" else []
     messages = plain_messages(request.messages)
-    return render(engine.model, messages, tools, request.tool_choice, _template_arguments(request))
+    begun = begun_message(
+        messages, continues=request.continue_final_message, opens_turn=request.add_generation_prompt
+    )
+    if begun and tools and request.tool_choice not in (None, "auto"):
+        raise SettingsError("a forced tool call cannot continue a message of the assistant; give one of both")
+    text = engine.prompt_text(
+        messages[:-1] if begun else messages,
+        tools=tools,
+        tool_choice=request.tool_choice,
+        template_arguments=_template_arguments(request),
+        opens_turn=bool(begun) or request.add_generation_prompt is not False,
+    )
+    thinking = thinking_of(engine.model.chat_template() or "", text)
+    if not begun:
+        return text, thinking, ""
+    content: str = begun["content"]
+    turn, thinking = begun_turn(thinking, text, str(begun.get("reasoning_content") or ""), content)
+    return text + turn, thinking, content
 
 
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
+    vocabulary, suffix = engine.model.vocabulary, request.suffix
     if request.echo and request.logprobs is not None:
         raise SettingsError("echo works without logprobs only")
-    ids = [_token_ids(engine, prompt) for prompt in prompts]
-    generations = _generations(engine, request, ids, grammar=form_grammar(request), logprobs=request.logprobs)
+    ids = [
+        infill_prompt(vocabulary, each, suffix) if suffix else _token_ids(engine, each) for each in prompts
+    ]
+    generations = _generations(
+        engine,
+        request,
+        ids,
+        grammar=form_grammar(request),
+        logprobs=request.logprobs,
+        ends=infill_tokens(vocabulary) if suffix else (),
+    )
     return _answer(request, generations, _completion_formatter(engine, request, prompts, ids))
 
 
@@ -85,7 +131,13 @@ def _completion_formatter(
     return TextFormatter(model, vocabulary, prompts=texts, n=request.n, echo=request.echo)
 
 
-def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
+def _start_chat(
+    engine: Engine,
+    request: ChatCompletionRequest,
+    new_formatter: Callable[
+        [str, Vocabulary, Callable[[], MessageParser]], ChatFormatter | ResponseFormatter
+    ],
+) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
     vocabulary = engine.model.vocabulary
     if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
@@ -93,22 +145,25 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    prompt = engine.tokenize(prompt_text(engine, request))
-    thinking = engine.thinking_after(prompt)
+    text, thinking, content = _turn(engine, request)
     notation = notation_of(engine.model.chat_template() or "")
     answer = answer_grammar(request, tools, notation, thinking, vocabulary)
     generations = _generations(
         engine,
         request,
-        [prompt],
+        [engine.tokenize(text)],
         grammar=answer.grammar,
+        grammar_start=content if answer.has_format and not request.grammar else "",
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
+        stop=engine.chat_stop,
         thinking=thinking,
         thinking_budget=request.thinking_budget_tokens,
     )
-    formatter = ChatFormatter(
-        _model_name(request, engine), vocabulary, lambda: MessageParser(thinking, answer.new_parser())
+    formatter = new_formatter(
+        _model_name(request, engine),
+        vocabulary,
+        lambda: MessageParser(thinking, answer.new_parser(is_alone=not content.strip())),
     )
     return _answer(request, generations, formatter)
 
@@ -138,23 +193,27 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    grammar_start: str = "",
     visible: Collection[int] = (),
+    stop: Sequence[str] = (),
+    ends: Collection[int] = (),
     thinking: Thinking | None = None,
     thinking_budget: int | None = None,
 ) -> list[Generation]:
-    """``request.n`` generations for each prompt, one prompt after the other."""
+    """``request.n`` generations for each prompt, one prompt after the other; ``stop``: further strings to
+    stop at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
     biases = _biases(request, engine.model.vocabulary, grammar)
     return [
         engine.stream(
             prompt,
-            sampling=_sampling(request, biases, grammar, choice),
+            sampling=_sampling(request, biases, grammar, grammar_start, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
-            stop_tokens=request.stop_token_ids or (),
+            stop=(*([request.stop] if isinstance(request.stop, str) else request.stop or ()), *stop),
             logprobs=logprobs,
             visible=visible,
+            ends=(*ends, *(request.stop_token_ids or ())),
             thinking=thinking,
             thinking_budget=thinking_budget,
         )
@@ -170,12 +229,15 @@ def _biases(request: Request, vocabulary: Vocabulary, grammar: str) -> dict[int,
     return biases | dict.fromkeys(vocabulary.end_tokens if request.ignore_eos else (), -math.inf)
 
 
-def _sampling(request: Request, biases: Mapping[int, float], grammar: str, choice: int) -> Sampling:
+def _sampling(
+    request: Request, biases: Mapping[int, float], grammar: str, grammar_start: str, choice: int
+) -> Sampling:
     parameters = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS} | {
         "top_k": max(0, request.top_k),  # llama.cpp also takes -1 for off
         "logit_bias": biases,
         "seed": None if request.seed in (None, RANDOM_SEED) else request.seed + choice,
         "grammar": grammar,
+        "grammar_start": grammar_start,
     }
     return Sampling(**parameters)
 
@@ -226,4 +288,4 @@ def _prompt_text(prompt: Prompt, vocabulary: Vocabulary) -> str:
 
 
 def _model_name(request: Request, engine: Engine) -> str:
-    return request.model or str(engine.model.path)
+    return request.model or readable(engine.model.path)

@@ -48,7 +48,7 @@ class TextFormatter:
 
     def last_chunks(self, index: int, generation: Generation, n_sent: int) -> list[Json]:
         """Return the chunks after the text of choice ``index``: the last has the finish reason."""
-        return [self._chunk(index, "", self._logprobs(index, generation, n_sent), _finish_reason(generation))]
+        return [self._chunk(index, "", self._logprobs(index, generation, n_sent), finish_reason(generation))]
 
     def usage_chunk(self, usage: Json) -> Json:
         """Return the chunk that ends a stream with its usage."""
@@ -61,7 +61,7 @@ class TextFormatter:
                 i,
                 self._prompts[i] * self._echo + each.text,
                 self._logprobs(i, each, 0),
-                _finish_reason(each),
+                finish_reason(each),
             )
             for i, each in enumerate(generations)
         ]
@@ -137,7 +137,7 @@ class ChatFormatter:
         """As ``TextFormatter.last_chunks``."""
         parser = self._parsers.pop(index)
         chunks = self._chunks(index, parser.finish(), None)
-        reason = "tool_calls" if parser.is_complete else _finish_reason(generation)
+        reason = "tool_calls" if parser.is_complete else finish_reason(generation)
         return [*chunks, self._chunk(index, {}, self._logprobs(generation, n_sent), reason)]
 
     def _chunks(self, index: int, deltas: Sequence[Json], logprobs: Json | None) -> list[Json]:
@@ -169,7 +169,7 @@ class ChatFormatter:
             "index": index,
             "message": message,
             "logprobs": self._logprobs(generation, 0),
-            "finish_reason": "tool_calls" if parser.is_complete else _finish_reason(generation),
+            "finish_reason": "tool_calls" if parser.is_complete else finish_reason(generation),
         }
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, reason: str | None = None) -> Json:
@@ -239,7 +239,8 @@ def _text_choice(index: int, text: str, logprobs: Json | None, reason: str | Non
     return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _finish_reason(generation: Generation) -> str:
+def finish_reason(generation: Generation) -> str:
+    """Return OpenAI's finish reason of a generation that has ended."""
     return _FINISH_REASONS[generation.finish_reason or "length"]
 
 

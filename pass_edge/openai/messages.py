@@ -19,6 +19,29 @@ def plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     return [_plain_message(message) for message in messages]
 
 
+def begun_message(
+    messages: Sequence[Mapping[str, Any]], *, continues: bool | None, opens_turn: bool | None
+) -> Mapping[str, Any] | None:
+    """Return the last of ``messages`` if the answer is to continue it: if it is the assistant's and
+    ``continues`` is not False. Raises SettingsError if that is asked for but not possible."""
+    *others, last = messages
+    if last["role"] != "assistant":
+        if continues:
+            raise SettingsError("continue_final_message needs a last message whose role is assistant")
+        return None
+    if continues is False:
+        return None
+    if continues and opens_turn:
+        raise SettingsError("add_generation_prompt and continue_final_message exclude each other; set one")
+    if others and others[-1]["role"] == "assistant":
+        raise SettingsError("the last two messages are the assistant's; only one can be continued")
+    if last.get("tool_calls"):
+        raise SettingsError(
+            "the last message has tool calls, so it cannot be continued; their results must follow it"
+        )
+    return last
+
+
 def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise SettingsError("a message must be an object with a role and a content")

@@ -111,7 +111,8 @@ class CompletionRequest(Request):
     """The parameters of ``create_completion``.
 
     Beyond llama-cpp-python's: several prompts in ``prompt``, ``n`` choices for each, and OpenAI's
-    ``stream_options``.
+    ``stream_options``. With a ``suffix``, the answer is what stands between ``prompt`` and it; the model must
+    have tokens for this.
     """
 
     prompt: Prompt | Sequence[Prompt]
@@ -119,7 +120,7 @@ class CompletionRequest(Request):
     max_tokens: int | None = 16
     logprobs: int | None = None
     echo: bool = False
-    suffix: str | None = _unsupported(None)
+    suffix: str | None = None
     stopping_criteria: object = _unsupported(None)
 
 
@@ -141,6 +142,10 @@ class ChatCompletionRequest(Request):
     ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
     ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template. After
     ``thinking_budget_tokens`` tokens of thinking, the answer begins.
+
+    If the last message is the assistant's, the answer continues it and holds only what is new;
+    ``continue_final_message`` False begins a new message instead. ``add_generation_prompt`` False does not
+    open the assistant's turn.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -152,7 +157,51 @@ class ChatCompletionRequest(Request):
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     thinking_budget_tokens: int | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     functions: object = _unsupported(None)
     function_call: object = _unsupported(None)
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    """A request for embeddings: ``input`` is one text or several, each as text or as token ids.
+    ``encoding_format``: "float", or "base64" (of float32). ``dimensions``: only the model's own."""
+
+    input: Prompt | Sequence[str] | Sequence[Sequence[int]]
+    _: KW_ONLY
+    encoding_format: str = "float"
+    dimensions: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class ResponseRequest(Request):
+    """The parameters of OpenAI's Responses API, and llama.cpp's of sampling.
+
+    ``input``: a text, or a list of items (messages, thinking, calls of functions and their outputs).
+    ``text``: its ``format``. ``reasoning``: its ``effort`` is told to the chat template. Nothing is kept,
+    whatever ``store`` says.
+    """
+
+    input: str | Sequence[Mapping[str, Any]]
+    _: KW_ONLY
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: Mapping[str, Any] | None = None
+    reasoning: Mapping[str, Any] | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    include: Sequence[str] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: object = None
+    prompt: object = None
+    background: bool | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None

@@ -20,6 +20,7 @@ HINTS = frozenset(
         # OpenAI: who asks, how it is billed, kept or cached, and what the answer may look like
         *("user", "safety_identifier", "metadata", "store", "service_tier", "moderation"),
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "prediction", "verbosity"),
+        "max_tool_calls",  # it counts tools of the server, which has none
         # llama.cpp: the KV cache, which is always used and changes no text here; and its drafts
         *("cache_prompt", "id_slot", "n_keep", "n_discard", "n_cache_reuse", "sse_ping_interval"),
         *("return_tokens", "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type"),
@@ -42,7 +43,6 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none",),
     "best_of": (1,),
-    "suffix": ("",),
     # llama.cpp
     "typical_p": (1,),
     "tfs_z": (1,),
@@ -72,8 +72,6 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "reasoning_budget_tokens": (-1,),
     "parse_tool_calls": (True,),
     "chat_template": (),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
     # vLLM
     "repetition_penalty": (1,),
     "length_penalty": (1,),
@@ -124,10 +122,10 @@ def known_fields(data: Mapping[str, Any], known: Collection[str]) -> dict[str, A
     return {name: value for name, value in given.items() if name in known}
 
 
-def ignored_fields(data: Any) -> list[str]:
-    """Return the hints in a request's body."""
-    given = data.items() if isinstance(data, dict) else ()
-    return sorted(name for name, value in given if name in HINTS and value is not None)
+def ignored_fields(data: Any, known: Collection[str] = ()) -> list[str]:
+    """Return the hints in a request's body that are not among its ``known`` fields."""
+    given = {name for name, value in data.items() if value is not None} if isinstance(data, dict) else set()
+    return sorted(given & HINTS - {*known})
 
 
 def _complaint(name: str, known: Collection[str]) -> str:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import fields
 from typing import Any
 
 from fastapi import Request
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from pass_edge.native.errors import PassEdgeError
 from pass_edge.openai.answers import Answer
+from pass_edge.openai.embeddings import EmbeddingAnswer
 
 from .admission import AdmissionQueue, Place
 from .errors import BusyError, error_object, json_response, status_and_code
@@ -38,18 +40,24 @@ class RequestHandler:
         self._time_limit = time_limit
 
     async def respond(
-        self, request: Request, start_answer: Callable[[], Answer], *, stream: bool
+        self,
+        request: Request,
+        body: Any,
+        start_answer: Callable[[], Answer | EmbeddingAnswer],
+        *,
+        stream: bool,
     ) -> Response:
-        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread.
+        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread; ``body``: its
+        fields, a dataclass.
 
         The answer ends early if the client disconnects. Raises BusyError, and what ``start_answer`` raises.
         """
-        ignored = ignored_fields(await request.json())
+        ignored = ignored_fields(await request.json(), known={each.name for each in fields(body)})
         headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
         place = self._enter()
         try:
             answer = await run_in_threadpool(start_answer)
-            if stream:
+            if stream and isinstance(answer, Answer):
                 return _EventStream(self._events(answer), place, headers)
             result = await _unless_disconnected(request, self._result(answer))
         except BaseException:
@@ -67,7 +75,7 @@ class RequestHandler:
             self._metrics.count_refusal()
             raise
 
-    async def _result(self, answer: Answer) -> dict[str, Any]:
+    async def _result(self, answer: Answer | EmbeddingAnswer) -> dict[str, Any]:
         async with self._slot(answer):
             return await answer.aresult()
 
@@ -76,16 +84,15 @@ class RequestHandler:
             chunk: dict[str, Any] = {}
             try:
                 async for chunk in chunks:
-                    yield {"data": json.dumps(chunk)}
+                    yield _event(chunk)
             except PassEdgeError as error:
-                status, code = status_and_code(error)
-                yield {"data": json.dumps(error_object(status, str(error), code=code))}
+                yield _event(_error_after(chunk, error))
                 return
         if "object" in chunk:  # it is OpenAI's protocol that has this event, llama.cpp's own has not
             yield {"data": "[DONE]"}
 
     @asynccontextmanager
-    async def _slot(self, answer: Answer) -> AsyncIterator[None]:
+    async def _slot(self, answer: Answer | EmbeddingAnswer) -> AsyncIterator[None]:
         """Wait for a slot and hold it, for as long as the time limit allows."""
         async with self._queue.slot():
             timer = asyncio.get_running_loop().call_later(self._time_limit, answer.cancel)
@@ -107,6 +114,21 @@ class _EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place, suppress(SendTimeoutError):
             await super().__call__(scope, receive, send)
+
+
+def _event(chunk: dict[str, Any]) -> dict[str, str]:
+    """A chunk as an event, which has a name if the chunk has a type: those of responses have one."""
+    name = {"event": chunk["type"]} if "type" in chunk else {}
+    return {**name, "data": json.dumps(chunk)}
+
+
+def _error_after(chunk: dict[str, Any], error: PassEdgeError) -> dict[str, Any]:
+    """The chunk that tells of an error after ``chunk``."""
+    status, code = status_and_code(error)
+    described = error_object(status, str(error), code=code)
+    if "type" not in chunk:
+        return described
+    return {**described["error"], "type": "error", "sequence_number": chunk["sequence_number"] + 1}
 
 
 async def _unless_disconnected(

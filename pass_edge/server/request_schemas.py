@@ -14,8 +14,10 @@ from pydantic.dataclasses import dataclass
 from pass_edge.openai.requests import (
     ChatCompletionRequest,
     CompletionRequest,
+    EmbeddingRequest,
     LlamaCppRequest,
     Parameters,
+    ResponseRequest,
 )
 
 from .request_fields import known_fields
@@ -23,7 +25,7 @@ from .request_fields import known_fields
 TokenId = Annotated[int, Field(ge=0)]
 Bias = Annotated[float, Strict()] | Literal[False]
 Object = dict[str, Any]
-Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, LlamaCppRequest)
+Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, LlamaCppRequest, ResponseRequest)
 _INT64 = 2**63
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_PROMPTS = 16
@@ -102,6 +104,9 @@ class CompletionBody(Body):
     """POST /v1/completions."""
 
     prompt: Prompts
+    suffix: str | None = Field(
+        None, description="What follows the text, if the model was trained to fill in."
+    )
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
 
@@ -155,6 +160,12 @@ class ChatBody(Body):
     thinking_budget_tokens: Annotated[int, Field(ge=-1)] | None = Field(
         None, description="After so many tokens of thinking, the answer begins; -1 leaves it to the server."
     )
+    continue_final_message: bool | None = Field(
+        None, description="Whether the answer continues a last message of the assistant; by default it does."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether the assistant's turn is opened; by default it is."
+    )
 
     def request(self, model: str) -> ChatCompletionRequest:
         """Return the request to the engine; ``model`` is the name in the result."""
@@ -167,6 +178,54 @@ class ChatBody(Body):
             logprobs=self.logprobs or bool(self.n_probs),
             top_logprobs=self.top_logprobs or self.n_probs,
         )
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class EmbeddingBody(Fields):
+    """POST /v1/embeddings."""
+
+    input: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+    )
+    model: str | None = Field(None, description="Any name: there is one model.")
+    encoding_format: str | None = Field(None, description="float, or base64 of float32.")
+    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+
+    def request(self, model: str) -> EmbeddingRequest:
+        """Return the request to the model; ``model`` is the name in the result."""
+        encoding = self.encoding_format or "float"
+        return EmbeddingRequest(self.input, encoding_format=encoding, dimensions=self.dimensions, model=model)
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class ResponseBody(Body):
+    """POST /v1/responses."""
+
+    input: str | list[Object] = Field(description="A text, or the items of the conversation so far.")
+    instructions: str | None = None
+    max_output_tokens: TokenLimit | None = None
+    tools: list[Object] | None = Field(None, max_length=128, description="Functions.")
+    tool_choice: str | Object | None = None
+    parallel_tool_calls: bool | None = None
+    text: Object | None = Field(None, description="Its format: text, json_object, or json_schema.")
+    reasoning: Object | None = Field(None, description="Its effort is told to the chat template.")
+    chat_template_kwargs: Object | None = Field(None, description="Told to the chat template.")
+    metadata: Object | None = Field(None, description="Returned with the response.")
+    store: bool | None = Field(None, description="Nothing is stored, whatever it says.")
+    include: list[str] | None = Field(None, description="Logprobs are refused; others are not used.")
+    previous_response_id: str | None = Field(None, description="Refused: nothing is kept.")
+    conversation: str | Object | None = Field(None, description="Refused: nothing is kept.")
+    prompt: Object | None = Field(None, description="Refused: no prompts are kept.")
+    background: bool | None = Field(None, description="Only false.")
+    truncation: str | None = Field(None, description="Only disabled.")
+    top_logprobs: int | None = Field(None, ge=0, le=0)
+
+    def request(self, model: str) -> ResponseRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return _request(ResponseRequest, self, model=model)
 
 
 def _request(request_type: type[Request], body: Body, **changes: Any) -> Request:

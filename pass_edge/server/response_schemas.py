@@ -85,15 +85,44 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class Response(BaseModel):
+    """The result of /v1/responses; a stream's events have it in their first and last."""
+
+    id: str
+    object: str
+    created_at: int
+    model: str
+    status: str
+    incomplete_details: Object | None
+    output: list[Object]
+    usage: Object
+
+
+class Embedding(BaseModel):
+    object: str
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(BaseModel):
+    """The result of /v1/embeddings."""
+
+    object: str
+    data: list[Embedding]
+    model: str
+    usage: dict[str, int]
+
+
 class ModelCard(BaseModel):
-    """The model. ``context_size``: most tokens of a conversation; ``schedule``: how it drafts."""
+    """The model. ``context_size``: most tokens of a conversation, or of a text; ``schedule``: how it drafts,
+    null for an embedding model."""
 
     id: str
     object: str = "model"
     created: int
     owned_by: str = "pass-edge"
     context_size: int
-    schedule: str
+    schedule: str | None
 
 
 class ModelList(BaseModel):

@@ -113,6 +113,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str)
         assert our.name == their.name
         assert our.default == their.default or (not our.default and not their.default)
     chat = ["parallel_tool_calls", "chat_template_kwargs", "reasoning_effort", "thinking_budget_tokens"]
+    chat += ["continue_final_message", "add_generation_prompt"]
     forms = ["json_schema", "structured_outputs", *(() if "chat" in method else ["response_format"])]
     sampling = ["repeat_last_n", "ignore_eos", "stop_token_ids"]
     both = ["n", "stream_options", "timings_per_token", *forms, *sampling]
@@ -123,7 +124,7 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str)
 @pytest.mark.parametrize(
     "given",
     [
-        {"suffix": "x"},
+        {"suffix": "x"},  # of a model that cannot fill in
         {"typical_p": 0.5},
         {"tfs_z": 0.9},
         {"mirostat_mode": 2},

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pass_edge import Engine, Settings, SettingsError
-from pass_edge.native.chat_template import CHATML, render
+from pass_edge.native.chat_template import render
+from pass_edge.native.default_templates import CHATML
 from pass_edge.native.model import Model
 from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.openai.complete import complete
