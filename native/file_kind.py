@@ -64,27 +64,27 @@ _SCORES = ("cls.weight", "cls.output.weight")
 
 def kind_of(file: GgufFile) -> Kind:
     """Return what ``file`` is. Reads metadata and names of tensors only."""
-    kind, architecture = file.get("general.type"), file.get("general.architecture")
+    kind, architecture = file.text("general.type"), file.text("general.architecture") or ""
     if kind == "adapter":
         return Kind.LOOKAHEAD if file.get("pass.format_version") is not None else Kind.LORA
-    if isinstance(kind, str) and kind in _TYPES:
+    if kind in _TYPES:
         return _TYPES[kind]
-    if file.get("split.no"):
+    if file.number("split.no"):
         return Kind.LATER_PIECE
-    by_name = _ARCHITECTURES.get(architecture, Kind.TEXT) if isinstance(architecture, str) else Kind.TEXT
+    by_name = _ARCHITECTURES.get(architecture, Kind.TEXT)
     if not by_name.is_model:
         return by_name
     if not file.tensors:
         return Kind.EMPTY if file.get("tokenizer.ggml.tokens") is None else Kind.VOCABULARY
-    return _kind_of_head(file, str(architecture)) or by_name
+    return _kind_of_head(file, architecture) or by_name
 
 
 def _kind_of_head(file: GgufFile, architecture: str) -> Kind | None:
     """Return what a model makes of its outputs, if not tokens."""
-    pooling = file.get(f"{architecture}.pooling_type")
+    pooling = file.number(f"{architecture}.pooling_type")
     if pooling == _RANKED or any(name in file.tensors for name in _SCORES):
         return Kind.RERANKER
-    reads_both_ways = file.get(f"{architecture}.attention.causal") is False
+    reads_both_ways = file.number(f"{architecture}.attention.causal") is False
     has_segments = file.get("tokenizer.ggml.token_type_count") is not None  # as BERT's have
     if architecture not in _ARCHITECTURES and (pooling in _POOLED or reads_both_ways or has_segments):
         return Kind.EMBEDDING
@@ -106,7 +106,6 @@ def check_generates(file: GgufFile) -> None:
 def _wrong(file: GgufFile, kind: Kind) -> ModelError:
     what, instead = kind.value
     if kind == Kind.LOOKAHEAD:
-        what = f"{what}; it was made for {file.get('pass.base.name')!r}"
-    if isinstance(count := file.get("split.count"), int):
-        instead = instead.format(first=f"-00001-of-{count:05}.gguf")
+        what = f"{what}; it was made for {file.text('pass.base.name')!r}"
+    instead = instead.format(first=f"-00001-of-{file.number('split.count') or 0:05}.gguf")
     return ModelError(f"{file.path} is {what}; {instead}")

@@ -82,8 +82,8 @@ class GgufFile:
             raise
 
     def _find_pieces(self) -> tuple[Path, ...]:
-        count = self.get("split.count")
-        if not isinstance(count, int) or count < 2 or self.get("split.no") != 0:
+        count = self.number("split.count") or 0
+        if count < 2 or self.number("split.no") != 0:
             return (self.path,)
         pieces = pieces_of(self.path)
         if len(pieces) != count:
@@ -117,6 +117,16 @@ class GgufFile:
         if code == _STRING:
             return ggml("gguf_get_val_str")(self.handle, index).decode("utf-8", "replace")
         return _numbers(ggml("gguf_get_val_data")(self.handle, index), code, 1)[0].item()
+
+    def number(self, key: str) -> int | None:
+        """Return the value of ``key`` if it is a whole number, a truth value included; else None."""
+        value = self.get(key)
+        return value if isinstance(value, int) else None
+
+    def text(self, key: str) -> str | None:
+        """Return the value of ``key`` if it is text; else None."""
+        value = self.get(key)
+        return value if isinstance(value, str) else None
 
     def _array(self, index: int) -> npt.NDArray[Any] | list[bytes]:
         code = ggml("gguf_get_arr_type")(self.handle, index)

@@ -251,7 +251,7 @@ def _grammar(grammar_file: Path | None, schema_file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         return schema_grammar(json.loads(text)) if schema_file else text
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from error

@@ -207,9 +207,16 @@ def test_generate_in_a_terminal_says_what_it_waits_for(reciter: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "is_styled"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+    ("command", "environment", "is_styled"),
+    [
+        ("generate", {}, True),
+        ("generate", {"NO_COLOR": "1"}, False),
+        ("generate", {"TERM": "dumb"}, False),
+        ("doctor", {"NO_COLOR": "1"}, False),
+        ("quantize", {"TERM": "dumb"}, False),
+        ("quantize", {"NO_COLOR": "1"}, False),
+    ],
 )
-@pytest.mark.parametrize("command", ["generate", "doctor", "quantize"])
 def test_no_escape_codes_where_none_are_wanted(
     command: str, environment: dict[str, str], is_styled: bool, reciter: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,23 @@ def test_a_model_that_writes_text_is_one(keys: dict[str, Any], tmp_path: Path) -
         assert kind_of(file) == Kind.TEXT
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "general.type",
+        "split.no",
+        "split.count",
+        "llama.pooling_type",
+        "llama.attention.causal",
+        "general.name",
+    ],
+)
+@pytest.mark.parametrize("value", [[1, 2], "x", ["a", "b"]], ids=str)
+def test_values_of_other_types_say_nothing(key: str, value: Any, tmp_path: Path) -> None:
+    with GgufFile(write_file(tmp_path / "m.gguf", "llama", {key: value})) as file:
+        assert kind_of(file) == Kind.TEXT
+
+
 def test_a_merged_model_is_a_model(tmp_path: Path) -> None:
     with GgufFile(write_file(tmp_path / "m.gguf", "llama", {"pass.format_version": 1})) as file:
         assert kind_of(file) == Kind.TEXT

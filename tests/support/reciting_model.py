@@ -33,8 +33,8 @@ def write_reciting_model(
     thinks: bool = False,
     template: str | None = TEMPLATE,
 ) -> Path:
-    """Write a model to ``path`` whose every answer is ``pieces``, a token each, all different. ``template``:
-    its chat template, if it has one; ``thinks``: which shows the tags of thinking."""
+    """Write a model to ``path`` whose every answer is ``pieces``, a token each, all different. ``thinks``:
+    its template shows the tags of thinking. ``template``: its chat template, if it has one."""
     assert len(set(pieces)) == len(pieces), "a token has one successor"
     tokens = ["<unk>", ASKS, ANSWERS, END, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     kinds = [TokenType.UNKNOWN, *[TokenType.CONTROL] * 3, *[TokenType.BYTE] * 256]

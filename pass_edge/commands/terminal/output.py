@@ -61,10 +61,10 @@ def console(**options: Any) -> Console:
     return Console(highlight=False, force_terminal=None if has_styles() else False, **options)
 
 
-def quiet(text: str) -> None:
-    """Print a dim line on standard error, if that can be written: an answer is worth more than a note."""
+def quiet(text: str, *, ends_line: bool = True) -> None:
+    """Print dim text on standard error, if that can be written: an answer is worth more than a note."""
     try:
-        click.secho(text, dim=True, err=True, color=None if has_styles() else False)
+        click.secho(text, dim=True, nl=ends_line, err=True, color=None if has_styles() else False)
     except OSError:
         discard(sys.stderr)
 
@@ -166,15 +166,16 @@ def show(generation: Generation, display: Display) -> None:
                 break
     thought, answer = thinking.feed("", is_last=True)
     show_thought(thought)
-    display.feed(answer, drafted=False)
+    display.feed(_without_controls(answer) if in_terminal else answer, drafted=False)
     display.finish()
 
 
 def show_thought(text: str) -> None:
     """Print a part of what a model thinks: dim, and on standard error unless the answer is on a terminal."""
-    if text:
-        in_terminal = sys.stdout.isatty()
-        click.secho(_without_controls(text) if in_terminal else text, dim=True, nl=False, err=not in_terminal)
+    if text and sys.stdout.isatty():
+        click.secho(_without_controls(text), dim=True, nl=False)
+    elif text:
+        quiet(text, ends_line=False)
 
 
 def _without_controls(text: str) -> str:
