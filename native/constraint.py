@@ -267,7 +267,7 @@ _tokenizers: weakref.WeakKeyDictionary[Vocabulary, LLTokenizer] = weakref.WeakKe
 def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
     """Return the vocabulary as llguidance reads it, which takes a second to make."""
     if vocabulary not in _tokenizers:
-        ends = [token for token in range(vocabulary.size) if vocabulary.is_end(token)]
         handle: Any = vocabulary.handle
-        _tokenizers[vocabulary] = lltokenizer_from_vocab(handle, eos_token=ends or [llama.LLAMA_TOKEN_NULL])
+        ends = list(vocabulary.end_tokens) or [llama.LLAMA_TOKEN_NULL]
+        _tokenizers[vocabulary] = lltokenizer_from_vocab(handle, eos_token=ends)
     return _tokenizers[vocabulary]

@@ -102,6 +102,11 @@ class Vocabulary:
         """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a generation."""
+        return tuple(filter(self.is_end, range(self.size)))
+
     def control_tokens_in(self, text: str) -> set[int]:
         """Return the control tokens that ``text`` names."""
         if not self.has_text:

@@ -101,6 +101,7 @@ class Engine:
         sampling = sampling or Sampling()
         self._check_fits(ids)
         self._check_tokens(sampling.logit_bias, "of the logit bias")
+        self._check_tokens(ends, "that ends the text")
         if max_tokens is not None and max_tokens < 1:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
         if logprobs is not None and logprobs < 0:
@@ -122,7 +123,7 @@ class Engine:
             stop=stop_strings(stop),
             logprobs=logprobs,
             visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
-            ends=ends,
+            ends=frozenset(ends),
             thinking=thinking,
             stopping_criteria=stopping_criteria,
         )

@@ -53,10 +53,11 @@ class Generation:
     continues; the text so far is then read again if another generation of that thread came between.
     ``cancel`` may be called from any thread, everything else from one at a time.
 
-    Attributes: ``seed``; ``thinking``, the tags of the thinking that the text may begin with;
+    Attributes: ``seed``; ``sampling``; ``thinking``, the tags of the thinking that the text may begin with;
     ``conversation``, the prompt and the answer so far as tokens; and, complete once iteration ends, ``ids``
     (the generated tokens, without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of
-    ``ids``, if asked for), ``finish_reason``: "stop" (end token, stop string or stopping criterion),
+    ``ids``, if asked for), ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end
+    token, stop string or stopping criterion),
     "length", "context" (the context is full), "cancelled", or None while running.
     """
 
@@ -93,6 +94,7 @@ class Generation:
         self.thinking = thinking
         self._cancelled = False
         self.seed = sampler.seed
+        self.sampling = sampler.sampling
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[Logprob] = []
@@ -127,6 +129,10 @@ class Generation:
     def cancel(self) -> None:
         """End the generation after the current pass, or before its first; from any thread."""
         self._cancelled = True
+
+    @property
+    def stop_string(self) -> str:
+        return self._output.stop_string
 
     def _next_piece(self) -> Piece:
         session, is_new = self._slots.acquire(self, self.conversation)
@@ -172,7 +178,7 @@ class Generation:
         if self._alternatives is not None:
             self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
         text = self._output.feed(token) if self._vocabulary.has_text else ""
-        if self._output.stopped:
+        if self.stop_string:
             self.finish_reason = "stop"
         elif len(self.ids) >= self._max_tokens:
             self.finish_reason = self._limit_reason

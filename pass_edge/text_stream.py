@@ -14,7 +14,7 @@ class TextStream:
     """Detokenizes a text while it is generated. Holds back text that may become a stop string, and what may
     become a tag of thinking, within which no stop string counts.
 
-    Attributes: ``stopped``, whether a stop string occurred; the text before it has been returned then.
+    Attributes: ``stop_string``, the one that occurred, or empty; the text before it has been returned then.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TextStream:
         self._undecided = ""  # whether it is thinking or answer
         self._stop = [string for string in stop if string]
         self._held = ""
-        self.stopped = False
+        self.stop_string = ""
 
     def feed(self, token: int) -> str:
         """Add ``token`` and return the new text that is certain."""
@@ -40,12 +40,12 @@ class TextStream:
 
     def finish(self) -> str:
         """End the text without a stop string: return what was held back."""
-        if self.stopped:
+        if self.stop_string:
             return ""
         thought, answer = self._split(self._detokenizer.finish(), is_last=True)
         text = thought + self._release(answer)
         held, self._held = self._held, ""
-        return text if self.stopped else text + held
+        return text if self.stop_string else text + held
 
     def _split(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
         """Return the new text up to the end of the thinking, tags and all, and that of the answer."""
@@ -57,10 +57,9 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         self._held += text
-        starts = [start for string in self._stop if (start := self._held.find(string)) >= 0]
-        if starts:
-            self.stopped = True
-            length = min(starts)
+        found = [(start, string) for string in self._stop if (start := self._held.find(string)) >= 0]
+        if found:
+            length, self.stop_string = min(found)
         else:
             length = len(self._held) - self._partial_stop()
         released, self._held = self._held[:length], self._held[length:]

@@ -130,7 +130,6 @@ def _number_options() -> list[Option]:
     """Make an option for each number in Sampling (--top-k for ``top_k``); Parameters describes them."""
     flags = {"temperature": ("--temp",), "seed": ("--seed", "-s")}
     descriptions = {each.name: each.metadata.get("description", "") for each in fields(Parameters)}
-    descriptions["repeat_last_n"] = "Recent tokens that the penalties look at; -1 is all of them."
     options: list[Option] = []
     for each in fields(Sampling):
         if each.name in ("logit_bias", "grammar", "grammar_start"):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.vocabulary import InfillTokens, Vocabulary
+from pass_edge.native.vocabulary import InfillTokens, Text, Vocabulary
 
 
 def infill_tokens(vocabulary: Vocabulary) -> InfillTokens:
@@ -18,11 +16,13 @@ def infill_tokens(vocabulary: Vocabulary) -> InfillTokens:
     return vocabulary.infill
 
 
-def infill_prompt(vocabulary: Vocabulary, prefix: str | Sequence[int], suffix: str) -> list[int]:
+def infill_prompt(vocabulary: Vocabulary, prefix: Text | Sequence[int | Text], suffix: str) -> list[int]:
     """Return the token ids of a prompt whose answer stands between ``prefix`` and ``suffix``. Control tokens
     that are written out in these texts are text. Raises SettingsError if the model cannot fill in."""
     tokens = infill_tokens(vocabulary)
-    before = vocabulary.tokenize(prefix).tolist() if isinstance(prefix, str) else prefix
+    before: list[int] = []
+    for part in [prefix] if isinstance(prefix, Text) else prefix:
+        before += vocabulary.tokenize(part).tolist() if isinstance(part, Text) else [int(part)]
     after = vocabulary.tokenize(suffix).tolist()
     start = [vocabulary.bos] if vocabulary.adds_bos else []
     return [*start, tokens.prefix, *before, tokens.suffix, *after, tokens.middle]

@@ -30,9 +30,8 @@ from pass_edge.sampling.processed import processed
 from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import AUTO, Settings
 
-from .answer_grammar import grammar_text
 from .answers import Answer
-from .complete import functions, refuse_unsupported, sampling_of, start
+from .complete import biases_of, functions, refuse_unsupported, sampling_of, start
 from .evaluation import Evaluation, LlamaState
 from .formatters import Json
 from .hub import download
@@ -52,6 +51,7 @@ from .llama_parameters import (
     takes,
     token_ids,
 )
+from .output_form import form_grammar
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest
 
 _RANDOM_SEEDS = (None, RANDOM_SEED, DEFAULTS["seed"])
@@ -296,8 +296,9 @@ class Llama:
         arguments.pop("penalize_nl")  # llama-cpp-python ignores it too
         request = CompletionRequest((), temperature=arguments.pop("temp"), seed=self._seed, **arguments)
         refuse_unsupported(request)
-        sampling = sampling_of(request, grammar_text(request.grammar))
-        sampler = sampler_for(sampling, self.engine.model.vocabulary, start)
+        vocabulary, grammar = self.engine.model.vocabulary, form_grammar(request)
+        sampling = sampling_of(request, grammar, biases=biases_of(request, vocabulary, grammar))
+        sampler = sampler_for(sampling, vocabulary, start)
         return processed(sampler, functions(request.logits_processor, "logits_processor"))
 
     @property

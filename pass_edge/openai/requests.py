@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pass_edge.native.vocabulary import Text
 from pass_edge.sampling.sampler import Sampling
 
-Prompt = Text | Sequence[int]
+Prompt = Text | Sequence[int | Text]
+"""Text, token ids, or both in one list, as llama.cpp takes it."""
+Bias = float | Literal[False]
+LogitBias = Mapping[int | str, Bias] | Sequence[tuple[int | str, Bias]]
 RANDOM_SEED = -1
 """The seed by which users of llama.cpp ask for a random one."""
 
@@ -32,8 +35,14 @@ def _unsupported(default: Any) -> Any:
 class Parameters:
     """Parameters that completions and chats share, in the library and in the server.
 
-    ``grammar`` is GBNF, or a LlamaGrammar. ``max_tokens`` None or 0 generates as many tokens as fit. Choice i
-    of ``n`` is sampled with ``seed`` + i; None and -1 draw a random seed.
+    ``max_tokens`` None, 0 or less generates as many tokens as fit. Choice i of ``n`` is sampled with ``seed``
+    + i; None and -1 draw a random seed. ``logit_bias``: by token id or text, as pairs or as a mapping; False
+    bans. ``stop_token_ids`` end the text as its end token does; with ``ignore_eos``, that token never comes.
+    ``timings_per_token`` adds llama.cpp's timings to chunks and result.
+
+    These fields give the text a form, at most one of them: ``grammar`` (GBNF, or a LlamaGrammar);
+    ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
+    ``json_schema``; llama.cpp's ``json_schema``; vLLM's ``structured_outputs``.
     """
 
     temperature: float = _parameter(
@@ -43,7 +52,7 @@ class Parameters:
         Sampling.top_p, "Keep the likeliest tokens that hold this probability together; 1 is off.", gt=0, le=1
     )
     top_k: int = _parameter(
-        Sampling.top_k, "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=2**31 - 1
+        Sampling.top_k, "Keep this many of the likeliest tokens; 0 and -1 are off.", ge=-1, le=2**31 - 1
     )
     min_p: float = _parameter(
         Sampling.min_p, "Drop tokens less likely than this share of the likeliest one; 0 is off.", ge=0, lt=1
@@ -63,14 +72,26 @@ class Parameters:
         ge=-2,
         le=2,
     )
+    repeat_last_n: int = _parameter(
+        Sampling.repeat_last_n,
+        "Recent tokens that the penalties look at; -1 is all of them.",
+        ge=-1,
+        le=2**31 - 1,
+    )
     seed: int | None = _parameter(Sampling.seed, "The same seed gives the same text.")
-    logit_bias: Mapping[int, float] | None = None
+    logit_bias: LogitBias | None = None
+    ignore_eos: bool = False
     grammar: object = None
+    response_format: Mapping[str, Any] | None = None
+    json_schema: Mapping[str, Any] | bool | None = None
+    structured_outputs: Mapping[str, Any] | None = None
     stop: Text | Sequence[Text] | None = ()
+    stop_token_ids: Sequence[int] | None = None
     max_tokens: int | None = None
     n: int = 1
     stream: bool = False
     stream_options: Mapping[str, Any] | None = None
+    timings_per_token: bool = False
     model: str | None = None
 
 
@@ -99,7 +120,7 @@ class CompletionRequest(Request):
     have tokens for this.
     """
 
-    prompt: Prompt | Sequence[Text] | Sequence[Sequence[int]]
+    prompt: Prompt | Sequence[Prompt]
     _: KW_ONLY
     max_tokens: int | None = 16
     logprobs: int | None = None
@@ -108,12 +129,21 @@ class CompletionRequest(Request):
     stopping_criteria: object = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class LlamaCppRequest(CompletionRequest):
+    """A completion whose result has the form of llama.cpp's own endpoint. ``return_tokens``: with token ids;
+    ``response_fields``: the fields of the result, all if empty; "a/b" is the field b of a."""
+
+    max_tokens: int | None = None
+    return_tokens: bool = False
+    response_fields: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class ChatCompletionRequest(Request):
     """The parameters of ``create_chat_completion``, and OpenAI's ``n`` and ``stream_options``.
 
-    ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
-    ``json_schema``. ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
+    ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
     ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
     ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template. After
     ``thinking_budget_tokens`` tokens of thinking, the answer begins.
@@ -132,7 +162,6 @@ class ChatCompletionRequest(Request):
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     thinking_budget_tokens: int | None = None
-    response_format: Mapping[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     logprobs: bool | None = None

@@ -31,7 +31,7 @@ def chat_request(request: ResponseRequest) -> ChatCompletionRequest:
     or is malformed."""
     _refuse_unsupported(request)
     tools, tool_choice = _tools(request)
-    reasoning, shared = request.reasoning or {}, {each.name for each in fields(Request)}
+    reasoning, shared = request.reasoning or {}, {each.name for each in fields(Request)} - {"response_format"}
     parameters = {name: getattr(request, name) for name in shared} | {
         "max_tokens": request.max_output_tokens or request.max_tokens,
         "stream_options": {"include_usage": True},
@@ -42,7 +42,7 @@ def chat_request(request: ResponseRequest) -> ChatCompletionRequest:
         tools=tools,
         tool_choice=tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
-        response_format=_response_format((request.text or {}).get("format")),
+        response_format=_response_format((request.text or {}).get("format")) or request.response_format,
         reasoning_effort=reasoning.get("effort"),
         chat_template_kwargs=request.chat_template_kwargs,
     )

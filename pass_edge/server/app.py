@@ -12,20 +12,44 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from pass_edge import Engine
 from pass_edge.native.embedder import Embedder
 from pass_edge.native.model_path import readable
-from pass_edge.openai.complete import start
+from pass_edge.openai.complete import prompt_text, start
 from pass_edge.openai.embeddings import EmbeddingAnswer
 
-from . import errors
+from . import errors, properties, tokens
 from .access import AccessMiddleware
 from .admission import AdmissionQueue
 from .metrics import Metrics
+from .paths import ToleranceMiddleware
 from .request_handler import RequestHandler
-from .request_schemas import ChatBody, CompletionBody, EmbeddingBody, ResponseBody
-from .response_schemas import ChatCompletion, Completion, Embeddings, ErrorBody, Health, ModelCard, ModelList
+from .request_schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    LlamaCppBody,
+    ResponseBody,
+    TokenizeBody,
+)
+from .response_schemas import (
+    ChatCompletion,
+    Completion,
+    Embeddings,
+    ErrorBody,
+    Health,
+    LlamaCppCompletion,
+    ModelCard,
+    ModelList,
+    Prompt,
+    Properties,
+    Slot,
+    Text,
+    Tokens,
+)
 from .response_schemas import Response as ResponseObject
 from .settings import ServerSettings
 
@@ -77,6 +101,14 @@ def create_app(engine: Engine | Embedder, settings: ServerSettings, queue: Admis
             raise HTTPException(404, f"there is no model {model!r}; there is {model_name!r}")
         return card
 
+    @with_key.get("/slots")
+    async def slots() -> list[Slot]:
+        """Tell which slots are answering."""
+        return [
+            Slot(id=number, n_ctx=engine.context_size, is_processing=number < queue.active)
+            for number in range(queue.parallel)
+        ]
+
     @with_key.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
         """Return the metrics in Prometheus's text format."""
@@ -90,7 +122,10 @@ def create_app(engine: Engine | Embedder, settings: ServerSettings, queue: Admis
         return Health(slots=queue.parallel, slots_idle=queue.parallel - queue.active)
 
     app.include_router(with_key)
+    routes = (*app.routes, *with_key.routes)
+    paths = (route.path.split("/")[1] for route in routes if isinstance(route, Route))
     app.add_middleware(AccessMiddleware, settings=settings)
+    app.add_middleware(ToleranceMiddleware, unversioned={*paths} - {"v1"})
     errors.install(app)
     return app
 
@@ -102,19 +137,45 @@ def _add_generation(with_key: APIRouter, engine: Engine, model_name: str, handle
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Complete a prompt."""
         start_answer = partial(start, engine, body.request(model_name))
-        return await handler.respond(request, start_answer, stream=body.stream)
+        return await handler.respond(request, body, start_answer, stream=body.stream)
 
     @with_key.post("/v1/chat/completions", responses=_responses(ChatCompletion))
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
         start_answer = partial(start, engine, body.request(model_name))
-        return await handler.respond(request, start_answer, stream=body.stream)
+        return await handler.respond(request, body, start_answer, stream=body.stream)
 
     @with_key.post("/v1/responses", responses=_responses(ResponseObject))
     async def responses(body: ResponseBody, request: Request) -> Response:
         """Answer a conversation, in the words of OpenAI's newer API. Nothing is kept."""
         start_answer = partial(start, engine, body.request(model_name))
-        return await handler.respond(request, start_answer, stream=body.stream)
+        return await handler.respond(request, body, start_answer, stream=body.stream)
+
+    @with_key.post("/completion", responses=_responses(LlamaCppCompletion))
+    async def completion(body: LlamaCppBody, request: Request) -> Response:
+        """Complete a prompt; the result has the form of llama.cpp's own endpoint."""
+        start_answer = partial(start, engine, body.request(model_name))
+        return await handler.respond(request, body, start_answer, stream=body.stream)
+
+    @with_key.post("/apply-template")
+    def apply_template(body: ChatBody) -> Prompt:
+        """Return the prompt that the model's chat template makes of messages."""
+        return Prompt(prompt=prompt_text(engine, body.request(model_name)))
+
+    @with_key.post("/tokenize")
+    def tokenize(body: TokenizeBody) -> Tokens:
+        """Return the tokens of a text."""
+        return tokens.tokenize(engine, body)
+
+    @with_key.post("/detokenize")
+    def detokenize(body: DetokenizeBody) -> Text:
+        """Return the text of tokens."""
+        return tokens.detokenize(engine, body)
+
+    @with_key.get("/props")
+    async def props() -> Properties:
+        """Tell what llama.cpp's clients ask of a server."""
+        return properties.of(engine, model_name)
 
     _refuse(
         with_key,
@@ -132,11 +193,11 @@ def _add_embeddings(
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """Return a vector for each text."""
         start_answer = partial(EmbeddingAnswer, embedder, body.request(model_name))
-        return await handler.respond(request, start_answer, stream=False)
+        return await handler.respond(request, body, start_answer, stream=False)
 
     _refuse(
         with_key,
-        ["/v1/completions", "/v1/chat/completions", "/v1/responses"],
+        ["/v1/completions", "/v1/chat/completions", "/v1/responses", "/completion"],
         f"{model_name} is an embedding model, which writes no text; it answers at /v1/embeddings",
     )
 

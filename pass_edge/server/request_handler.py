@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import fields
 from typing import Any
 
 from fastapi import Request
@@ -23,6 +24,7 @@ from pass_edge.openai.embeddings import EmbeddingAnswer
 from .admission import AdmissionQueue, Place
 from .errors import BusyError, error_object, json_response, status_and_code
 from .metrics import Metrics
+from .request_fields import IGNORED_HEADER, ignored_fields
 
 _SEND_SECONDS = 30.0  # a client that reads nothing for so long counts as disconnected
 _CLIENT_DISCONNECTED = 499
@@ -38,23 +40,33 @@ class RequestHandler:
         self._time_limit = time_limit
 
     async def respond(
-        self, request: Request, start_answer: Callable[[], Answer | EmbeddingAnswer], *, stream: bool
+        self,
+        request: Request,
+        body: Any,
+        start_answer: Callable[[], Answer | EmbeddingAnswer],
+        *,
+        stream: bool,
     ) -> Response:
-        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread.
+        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread; ``body``: its
+        fields, a dataclass.
 
         The answer ends early if the client disconnects. Raises BusyError, and what ``start_answer`` raises.
         """
+        ignored = ignored_fields(await request.json(), known={each.name for each in fields(body)})
+        headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
         place = self._enter()
         try:
             answer = await run_in_threadpool(start_answer)
             if stream and isinstance(answer, Answer):
-                return _EventStream(self._events(answer), place)
+                return _EventStream(self._events(answer), place, headers)
             result = await _unless_disconnected(request, self._result(answer))
         except BaseException:
             place.leave()
             raise
         place.leave()
-        return json_response(result) if result is not None else Response(status_code=_CLIENT_DISCONNECTED)
+        if result is None:
+            return Response(status_code=_CLIENT_DISCONNECTED)
+        return json_response(result, headers=headers)
 
     def _enter(self) -> Place:
         try:
@@ -76,7 +88,7 @@ class RequestHandler:
             except PassEdgeError as error:
                 yield _event(_error_after(chunk, error))
                 return
-        if "type" not in chunk:
+        if "object" in chunk:  # it is OpenAI's protocol that has this event, llama.cpp's own has not
             yield {"data": "[DONE]"}
 
     @asynccontextmanager
@@ -95,8 +107,8 @@ class RequestHandler:
 class _EventStream(EventSourceResponse):
     """Server-sent events. The request leaves its place when they end, or when they never begin."""
 
-    def __init__(self, events: AsyncIterator[dict[str, str]], place: Place) -> None:
-        super().__init__(events, sep="\n", send_timeout=_SEND_SECONDS)
+    def __init__(self, events: AsyncIterator[dict[str, str]], place: Place, headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers, sep="\n", send_timeout=_SEND_SECONDS)
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

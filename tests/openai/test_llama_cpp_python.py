@@ -98,7 +98,8 @@ def test_greedy_text_is_llama_cpp_pythons(both: tuple[dict, dict]) -> None:
     assert ours["bytes"] == theirs["bytes"] == "yes é".encode()
     assert ours["sizes"] == theirs["sizes"]
     one, other = (each["text"]["choices"][0]["logprobs"] for each in both)
-    ours, theirs = ([token.replace("\ufffd", "") for token in each["tokens"]] for each in (other, one))
+    theirs = one["tokens"]  # at the limit, it leaves bytes out that are no whole letter
+    ours = ["" if token.startswith("bytes:") else token for token in other["tokens"]]
     same = next(
         (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len({*pair}) > 1), len(theirs)
     )

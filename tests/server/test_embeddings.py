@@ -103,7 +103,7 @@ def test_a_model_refuses_what_another_kind_does(embeds: Running, server: Running
 
 def test_the_rest_of_the_server_is_there(embeds: Running) -> None:
     paths = set(json.loads(get(embeds, "/openapi.json")[1])["paths"])
-    assert paths == {"/v1/embeddings", "/v1/models", "/v1/models/{model}", "/metrics", "/health"}
+    assert paths == {"/v1/embeddings", "/v1/models", "/v1/models/{model}", "/metrics", "/health", "/slots"}
     assert json.loads(get(embeds, "/v1/models/bert")[1])["context_size"] == 32
     before = tokens_counted(embeds)
     assert post(embeds, "/v1/embeddings", {"input": "the river"})[0] == 200
