@@ -28,7 +28,8 @@ class ContextSettings:
     ``sequences``: number of sequence ids; ``outputs``: most rows of a decode that have logits;
     ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an equal
     part of them; ``flash_attention``: None leaves the choice to llama.cpp; ``rollback``: tokens that a
-    recurrent memory should be able to take back, for each of which it keeps another state."""
+    recurrent memory should be able to take back, for each of which it keeps another state; None: it is never
+    returned to an earlier state."""
 
     cells: int
     batch_size: int = 512
@@ -39,7 +40,7 @@ class ContextSettings:
     cache_type_v: str = "f16"
     flash_attention: bool | None = True
     unified: bool = True
-    rollback: int = 0
+    rollback: int | None = None
 
 
 class Context:
@@ -209,7 +210,7 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     params.n_batch = params.n_ubatch = settings.batch_size
     params.n_seq_max = settings.sequences
     params.n_outputs_max = settings.outputs
-    params.n_rs_seq = settings.rollback
+    params.n_rs_seq = settings.rollback or 0
     params.n_threads = params.n_threads_batch = settings.threads or default_threads()
     params.type_k = _cache_type(settings.cache_type_k)
     params.type_v = _cache_type(settings.cache_type_v)

@@ -164,13 +164,15 @@ class EngineParts:
     @property
     def recurrent_bytes(self) -> int:
         """The size of the recurrent memory of all conversations; 0 without one."""
-        states = (1 + self._rollback) * self._n_sequences
+        states = (1 + (self._rollback or 0)) * self._n_sequences
         return states * self.calibration.state_bytes
 
     def _why_plain(self, schedule: str, max_drafts: int) -> str:
         """Return why this model cannot draft as ``schedule`` does, "" if it can."""
         if schedule == PLAIN:
             return ""
+        if not self.calibration.rolls_back:
+            return f"the memory of a {self.model.architecture} model was not rolled back right"
         if schedule != AUTO and (missing := self._missing_for(schedule)):
             return missing
         if not max_drafts:
@@ -223,8 +225,10 @@ class EngineParts:
         )
 
     @property
-    def _rollback(self) -> int:
-        """The number of tokens that a recurrent memory should be able to take back."""
+    def _rollback(self) -> int | None:
+        """The number of states that a recurrent memory keeps for drafts; None if it cannot go back at all."""
+        if not self.calibration.rolls_back:
+            return None
         return self._max_drafts if self.calibration.keeps_states else 0
 
     @property

@@ -51,7 +51,8 @@ class Calibration:
     same bits too. ``hidden_exact``: whether passes that keep hidden states have logits, with the same bits;
     if not, no head drafts from them. ``state_bytes``: the size of the recurrent state of one conversation, 0
     without one. ``keeps_states``: whether llama.cpp keeps the states of the last tokens, so that these can be
-    taken back. The fields are stored (measurement_cache.py) under these names.
+    taken back. ``rolls_back``: whether a recurrent memory that was returned to an earlier state continues as
+    one that never left it. The fields are stored (measurement_cache.py) under these names.
     """
 
     repack: bool
@@ -62,6 +63,7 @@ class Calibration:
     hidden_exact: bool = True
     state_bytes: int = 0
     keeps_states: bool = False
+    rolls_back: bool = True
 
     @property
     def prompt_batch(self) -> int:
@@ -124,19 +126,27 @@ def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
         # the states that a memory keeps for drafts change the graph, so they must not change the bits
         with Context(model, replace(chosen, rollback=MAX_RECURRENT_DRAFTS)) as context:
             comparison = _BatchComparison(context, depth)
+            if not comparison.restores:
+                return Calibration(
+                    repack, 1, False, 0.0, rolls_back=False, state_bytes=comparison.state_bytes
+                )
             width, difference = comparison.invariant_width()
             embeddings_exact = comparison.embeddings_are_exact()
             prompts_exact = comparison.prompts_are_exact(width)
             hidden_exact = comparison.hidden_states_are_exact()
             return Calibration(
                 repack, width, embeddings_exact, difference, prompts_exact, hidden_exact,
-                state_bytes=comparison.state_bytes, keeps_states=context.n_rollback > 0,
+                comparison.state_bytes, context.n_rollback > 0, comparison.rolls_back(2 * difference),
             )  # fmt: skip
 
 
 class _BatchComparison:
     """Decodes the same random tokens after the same random prompt in batches of different widths, and
-    compares their logits."""
+    compares their logits.
+
+    Attributes: ``state_bytes``: as in Calibration. ``restores``: whether a copy of the recurrent state gives
+    the bits of the context that it was made in; if not, nothing else can be compared.
+    """
 
     def __init__(self, context: Context, depth: int) -> None:
         self._context, self._depth = context, depth
@@ -148,7 +158,8 @@ class _BatchComparison:
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
         self._state = context.save_state(0)
         self.state_bytes = len(self._state)
-        self._reference = self._decode(_N_TOKENS, 1)
+        self._reference = self._continue(_N_TOKENS, 1)
+        self.restores = bool((self._decode(_N_TOKENS, 1) == self._reference).all())
 
     def invariant_width(self) -> tuple[int, float]:
         """Return the largest of WIDTHS that gives the bits of single tokens, and the largest difference at
@@ -184,6 +195,10 @@ class _BatchComparison:
         """Decode the first ``count`` tokens after the prompt in batches of ``width``. Return the logits of
         all of them, or of the last of each batch: (n, n_vocab) float32."""
         self._rewind()
+        return self._continue(count, width, all_outputs=all_outputs)
+
+    def _continue(self, count: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
+        """``_decode`` in a context that is at the end of the prompt."""
         logits = []
         for first in range(0, count, width):
             tokens = self._tokens[first : min(first + width, count)]
@@ -212,6 +227,19 @@ class _BatchComparison:
         logits = self._context.logits(1)[0].copy()
         self._context.keep_hidden(False)
         return bool((logits == self._reference[0]).all())
+
+    def rolls_back(self, tolerance: float) -> bool:
+        """Return whether the states that llama.cpp keeps give the same logits but for ``tolerance``, after
+        wrong tokens were taken back."""
+        differences = [0.0]
+        for n_wrong in range(1, self._context.n_rollback + 1):
+            self._rewind()
+            rows = rows_of_sequence(self._depth, 1 + n_wrong)
+            self._context.decode_tokens(rows, np.append(self._tokens[:1], self._tokens[-n_wrong:]))
+            self._context.remove(0, self._depth + 1)
+            self._context.decode_tokens(rows_of_sequence(self._depth + 1, 1, outputs=1), self._tokens[1:2])
+            differences.append(float(np.abs(self._context.logits(1)[0] - self._reference[1]).max()))
+        return max(differences) <= tolerance
 
     def _rewind(self) -> None:
         """Return to the end of the prompt."""

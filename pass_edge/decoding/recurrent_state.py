@@ -27,7 +27,8 @@ class _Copy:
 class RecurrentState:
     """The recurrent state of one conversation, and the copies of it. Not thread-safe.
 
-    Attributes: ``replays``: whether tokens are decoded again where not all of a pass are kept.
+    Attributes: ``replays``: whether tokens are decoded again where not all of a pass are kept. Where the
+    context's settings rule returns out, nothing is copied.
     """
 
     def __init__(self, context: Context, sequence: int) -> None:
@@ -39,11 +40,11 @@ class RecurrentState:
         """Forget all copies: the memory holds another text."""
         self._prompt: _Copy | None = None
         self._last: _Copy | None = None
-        self._is_prompt = True
+        self._is_prompt = self._context.settings.rollback is not None
 
     def extend_prompt(self) -> None:
         """Note that part of a prompt has been decoded."""
-        self._is_prompt = True
+        self._is_prompt = self._context.settings.rollback is not None
 
     def before_pass(self, length: int, n_drafts: int) -> None:
         """Copy what may be returned to once ``n_drafts`` are decoded after the first ``length`` tokens."""

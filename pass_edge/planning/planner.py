@@ -81,7 +81,8 @@ class Planner:
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
         self._throughput = Throughput()
-        self._selector = TreeSelector(costs.at(0)[:1], self._throughput)
+        seconds = costs.at(0)[: self._max_drafted + 1]
+        self._selector = TreeSelector(seconds, self._throughput, tree_sizes=tree_sizes)
         self._n_passes = 0
         self._draft, self._n_lookahead_next = NO_DRAFT, 0
         self._predictions: list[tuple[AcceptanceRates, dict[int, int]]] = []
