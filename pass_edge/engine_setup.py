@@ -158,7 +158,8 @@ class EngineParts:
         small beside the model."""
         if not self.calibration.keeps_states:
             return MAX_RECURRENT_DRAFTS
-        fitting = int(_STATES_PART * self.model.size / (self.calibration.state_bytes * self.parallel)) - 1
+        all_states = self._n_sequences * self.calibration.state_bytes
+        fitting = int(_STATES_PART * self.model.size / all_states) - 1
         return max(1, min(fitting, MAX_RECURRENT_DRAFTS))
 
     @property

@@ -7,17 +7,20 @@ layers with attention too. They are written in a fraction of a second.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 
-from pass_edge.native.quantize import quantize
+Q8_0 = GGMLQuantizationType.Q8_0
 
 N_VOCAB, N_EMBD, N_HEAD, HEAD_SIZE, N_FF = 32, 64, 2, 32, 128
 N_INNER, N_STATE, N_CONV = 2 * N_EMBD, 16, 4
 N_RANK = 4
 """The rank of Mamba's time step; the number of Mamba-2's heads; qwen35's value heads."""
+N_EXPERT, N_USED = 4, 2
 N_LAYER, ATTENTION_LAYER = 3, 1
 """The second layer of a hybrid model has attention, the others are recurrent."""
 
@@ -32,6 +35,10 @@ class _Weights:
 
     def matrix(self, *shape: int) -> np.ndarray:
         return (self._rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
+
+
+_Layer = Callable[[_Weights, int], Tensors]
+"""(weights, number of the layer) → its tensors, by name."""
 
 
 def _ones(*shape: int) -> np.ndarray:
@@ -114,65 +121,113 @@ def _short_convolution(w: _Weights) -> Tensors:
     }
 
 
-def _mamba_layer(w: _Weights, has_attention: bool) -> Tensors:
-    return _mamba(w)
+def _experts(w: _Weights) -> Tensors:
+    """A mixture of experts beside a shared one, instead of a feed-forward part."""
+    return {
+        "post_attention_norm.weight": _ones(N_EMBD),
+        "ffn_gate_inp.weight": w.matrix(N_EXPERT, N_EMBD),
+        "ffn_gate_exps.weight": w.matrix(N_EXPERT, N_FF, N_EMBD),
+        "ffn_up_exps.weight": w.matrix(N_EXPERT, N_FF, N_EMBD),
+        "ffn_down_exps.weight": w.matrix(N_EXPERT, N_EMBD, N_FF),
+        "ffn_gate_inp_shexp.weight": w.matrix(N_EMBD),
+        "ffn_gate_shexp.weight": w.matrix(N_FF, N_EMBD),
+        "ffn_up_shexp.weight": w.matrix(N_FF, N_EMBD),
+        "ffn_down_shexp.weight": w.matrix(N_EMBD, N_FF),
+    }
 
 
-def _mamba2_layer(w: _Weights, has_attention: bool) -> Tensors:
-    return _mamba2(w)
+def _time_mix(w: _Weights) -> Tensors:
+    """RWKV-7 (Peng et al. 2025, arXiv 2503.14456), with all ranks alike."""
+    vectors = ("w0", "a0", "v0", "k_k", "k_a", "r_k")
+    tensors = {f"time_mix_{name}.weight": w.matrix(N_EMBD) for name in vectors}
+    for name in ("w", "a", "v", "g"):
+        tensors[f"time_mix_{name}1.weight"] = w.matrix(HEAD_SIZE, N_EMBD)
+        tensors[f"time_mix_{name}2.weight"] = w.matrix(N_EMBD, HEAD_SIZE)
+    for name in ("key", "value", "receptance", "output"):
+        tensors[f"time_mix_{name}.weight"] = w.matrix(N_EMBD, N_EMBD)
+    for norm in ("attn_norm_2", "time_mix_ln"):
+        tensors |= {f"{norm}.weight": _ones(N_EMBD), f"{norm}.bias": np.zeros(N_EMBD, np.float32)}
+    return tensors | {
+        "attn_norm.bias": np.zeros(N_EMBD, np.float32),
+        "time_mix_lerp_fused.weight": w.matrix(6, 1, 1, N_EMBD),
+        "channel_mix_lerp_k.weight": w.matrix(1, 1, N_EMBD),
+        "channel_mix_key.weight": w.matrix(N_FF, N_EMBD),
+        "channel_mix_value.weight": w.matrix(N_EMBD, N_FF),
+    }
 
 
-def _jamba_layer(w: _Weights, has_attention: bool) -> Tensors:
-    return (_attention(w) if has_attention else _mamba(w, normed=True)) | _feed_forward(w)
+def _qwen_mixer(w: _Weights, layer: int) -> Tensors:
+    return _attention(w, gated=True, normed=True) if layer == ATTENTION_LAYER else _delta_net(w)
 
 
-def _granite_layer(w: _Weights, has_attention: bool) -> Tensors:
-    return (_attention(w) if has_attention else _mamba2(w)) | _feed_forward(w)
+def _qwen3next_layer(w: _Weights, layer: int) -> Tensors:
+    tensors = _qwen_mixer(w, layer) | _experts(w)
+    if layer != ATTENTION_LAYER:  # one matrix gives both
+        parts = [tensors.pop(f"ssm_{part}.weight") for part in ("beta", "alpha")]
+        tensors["ssm_ba.weight"] = np.concatenate(parts)
+    return tensors
 
 
-def _falcon_layer(w: _Weights, has_attention: bool) -> Tensors:
-    # every layer has both; here, a norm for the feed-forward part is a tensor without a suffix
-    return _attention(w) | _mamba2(w) | _feed_forward(w, norm="ffn_norm")
+def _nemotron_layer(w: _Weights, layer: int) -> Tensors:
+    """Each layer has one part: the last one is a feed-forward part without a gate."""
+    if layer == N_LAYER - 1:
+        return {"ffn_up.weight": w.matrix(N_FF, N_EMBD), "ffn_down.weight": w.matrix(N_EMBD, N_FF)}
+    return _attention(w) if layer == ATTENTION_LAYER else _mamba2(w)
 
 
-def _lfm2_layer(w: _Weights, has_attention: bool) -> Tensors:
-    return (_attention(w, normed=True) if has_attention else _short_convolution(w)) | _feed_forward(w)
+def _hybrid(recurrent: Callable[[_Weights], Tensors], *, normed: bool = False) -> _Layer:
+    """Return layers with attention or ``recurrent``, and a feed-forward part."""
+
+    def layer(w: _Weights, number: int) -> Tensors:
+        mixer = _attention(w, normed=normed) if number == ATTENTION_LAYER else recurrent(w)
+        return mixer | _feed_forward(w)
+
+    return layer
 
 
-def _qwen35_layer(w: _Weights, has_attention: bool) -> Tensors:
-    mixer = _attention(w, gated=True, normed=True) if has_attention else _delta_net(w)
-    return mixer | _feed_forward(w, norm="post_attention_norm.weight")
-
-
-_LAYERS: dict[str, Callable[[_Weights, bool], Tensors]] = {
-    "qwen35": _qwen35_layer,
-    "lfm2": _lfm2_layer,
-    "granitehybrid": _granite_layer,
-    "falcon-h1": _falcon_layer,
-    "jamba": _jamba_layer,
-    "mamba2": _mamba2_layer,
-    "mamba": _mamba_layer,
+_LAYERS: dict[str, _Layer] = {
+    "qwen35": lambda w, layer: _qwen_mixer(w, layer) | _feed_forward(w, "post_attention_norm.weight"),
+    "qwen35moe": lambda w, layer: _qwen_mixer(w, layer) | _experts(w),
+    "lfm2": _hybrid(_short_convolution, normed=True),
+    "nemotron_h": _nemotron_layer,
+    "granitehybrid": _hybrid(_mamba2),
+    # every layer has both parts; a norm here is a tensor without a suffix
+    "falcon-h1": lambda w, _: _attention(w) | _mamba2(w) | _feed_forward(w, "ffn_norm"),
+    "jamba": _hybrid(partial(_mamba, normed=True)),
+    "qwen3next": _qwen3next_layer,
+    "mamba2": lambda w, _: _mamba2(w),
+    "mamba": lambda w, _: _mamba(w),
+    "rwkv7": lambda w, _: _time_mix(w),
 }
-KEEPS_STATES = ("qwen35", "lfm2")
+KEEPS_STATES = ("qwen35", "qwen35moe", "lfm2", "nemotron_h")
 """The kinds for which llama.cpp keeps the states of several tokens."""
 KINDS = tuple(_LAYERS)
-_PURE = ("mamba", "mamba2")
+_PURE = ("mamba", "mamba2", "rwkv7")
+_QWENS = ("qwen35", "qwen35moe", "qwen3next")
 
 
-def write_recurrent_model(path: Path, kind: str, *, seed: int = 0, file_type: str = "Q8_0") -> Path:
-    """Write a random model of ``kind`` to ``path``, with token ids only."""
-    source = path.with_suffix(".f32")
-    writer = GGUFWriter(source, kind)
+def write_recurrent_model(path: Path, kind: str, *, seed: int = 0) -> Path:
+    """Write a random model of ``kind`` to ``path``, with token ids only.
+
+    All products are in Q8_0, those too that files usually have in F32 (the choice of experts, RWKV's small
+    matrices): llama.cpp's kernel for F32 is not batch-invariant.
+    """
+    writer = GGUFWriter(path, kind)
     _write_metadata(writer, kind)
     for name, tensor in _tensors(kind, seed):
-        writer.add_tensor(name, tensor)
+        if tensor.ndim > 1 and tensor.shape[-1] % 32 == 0 and not _is_elementwise(name):
+            writer.add_tensor(name, quantize(tensor, Q8_0), raw_dtype=Q8_0)
+        else:
+            writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    quantize(source, path, file_type)
-    source.unlink()
     return path
+
+
+def _is_elementwise(name: str) -> bool:
+    return any(part in name for part in ("norm", "lerp", "conv1d", "shortconv.conv"))
 
 
 def _write_metadata(writer: GGUFWriter, kind: str) -> None:
@@ -183,27 +238,61 @@ def _write_metadata(writer: GGUFWriter, kind: str) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(N_VOCAB)
     writer.add_tokenizer_model("no_vocab")
-    writer.add_feed_forward_length(0 if kind in _PURE else N_FF)
-    writer.add_head_count(0 if kind in _PURE else N_HEAD)
+    _write_widths(writer, kind)
     if kind not in _PURE:
-        writer.add_key_length(HEAD_SIZE)
-        writer.add_value_length(HEAD_SIZE)
-        writer.add_rope_dimension_count(HEAD_SIZE)
-        # this list says which layers have attention; in qwen35 an interval does, in falcon-h1 all have it
-        everywhere = kind in ("qwen35", "falcon-h1")
-        heads = [N_HEAD if everywhere or i == ATTENTION_LAYER else 0 for i in range(N_LAYER)]
-        writer.add_head_count_kv(heads)
-    if kind == "qwen35":
-        writer.add_rope_dimension_sections([6, 5, 5, 0])
-        writer.add_full_attention_interval(ATTENTION_LAYER + 1)
+        _write_attention(writer, kind)
+    if kind == "nemotron_h":
+        writer.add_layer_norm_eps(1e-5)
     if kind == "lfm2":
         writer.add_shortconv_l_cache(N_CONV - 1)
-        return
+    elif kind == "rwkv7":
+        _write_rwkv(writer)
+    else:
+        _write_states(writer, kind)
+
+
+def _write_widths(writer: GGUFWriter, kind: str) -> None:
+    only_in_the_last = [0] * (N_LAYER - 1) + [N_FF]
+    widths = {"nemotron_h": only_in_the_last, "mamba": 0, "mamba2": 0}
+    writer.add_feed_forward_length(widths.get(kind, N_FF))
+    if kind in ("qwen35moe", "qwen3next"):
+        writer.add_expert_count(N_EXPERT)
+        writer.add_expert_used_count(N_USED)
+        writer.add_expert_feed_forward_length(N_FF)
+        writer.add_expert_shared_feed_forward_length(N_FF)
+
+
+def _write_attention(writer: GGUFWriter, kind: str) -> None:
+    writer.add_head_count(N_HEAD)
+    writer.add_key_length(HEAD_SIZE)
+    writer.add_value_length(HEAD_SIZE)
+    writer.add_rope_dimension_count(HEAD_SIZE)
+    # this list says which layers have attention; in Qwen's kinds an interval does, in falcon-h1 all have it
+    everywhere = kind in _QWENS or kind == "falcon-h1"
+    heads = [N_HEAD if everywhere or layer == ATTENTION_LAYER else 0 for layer in range(N_LAYER)]
+    writer.add_head_count_kv(heads)
+    if kind in _QWENS:
+        writer.add_rope_dimension_sections([6, 5, 5, 0])
+        writer.add_full_attention_interval(ATTENTION_LAYER + 1)
+
+
+def _write_rwkv(writer: GGUFWriter) -> None:
+    writer.add_head_count(0)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_wkv_head_size(HEAD_SIZE)
+    writer.add_token_shift_count(2)
+    for part in ("decay", "iclr", "value_residual_mix", "gate"):
+        getattr(writer, f"add_{part}_lora_rank")(HEAD_SIZE)
+
+
+def _write_states(writer: GGUFWriter, kind: str) -> None:
+    if kind in _PURE:
+        writer.add_head_count(0)
     writer.add_ssm_conv_kernel(N_CONV)
     writer.add_ssm_inner_size(N_INNER)
-    writer.add_ssm_state_size(HEAD_SIZE if kind == "qwen35" else N_STATE)
+    writer.add_ssm_state_size(HEAD_SIZE if kind in _QWENS else N_STATE)
     writer.add_ssm_time_step_rank(N_RANK)
-    writer.add_ssm_group_count(2 if kind == "qwen35" else 1)
+    writer.add_ssm_group_count(2 if kind in _QWENS else 1)
 
 
 def _tensors(kind: str, seed: int) -> Iterable[tuple[str, np.ndarray]]:
@@ -211,7 +300,11 @@ def _tensors(kind: str, seed: int) -> Iterable[tuple[str, np.ndarray]]:
     yield "token_embd.weight", w.matrix(N_VOCAB, N_EMBD) * np.float32(8)
     yield ("token_embd_norm.weight" if kind == "lfm2" else "output_norm.weight"), _ones(N_EMBD)
     yield "output.weight", w.matrix(N_VOCAB, N_EMBD) * np.float32(2)
+    if kind == "rwkv7":
+        yield "output_norm.bias", np.zeros(N_EMBD, np.float32)
+        yield "token_embd_norm.weight", _ones(N_EMBD)
+        yield "token_embd_norm.bias", np.zeros(N_EMBD, np.float32)
     for layer in range(N_LAYER):
-        tensors = {"attn_norm.weight": _ones(N_EMBD)} | _LAYERS[kind](w, layer == ATTENTION_LAYER)
+        tensors = {"attn_norm.weight": _ones(N_EMBD)} | _LAYERS[kind](w, layer)
         for name, tensor in tensors.items():
             yield f"blk.{layer}.{name}", tensor
