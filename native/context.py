@@ -164,14 +164,14 @@ class Context:
         if not llama.llama_state_seq_set_data(self._handle, buffer, len(state), sequence):
             raise ContextError(f"a saved sequence cannot be restored: {take_errors()}")
 
-    def save_state(self, sequence: int) -> Bytes:
+    def save_state(self, sequence: int, out: Bytes | None = None) -> Bytes:
         """Return the recurrent state of a sequence, without KV cells: (n,) uint8, empty if the model has
-        none."""
+        none. ``out`` is overwritten and returned if it has the right size: new memory takes longer."""
         if not self.model.is_recurrent:
             return np.empty(0, np.uint8)
         flags = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         size = llama.llama_state_seq_get_size_ext(self._handle, sequence, flags)
-        state = np.empty(size, np.uint8)
+        state = out if out is not None and len(out) == size else np.empty(size, np.uint8)
         llama.llama_state_seq_get_data_ext(self._handle, _address(state), size, sequence, flags)
         return state
 

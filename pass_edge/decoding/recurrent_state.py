@@ -52,7 +52,8 @@ class RecurrentState:
             self._prompt = self._last = self._copy(length)
             self._is_prompt = False
         elif n_drafts and self.replays:
-            self._last = self._copy(length)
+            spare = self._last.state if self._last and self._last is not self._prompt else None
+            self._last = self._copy(length, spare)
 
     def longest_kept(self, length: int) -> int:
         """Return how many of the first ``length`` tokens the copied state can be returned to: 0 if none."""
@@ -68,8 +69,8 @@ class RecurrentState:
         assert self._last
         self._restore(self._last)
 
-    def _copy(self, length: int) -> _Copy:
-        return _Copy(length, self._context.save_state(self._sequence))
+    def _copy(self, length: int, spare: Bytes | None = None) -> _Copy:
+        return _Copy(length, self._context.save_state(self._sequence, spare))
 
     def _restore(self, copy: _Copy) -> None:
         self._context.restore_state(self._sequence, copy.state, copy.length)

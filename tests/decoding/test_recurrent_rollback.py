@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pass_edge import ContextError
-from pass_edge.decoding.batcher import Batcher
+from pass_edge.decoding.batcher import Batcher, TreeRequest
 from pass_edge.decoding.kv_cache import KVCache, sequences_needed
 from pass_edge.drafting.schedules import FixedSchedule, plain
 from pass_edge.drafting.tree import Draft, DraftTree
@@ -197,6 +197,17 @@ def test_joint_passes_give_each_what_it_would_get_alone(bench: Bench, crowd: Con
 
     assert all(at_once(*(lambda i=i: work(i) for i in range(PARALLEL))))
     assert max(shared) > 1, "no pass was shared; the test shows nothing"
+
+
+def test_only_trees_of_one_size_share_a_pass(bench: Bench, crowd: Context) -> None:
+    """llama.cpp would cut other batches, and may move the kept states of those whose turn has been."""
+    batcher = Batcher(crowd, parallel=PARALLEL)
+    sizes = (4, 0, 4, 0)
+    batcher._waiting = [
+        TreeRequest(cache, 0, chain(0, [1] * n, n, n), finish=lambda _: None)
+        for cache, n in zip(batcher.caches, sizes, strict=True)
+    ]
+    assert [request.n_rows for request in batcher._fitting_trees()] == [5, 5]
 
 
 def test_compactions_keep_all_conversations(

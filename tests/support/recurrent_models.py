@@ -30,8 +30,8 @@ Tensors = dict[str, np.ndarray]
 class _Weights:
     """Random matrices. ``matrix(rows, columns)`` keeps the scale of what it multiplies."""
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
 
     def matrix(self, *shape: int) -> np.ndarray:
         return (self._rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
@@ -206,16 +206,18 @@ _PURE = ("mamba", "mamba2", "rwkv7")
 _QWENS = ("qwen35", "qwen35moe", "qwen3next")
 
 
-def write_recurrent_model(path: Path, kind: str, *, seed: int = 0) -> Path:
+def write_recurrent_model(path: Path, kind: str, *, f32: str | None = None) -> Path:
     """Write a random model of ``kind`` to ``path``, with token ids only.
 
     All products are in Q8_0, those too that files usually have in F32 (the choice of experts, RWKV's small
-    matrices): llama.cpp's kernel for F32 is not batch-invariant.
+    matrices): llama.cpp's kernel for F32 is not batch-invariant. ``f32``: part of the names of matrices that
+    are in F32 all the same.
     """
     writer = GGUFWriter(path, kind)
     _write_metadata(writer, kind)
-    for name, tensor in _tensors(kind, seed):
-        if tensor.ndim > 1 and tensor.shape[-1] % 32 == 0 and not _is_elementwise(name):
+    for name, tensor in _tensors(kind):
+        is_product = tensor.ndim > 1 and tensor.shape[-1] % 32 == 0 and not _is_elementwise(name)
+        if is_product and not (f32 and f32 in name):
             writer.add_tensor(name, quantize(tensor, Q8_0), raw_dtype=Q8_0)
         else:
             writer.add_tensor(name, tensor)
@@ -295,8 +297,8 @@ def _write_states(writer: GGUFWriter, kind: str) -> None:
     writer.add_ssm_group_count(2 if kind in _QWENS else 1)
 
 
-def _tensors(kind: str, seed: int) -> Iterable[tuple[str, np.ndarray]]:
-    w = _Weights(seed)
+def _tensors(kind: str) -> Iterable[tuple[str, np.ndarray]]:
+    w = _Weights()
     yield "token_embd.weight", w.matrix(N_VOCAB, N_EMBD) * np.float32(8)
     yield ("token_embd_norm.weight" if kind == "lfm2" else "output_norm.weight"), _ones(N_EMBD)
     yield "output.weight", w.matrix(N_VOCAB, N_EMBD) * np.float32(2)
