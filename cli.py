@@ -6,12 +6,13 @@ that the others cost no time. A command parses its options, calls the library, a
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
-from pass_edge.commands.terminal.output import redeliver_interrupts
+from pass_edge.commands.terminal.output import discard, has_styles, open_streams, redeliver_interrupts
 from pass_edge.native.errors import PassEdgeError
 
 _COMMANDS = (
@@ -30,7 +31,23 @@ _COMMANDS = (
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is used. Reports a PassEdgeError as one sentence, with exit status 2."""
+    """Imports a command when it is used. Reports a PassEdgeError, and output that cannot be written, as one
+    sentence, with exit status 2; ends quietly where a pipe is closed."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        open_streams()
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            discard(sys.stdout)
+            place = error.filename or "the output"
+            click.echo(f"Error: {place} cannot be written or read: {error.strerror}", err=True)
+            sys.exit(2)
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        context = super().make_context(*arguments, **options)
+        context.color = None if has_styles() else False
+        return context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pass_edge.drafting.lookahead import Base, Lookahead
-from pass_edge.drafting.lookahead_file import Keys, find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
+from pass_edge.native.file_kind import Kind, kind_of
 from pass_edge.native.gguf_file import GgufFile
 
 Report = dict[str, Any]
@@ -27,12 +28,15 @@ def inspect(paths: Sequence[Path]) -> Report:
     lookaheads: list[tuple[Path, Lookahead]] = []
     for path in paths:
         with GgufFile(path) as file:
-            if file.get(Keys.TYPE) == "adapter":
+            kind = kind_of(file)
+            if kind == Kind.LOOKAHEAD:
                 lookaheads.append((path, read_lookahead(path)))
                 files.append(_lookahead(*lookaheads[-1]))
-            else:
+            elif kind == Kind.TEXT:
                 models.append((path, read_base(path)))
                 files.append(_model(file, models[-1][1]))
+            else:
+                files.append({"file": str(path), "kind": kind.words, "bytes": path.stat().st_size})
     return {"files": files, "pairs": list(_pairs(models, lookaheads))}
 
 
@@ -41,7 +45,7 @@ def _model(file: GgufFile, base: Base) -> Report:
     return {
         "file": str(file.path),
         "kind": "merged model" if lookahead == file.path else "model",
-        "bytes": file.path.stat().st_size,
+        "bytes": sum(piece.stat().st_size for piece in file.pieces),
         "parameters": sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         "context_length": file.get(f"{base.architecture}.context_length"),
         "token_embeddings": TokenEmbeddings(file).type_name,

@@ -1,4 +1,4 @@
-"""Render a model's own chat template with llama-cpp-python's sandboxed Jinja formatter."""
+"""Render a model's chat template with llama-cpp-python's sandboxed Jinja formatter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from typing import Any
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from .default_templates import DefaultTemplate, default_template
 from .errors import ModelError, SettingsError
 from .model import Model
-
-# llama.cpp's fallback for models without a template
-CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}"
-)
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
@@ -44,9 +39,8 @@ def render(
     if reserved:
         raise SettingsError(f"the chat template's {', '.join(reserved)} cannot be set")
     try:
-        formatter = _formatter(
-            model.chat_template() or CHATML, _text(model, vocabulary.eos), _text(model, vocabulary.bos)
-        )
+        template = model.chat_template() or default_template(vocabulary).source
+        formatter = _formatter(template, _text(model, vocabulary.eos), _text(model, vocabulary.bos))
         as_text = _wants_text_arguments(formatter)
         prompt: str = formatter(
             messages=[_message(message, arguments_as_text=as_text) for message in messages],
@@ -59,6 +53,11 @@ def render(
         raise ModelError(
             f"the chat template of {model.path.name} refuses this conversation: {error}"
         ) from error
+
+
+def default_of(model: Model) -> DefaultTemplate | None:
+    """Return the template that a model without one of its own gets; None if it has one."""
+    return None if model.chat_template() else default_template(model.vocabulary)
 
 
 def has_tools(model: Model) -> bool:

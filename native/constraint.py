@@ -152,11 +152,24 @@ def schema_grammar(schema: Mapping[str, Any] | bool) -> str:
     return _checked([{"json_schema": _with_options(schema)}], "this JSON schema is not supported")
 
 
-def lark_grammar(lark: str, schemas: Mapping[str, Mapping[str, Any] | bool]) -> str:
+def lark_grammar(
+    lark: str,
+    schemas: Mapping[str, Mapping[str, Any] | bool],
+    grammars: Mapping[str, str] | None = None,
+) -> str:
     """Return the grammar of a Lark text with a rule ``start``, in which ``@name`` stands for a JSON text that
-    matches the schema of that name. Raises SettingsError as ``schema_grammar`` does."""
+    matches the schema of that name, or for a text under the grammar of that name. Raises SettingsError as
+    ``schema_grammar`` does."""
     parts = [{"name": name, "json_schema": _with_options(schema)} for name, schema in schemas.items()]
+    for name, grammar in (grammars or {}).items():
+        parts += _parts(grammar, name)
     return _checked([{"lark_grammar": f"{_LARK} {{}}\n{lark}"}, *parts], "this grammar is not supported")
+
+
+def _parts(grammar: str, name: str) -> list[dict[str, Any]]:
+    """The parts of a grammar, the first of them under ``name``."""
+    first, *others = json.loads(_llguidance_grammar(grammar))["grammars"]
+    return [{**first, "name": name}, *others]
 
 
 def lark_text(vocabulary: Vocabulary, text: str) -> str:
@@ -176,31 +189,6 @@ def lark_text(vocabulary: Vocabulary, text: str) -> str:
 def lark_pattern(text: str) -> str:
     """Return ``text`` as a part of a regular expression in Lark."""
     return re.escape(text).replace("/", r"\/")
-
-
-def grammar_after_thinking(
-    grammar: str,
-    vocabulary: Vocabulary,
-    opening: str,
-    closing: str,
-    *,
-    answer: str = "",
-    is_open: bool = False,
-) -> str:
-    """Return ``grammar`` for a text that may begin with thinking of any form between ``opening`` and
-    ``closing``. ``answer``: what stands before the text that ``grammar`` describes; ``is_open``: the text
-    begins after ``opening``."""
-    ending = lark_text(vocabulary, closing)
-    if ending.startswith("<["):
-        thought = f"thought: /(.|\\n)*/ {ending}"
-    else:  # the shortest text that ends so
-        thought = f"thought[lazy]: /(.|\\n)*{lark_pattern(closing)}/"
-    start = "thought" if is_open else f"({lark_text(vocabulary, opening)} thought)?"
-    before = lark_text(vocabulary, answer) if answer else "BLANK"
-    lark = f"{_LARK} {{}}\nstart: {start} {before} @answer\n{thought}\nBLANK: /\\n{{0,2}}/\n"
-    first, *others = json.loads(_llguidance_grammar(grammar))["grammars"]
-    parts = [{"lark_grammar": lark}, {**first, "name": "answer"}, *others]
-    return _checked(parts, "this grammar is not supported behind thinking")
 
 
 def _with_options(schema: Mapping[str, Any] | bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Devices, CPU cores and free memory of this machine."""
+"""Devices, CPU threads and free memory of this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cpu_count import usable_cpus
 from .library import ggml, llama
 
 _CPU, _GPU, _INTEGRATED_GPU = 0, 1, 2  # `ggml-backend.h`, `enum ggml_backend_dev_type`
@@ -77,11 +78,8 @@ def can_offload() -> bool:
 
 
 def default_threads() -> int:
-    """Return the default number of threads for decoding: the cores that this process may run on.
-    Hyper-threads count as cores, because not every operating system tells them apart."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Return the default number of threads for decoding: the CPUs that this process may use."""
+    return usable_cpus()
 
 
 def available_memory() -> int:

@@ -34,22 +34,21 @@ class TokenEmbeddings:
     """
 
     def __init__(self, model: str | Path | GgufFile) -> None:
-        """``model``: its path, or its open file. Raises ModelError if it has no token embeddings (a later
-        part of a split model)."""
+        """``model``: its path, or its open file. Raises ModelError if it has no token embeddings."""
         with open_gguf(model) as file:
-            path, architecture = file.path, file.get("general.architecture")
+            pieces, architecture = file.pieces, file.get("general.architecture")
             tensor = file.tensors.get(TOKEN_EMBEDDINGS)
             output = file.tensors.get(OUTPUT_HEAD, tensor)
         if tensor is None or output is None:
-            raise ModelError(f"{path} holds no {TOKEN_EMBEDDINGS}; is it part of a split model?")
-        matrix = QuantizedMatrix.map_tensor(path, tensor)
+            raise ModelError(f"{pieces[0]} holds no {TOKEN_EMBEDDINGS}, so it is no language model")
+        matrix = QuantizedMatrix.map_tensor(pieces[tensor.piece], tensor)
         self.type_name, self.width = matrix.type_name, matrix.width
         self._is_f32 = self.type_name == "f32"
         self._to_float = type_traits(tensor.code).to_float
         self._rows = matrix.data
         self._bytes_per_row = self._rows.shape[1]
         self._first_row = self._rows.ctypes.data
-        self.output = QuantizedMatrix.map_tensor(path, output)
+        self.output = QuantizedMatrix.map_tensor(pieces[output.piece], output)
         scaled = architecture in _SCALED_FOR_TOKEN_IDS_ONLY
         self.scale = np.float32(math.sqrt(self.width)) if scaled else np.float32(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from .errors import ModelError
 from .library import TypeTraits, arena_params, ggml, gguf_params, take_errors
-from .model import check_is_gguf
+from .model_path import check_is_gguf, pieces_of
 
 Value: TypeAlias = "str | int | float | bool | npt.NDArray[Any] | list[bytes]"
 """The value of a metadata key. Arrays of numbers are numpy arrays, arrays of strings are lists of UTF-8."""
@@ -38,13 +39,15 @@ def type_traits(code: int) -> TypeTraits:
 @dataclass(frozen=True)
 class Tensor:
     """A tensor in a file. ``code``: its type as in `enum ggml_type`; ``shape``: in numpy's order, rows first
-    (a vector is one row); ``offset`` from the start of the file and ``size``: in bytes."""
+    (a vector is one row); ``offset`` from the start of the file and ``size``: in bytes; ``piece``: the index
+    of the file that holds it, in a split model."""
 
     name: str
     code: int
     shape: tuple[int, ...]
     offset: int
     size: int
+    piece: int = 0
 
     @property
     def type_name(self) -> str:
@@ -53,29 +56,55 @@ class Tensor:
 
 
 class GgufFile:
-    """An open GGUF file: ``path``, and ``tensors`` by name. Close it, or use it as a context manager."""
+    """An open GGUF file. Close it, or use it as a context manager.
+
+    Attributes: ``path``; ``pieces``: the files of a split model, of which ``path`` is the first and has the
+    metadata, else ``path`` alone; ``tensors`` of all of them, by name.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Raises ModelError if the file is missing, not GGUF, damaged, or shorter than its tensors."""
-        self.path = check_is_gguf(Path(path))
-        take_errors()
-        self._handle = ggml("gguf_init_from_file")(str(path).encode(), gguf_params())
-        if not self._handle:
-            reason = take_errors() or "llama.cpp gave no reason"
-            raise ModelError(f"{path} is damaged or cut off: {reason}")
-        self.tensors = {tensor.name: tensor for tensor in self._read_tensors()}
-        if problem := self._problem():
+        """Raises ModelError if the file is missing, not GGUF, damaged, or shorter than its tensors; or if a
+        further piece is."""
+        self.path = Path(path)
+        self._handle: int | None = _open(self.path)
+        self.tensors: dict[str, Tensor] = {}
+        try:
+            self.pieces = self._find_pieces()
+            self._add_tensors(0, self.handle)
+            for number in range(1, len(self.pieces)):
+                handle = _open(self.pieces[number])
+                try:
+                    self._add_tensors(number, handle)
+                finally:
+                    ggml("gguf_free")(handle)
+        except ModelError:
             self.close()
-            raise ModelError(f"{path} is damaged or cut off: {problem}")
+            raise
 
-    def _problem(self) -> str:
-        """Return what is wrong with a file that ggml could read; empty if nothing."""
-        end = max((tensor.offset + tensor.size for tensor in self.tensors.values()), default=0)
-        if end > self.path.stat().st_size:
-            return "its tensors end behind its end"
-        if ggml("gguf_find_key")(self.handle, b"") >= 0:  # ggml aborts when it copies such a key
-            return "a key has no name"
-        return ""
+    def _find_pieces(self) -> tuple[Path, ...]:
+        count = self.number("split.count") or 0
+        if count < 2 or self.number("split.no") != 0:
+            return (self.path,)
+        pieces = pieces_of(self.path)
+        if len(pieces) != count:
+            raise ModelError(
+                f"{self.path} is the first of {count} pieces of a model, so its name must end in "
+                f"-00001-of-{count:05}.gguf"
+            )
+        if missing := next((piece for piece in pieces if not piece.exists()), None):
+            raise ModelError(
+                f"{self.path} is the first of {count} pieces of a model, but {missing.name} is not beside it"
+            )
+        return pieces
+
+    def _add_tensors(self, number: int, handle: int) -> None:
+        path = self.pieces[number]
+        tensors = list(_read_tensors(number, handle))
+        if max((tensor.offset + tensor.size for tensor in tensors), default=0) > path.stat().st_size:
+            raise ModelError(f"{path} is damaged or cut off: its tensors end behind its end")
+        if ggml("gguf_find_key")(handle, b"") >= 0:  # ggml aborts when it copies such a key
+            raise ModelError(f"{path} is damaged or cut off: a key has no name")
+        self.tensors |= {tensor.name: tensor for tensor in tensors}
 
     def get(self, key: str) -> Value | None:
         """Return the value of ``key``; None if the file has no such key."""
@@ -89,6 +118,16 @@ class GgufFile:
             return ggml("gguf_get_val_str")(self.handle, index).decode("utf-8", "replace")
         return _numbers(ggml("gguf_get_val_data")(self.handle, index), code, 1)[0].item()
 
+    def number(self, key: str) -> int | None:
+        """Return the value of ``key`` if it is a whole number, a truth value included; else None."""
+        value = self.get(key)
+        return value if isinstance(value, int) else None
+
+    def text(self, key: str) -> str | None:
+        """Return the value of ``key`` if it is text; else None."""
+        value = self.get(key)
+        return value if isinstance(value, str) else None
+
     def _array(self, index: int) -> npt.NDArray[Any] | list[bytes]:
         code = ggml("gguf_get_arr_type")(self.handle, index)
         count = ggml("gguf_get_arr_n")(self.handle, index)
@@ -97,30 +136,17 @@ class GgufFile:
             return [string(self.handle, index, i) for i in range(count)]
         return _numbers(ggml("gguf_get_arr_data")(self.handle, index), code, count)
 
-    def _read_tensors(self) -> Iterator[Tensor]:
-        start = ggml("gguf_get_data_offset")(self.handle)
-        for index in range(ggml("gguf_get_n_tensors")(self.handle)):
-            sizes = ggml("gguf_get_tensor_ne")(self.handle, index)[:4]
-            while len(sizes) > 2 and sizes[-1] == 1:
-                sizes.pop()
-            yield Tensor(
-                name=ggml("gguf_get_tensor_name")(self.handle, index).decode("utf-8", "replace"),
-                code=ggml("gguf_get_tensor_type")(self.handle, index),
-                shape=tuple(reversed(sizes)),
-                offset=start + ggml("gguf_get_tensor_offset")(self.handle, index),
-                size=ggml("gguf_get_tensor_size")(self.handle, index),
-            )
-
     def chunks(self, tensor: Tensor) -> Iterator[memoryview]:
         """Yield the bytes of ``tensor`` in chunks. Each is valid until the next one."""
         buffer = memoryview(bytearray(min(_CHUNK, tensor.size)))
-        with self.path.open("rb") as file:
+        path = self.pieces[tensor.piece]
+        with path.open("rb") as file:
             file.seek(tensor.offset)
             remaining = tensor.size
             while remaining:
                 count = file.readinto(buffer[: min(remaining, len(buffer))])
                 if not count:
-                    raise ModelError(f"{self.path} became shorter while it was read")
+                    raise ModelError(f"{path} became shorter while it was read")
                 yield buffer[:count]
                 remaining -= count
 
@@ -142,6 +168,34 @@ class GgufFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _open(path: Path) -> int:
+    """Return ggml's pointer to the metadata and tensor table of a file. Raises ModelError."""
+    check_is_gguf(path)
+    take_errors()
+    handle = ggml("gguf_init_from_file")(os.fsencode(path), gguf_params())
+    if not handle:
+        reason = take_errors() or "llama.cpp gave no reason"
+        raise ModelError(f"{path} is damaged or cut off: {reason}")
+    return int(handle)
+
+
+def _read_tensors(number: int, handle: int) -> Iterator[Tensor]:
+    """Yield the tensors of the piece ``number``."""
+    start = ggml("gguf_get_data_offset")(handle)
+    for index in range(ggml("gguf_get_n_tensors")(handle)):
+        sizes = ggml("gguf_get_tensor_ne")(handle, index)[:4]
+        while len(sizes) > 2 and sizes[-1] == 1:
+            sizes.pop()
+        yield Tensor(
+            name=ggml("gguf_get_tensor_name")(handle, index).decode("utf-8", "replace"),
+            code=ggml("gguf_get_tensor_type")(handle, index),
+            shape=tuple(reversed(sizes)),
+            offset=start + ggml("gguf_get_tensor_offset")(handle, index),
+            size=ggml("gguf_get_tensor_size")(handle, index),
+            piece=number,
+        )
 
 
 def open_gguf(file: str | Path | GgufFile) -> AbstractContextManager[GgufFile]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from .devices import can_offload
 from .errors import ModelError
 from .library import kernels, llama, take_errors
+from .model_path import check_is_gguf, pieces_of
 from .process_memory import release_mapped_pages
 from .vocabulary import Vocabulary
 
@@ -52,11 +53,11 @@ class Model:
         if callback:
             params.progress_callback = callback
         take_errors()
-        self._handle = llama.llama_model_load_from_file(str(self.path).encode(), params)
+        self._handle = llama.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._handle:
             raise ModelError(f"{self.path} cannot be loaded: {take_errors() or 'llama.cpp gave no reason'}")
         if repack and kernels():
-            release_mapped_pages(self.path)  # repacked weights are copies; few tensors of the file are in use
+            release_mapped_pages(*pieces_of(self.path))  # repacked weights are copies of what is in the file
         self.vocabulary = Vocabulary(llama.llama_model_get_vocab(self._handle))
         self.n_vocab = self.vocabulary.size
         self.n_embd: int = llama.llama_model_n_embd(self._handle)
@@ -67,14 +68,6 @@ class Model:
         self.is_recurrent = bool(
             llama.llama_model_is_recurrent(self._handle) or llama.llama_model_is_hybrid(self._handle)
         )
-        self._check_generates()
-
-    def _check_generates(self) -> None:
-        handle = self._handle
-        if llama.llama_model_has_encoder(handle) or llama.llama_model_is_diffusion(handle):
-            kind = self.architecture
-            self.close()
-            raise ModelError(f"{self.path} is a {kind} model; only decoder-only text models are supported")
 
     @property
     def handle(self) -> int:
@@ -134,24 +127,6 @@ class Model:
         self.close()
 
 
-def check_is_gguf(path: Path) -> Path:
-    """Return ``path`` if it looks like a GGUF file. Raises ModelError with the reason if not."""
-    if not path.exists():
-        raise ModelError(f"there is no file {path}")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the .gguf file inside it")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    if not magic:
-        raise ModelError(f"{path} is empty")
-    if magic != b"GGUF":
-        raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}, not b'GGUF')")
-    return path
-
-
 def check_loads(path: Path) -> None:
     """Check in a child process that llama.cpp can load ``path``, without reading weights: llama.cpp aborts on
     some invalid metadata. Raises ModelError if it refuses the file or dies."""
@@ -178,7 +153,7 @@ def _load_error(path: str) -> str:
     params = llama.llama_model_default_params()
     params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0  # allocates and maps nothing
     params.devices = ctypes.addressof(_NO_DEVICES)
-    handle = llama.llama_model_load_from_file(path.encode(), params)
+    handle = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not handle:
         return take_errors() or "it gave no reason"
     llama.llama_model_free(handle)

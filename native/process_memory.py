@@ -22,8 +22,8 @@ def limit_malloc_arenas() -> None:
         mallopt(_M_ARENA_MAX, _MAX_ARENAS)
 
 
-def release_mapped_pages(path: Path) -> None:
-    """Remove the mapped pages of the file ``path`` from this process's memory. Linux only.
+def release_mapped_pages(*paths: Path) -> None:
+    """Remove the mapped pages of the files ``paths`` from this process's memory. Linux only.
 
     Pages that are read again come back from the system's page cache.
     """
@@ -32,11 +32,11 @@ def release_mapped_pages(path: Path) -> None:
     if madvise is None or not maps.exists():
         return
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    name = str(path.resolve())
+    names = {str(path.resolve()) for path in paths}
     for line in maps.read_text(errors="surrogateescape").splitlines():
         fields = line.split(maxsplit=5)
         # written pages belong to the process alone, and would be lost
-        if len(fields) == 6 and fields[5] == name and "w" not in fields[1]:
+        if len(fields) == 6 and fields[5] in names and "w" not in fields[1]:
             start, end = (int(address, 16) for address in fields[0].split("-"))
             madvise(start, end - start, _MADV_DONTNEED)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def quantize(
     with atomic_write(target) as unfinished, _log_progress(progress):
         unfinished.touch()  # Python reports why a file cannot be written; llama.cpp's streams do not
         status = llama.llama_model_quantize(
-            str(source).encode(), str(unfinished).encode(), ctypes.byref(params)
+            os.fsencode(source), os.fsencode(unfinished), ctypes.byref(params)
         )
         if status != 0:
             reason = take_errors()

@@ -82,10 +82,17 @@ class StockLlama:
         top_k: int = 40,
         top_p: float = 0.95,
         min_p: float = 0.05,
+        json_schema: str = "",
     ) -> StockAnswer:
-        """Generate up to ``max_tokens`` tokens after ``prompt``, with an empty cache. Raises LibraryError."""
-        sampling = {"temp": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        reply = self._ask({"prompt": list(map(int, prompt)), "max_tokens": max_tokens, "sampling": sampling})
+        """Generate up to ``max_tokens`` tokens after ``prompt``, with an empty cache. ``json_schema``: what
+        the text must match; empty is any text. Raises LibraryError."""
+        request = {
+            "prompt": list(map(int, prompt)),
+            "max_tokens": max_tokens,
+            "sampling": {"temp": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+            "json_schema": json_schema,
+        }
+        reply = self._ask(request)
         return StockAnswer(tuple(reply["ids"]), reply["prompt_seconds"], reply["seconds"])
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -169,10 +176,14 @@ class _LoadedModel:
         self.load_seconds = time.perf_counter() - start
         self._llama.eval([0])
 
-    def answer(self, prompt: list[int], max_tokens: int, sampling: dict[str, float]) -> dict[str, Any]:
+    def answer(
+        self, prompt: list[int], max_tokens: int, sampling: dict[str, Any], json_schema: str
+    ) -> dict[str, Any]:
         import llama_cpp
 
         vocabulary = llama_cpp.llama_model_get_vocab(self._llama.model)
+        if json_schema:
+            sampling["grammar"] = llama_cpp.LlamaGrammar.from_json_schema(json_schema, verbose=False)
         self._llama.reset()
         ids: list[int] = []
         start = first = now = time.perf_counter()

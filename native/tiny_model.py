@@ -26,14 +26,15 @@ def write_tiny_model(
     n_ctx: int = 4096,
     seed: int = 0,
     words: Sequence[str] | None = None,
+    controls: Sequence[str] = (),
     chat_template: str | None = None,
 ) -> Path:
     """Write an F32 model to ``path``. Widths that are multiples of 256 can be quantized to every type.
 
-    ``words``: the model gets a tokenizer of <unk>, <s>, </s>, the 256 bytes, and these words; ``n_vocab`` is
-    then ignored. By default it has token ids only.
+    ``words``: the model gets a tokenizer of <unk>, <s>, </s>, the 256 bytes, these words, and the control
+    tokens ``controls``; ``n_vocab`` is then ignored. By default it has token ids only.
     """
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(words or ())]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *(words or ()), *controls]
     n_vocab = n_vocab if words is None else len(tokens)
     rng = np.random.default_rng(seed)
 
@@ -59,7 +60,8 @@ def write_tiny_model(
         writer.add_tokenizer_model("llama")
         writer.add_token_list(tokens)
         writer.add_token_scores([0.0] * n_vocab)
-        writer.add_token_types(_SPECIAL + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(words))
+        types = _SPECIAL + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(words)
+        writer.add_token_types(types + [TokenType.CONTROL] * len(controls))
         writer.add_add_space_prefix(False)
     if chat_template:
         writer.add_chat_template(chat_template)

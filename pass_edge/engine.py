@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from pass_edge.native import chat_template
 from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.sampling.constrained import sampler_for
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.sampling.thinking_budget import BudgetedSampler
 
 from .engine_setup import EngineParts
 from .generation import Generation
 from .settings import AUTO, Settings
+from .thinking import Thinking, behind_thinking, closed_thinking, thinking_of
 
 
 class Engine:
@@ -67,13 +70,18 @@ class Engine:
         stop: Sequence[str] = (),
         logprobs: int | None = None,
         visible: Collection[int] = (),
+        thinking: Thinking | None = None,
+        thinking_budget: int | None = None,
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
         alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
-        text is part of the answer. Raises ContextFullError if the prompt does not fit, SettingsError.
+        text is part of the answer. ``thinking``: the tags of the thinking that the text may begin with, which
+        are part of the text; stop strings count behind it, and it is ended after ``thinking_budget`` tokens
+        (None: as the settings say).
+        Raises ContextFullError if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
@@ -84,23 +92,59 @@ class Engine:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
         if logprobs is not None and logprobs < 0:
             raise SettingsError(f"logprobs is {logprobs}; it must be 0 or more")
-        room = self.context_size - len(ids)
+        if thinking_budget is not None and thinking_budget < 0:
+            raise SettingsError(f"the thinking budget is {thinking_budget}; it must be 0 or more")
+        room, vocabulary = self.context_size - len(ids), self.model.vocabulary
+        sampler = sampler_for(sampling, vocabulary, len(ids))
+        budget = self.settings.thinking_budget if thinking_budget is None else thinking_budget
+        if thinking and budget is not None:
+            sampler = BudgetedSampler(sampler, vocabulary, len(ids), budget, thinking)
         return Generation(
             self._slots,
-            self.model.vocabulary,
+            vocabulary,
             ids,
-            sampler_for(sampling, self.model.vocabulary, len(ids)),
+            sampler,
             max_tokens=min(room, max_tokens or room),
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
             stop=stop,
             logprobs=logprobs,
-            visible=visible,
+            visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
+            thinking=thinking,
         )
 
-    def chat(self, messages: Sequence[Mapping[str, str]], **options: object) -> Generation:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        template_arguments: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        **options: Any,
+    ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
-        model's own chat template; ``options`` as for ``stream``."""
-        return self.stream(self.render(messages), **options)  # type: ignore[arg-type]
+        model's own chat template with ``template_arguments``; ``options`` as for ``stream``. The text begins
+        with the model's thinking, if it thinks (``thinking.split_thinking`` separates it)."""
+        prompt = self.render(messages, template_arguments=template_arguments)
+        thinking, sampling = self.thinking_after(prompt), sampling or Sampling()
+        if thinking and sampling.grammar:
+            grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
+            sampling = replace(sampling, grammar=grammar)
+        stop = (*stop, *self.chat_stop)
+        return self.stream(prompt, sampling=sampling, stop=stop, thinking=thinking, **options)
+
+    @property
+    def chat_stop(self) -> tuple[str, ...]:
+        """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
+        model has no chat template of its own."""
+        template = chat_template.default_of(self.model)
+        return (template.end,) if template else ()
+
+    def thinking_after(self, prompt: Sequence[int]) -> Thinking | None:
+        """Return the tags of the thinking that the chat template lets a model begin with after ``prompt``;
+        None if its model does not think."""
+        piece = self.model.vocabulary.piece
+        end = b"".join(piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
+        return thinking_of(self.model.chat_template() or "", end)
 
     def render(
         self,
@@ -113,7 +157,13 @@ class Engine:
         """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
         ``template_arguments``, further variables, are for the template."""
         self.check()
-        text = chat_template.render(self.model, messages, tools, tool_choice, template_arguments)
+        arguments = dict(template_arguments or {})
+        think = arguments.get("enable_thinking", self.settings.think)
+        if think is not None:  # templates have one of two names for it
+            arguments = {"enable_thinking": think, "thinking": think, **arguments}
+        text = chat_template.render(self.model, messages, tools, tool_choice, arguments)
+        if think is False:
+            text += closed_thinking(self.model.chat_template() or "", text)
         return self.tokenize(text)
 
     def tokenize(self, text: str) -> list[int]:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pass_edge.calibration.calibration import Calibration, calibrate, gpu_verdict
+from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.decoding.session import Session
@@ -17,10 +18,13 @@ from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
+from pass_edge.native.chat_template import default_of
 from pass_edge.native.context import Context, ContextSettings
+from pass_edge.native.default_templates import warning
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
+from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
@@ -85,6 +89,7 @@ class EngineParts:
         parts._place_layers(path, note)
         # reading the file's table needs much memory for a moment, so it comes before the model takes its own
         with GgufFile(path) as file:
+            check_generates(file)
             parts.base = read_base(file)
             parts._choose_lookahead(file, lookahead)
         parts.calibration = calibrate(path, parts.settings, note)
@@ -93,10 +98,13 @@ class EngineParts:
             parts.model = opened.enter_context(
                 Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack)
             )
+            parts._warn_of_template()
             parts.context_size = parts.settings.context_size or min(parts.model.n_ctx_train, DEFAULT_CONTEXT)
             parts.parallel = settings.parallel
             parts._choose_schedule()
             parts._open_sessions(opened, note)
+            if problem := take_problem():
+                parts.notes.append(problem)
             parts.opened = opened.pop_all()
         return parts
 
@@ -128,6 +136,11 @@ class EngineParts:
         self.notes += self.lookahead.matches(self.base)
         self._embeddings = TokenEmbeddings(file)
 
+    def _warn_of_template(self) -> None:
+        vocabulary = self.model.vocabulary
+        if vocabulary.has_text and (template := default_of(self.model)):
+            self.notes.append(warning(vocabulary, template))
+
     def _choose_schedule(self) -> None:
         """Choose the schedule, and how many tokens it drafts ahead at most."""
         wanted = self.settings.schedule
@@ -144,6 +157,7 @@ class EngineParts:
         max_rows, wanted = self.calibration.widest_step, self.settings.draft_max
         if self.model.is_recurrent:
             wanted = wanted or (self._most_states() if schedule == AUTO else 1)
+            max_rows = min(max_rows, self.calibration.prompt_batch - 1)  # llama.cpp aborts on more states
         if schedule == AUTO:
             return min(wanted or max_rows, max_rows - 1)
         depth = wanted or 1

@@ -16,6 +16,7 @@ from pass_edge.sampling.sampler import Sampler
 from .async_stream import in_a_thread
 from .stats import Stats
 from .text_stream import TextStream
+from .thinking import Thinking
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Generation:
     continues; the text so far is then read again if another generation of that thread came between.
     ``cancel`` may be called from any thread, everything else from one at a time.
 
-    Attributes: ``seed``; and, complete once iteration ends, ``ids`` (the generated tokens, without the
-    one that ended it), ``text``, ``stats``, ``logprobs`` (for each of ``ids``, if asked for),
-    ``finish_reason``: "stop" (end token or stop string), "length", "context" (the context is full),
-    "cancelled", or None while running.
+    Attributes: ``seed``; ``thinking``, the tags of the thinking that the text may begin with; and, complete
+    once iteration ends, ``ids`` (the generated tokens, without the one that ended it), ``text``, ``stats``,
+    ``logprobs`` (for each of ``ids``, if asked for), ``finish_reason``: "stop" (end token or stop string),
+    "length", "context" (the context is full), "cancelled", or None while running.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Generation:
         stop: Sequence[str],
         logprobs: int | None,
         visible: Collection[int] = (),
+        thinking: Thinking | None = None,
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
-        part of the answer."""
+        part of the text; ``thinking``: what the text may begin with."""
         self._slots = slots
         self._vocabulary = vocabulary
         self._conversation = list(prompt)  # and the answer so far
@@ -68,7 +70,8 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
-        self._output = TextStream(vocabulary, stop, visible)
+        self._output = TextStream(vocabulary, stop, visible, thinking)
+        self.thinking = thinking
         self._cancelled = False
         self.seed = sampler.seed
         self.ids: list[int] = []

@@ -48,7 +48,9 @@ class Settings:
     most 4,096). ``parallel``: conversations side by side, at most 16, each with as much of the KV cache; they
     share forward passes. ``cache_type_k``/``_v``: ggml types of the KV cache; None: the fastest pair for
     which batch sizes do not change the logits. ``flash_attn``: "on", "off", or "auto" (if the device can).
-    ``gpu_layers``: None: as many as fit into the device's free memory; -1: all.
+    ``gpu_layers``: None: as many as fit into the device's free memory; -1: all. ``think``: whether a model
+    that can think does so in chats; None: as its template has it. ``thinking_budget``: tokens of thinking
+    after which the answer begins; None: no limit.
     """
 
     schedule: str = "auto"
@@ -63,6 +65,8 @@ class Settings:
     flash_attn: str = AUTO
     cache_type_k: str | None = None
     cache_type_v: str | None = None
+    think: bool | None = None
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, SCHEDULES)
@@ -71,6 +75,7 @@ class Settings:
         for cache_type in filter(None, (self.cache_type_k, self.cache_type_v)):
             _one_of("KV cache type", cache_type.lower(), GGML_TYPES)
         minima = {"draft_max": 1, "context_size": 0, "parallel": 1, "threads": 1, "gpu_layers": -1}
+        minima["thinking_budget"] = 0
         for name, minimum in minima.items():
             value = getattr(self, name)
             if value is not None and value < minimum:

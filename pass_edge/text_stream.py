@@ -6,31 +6,53 @@ from collections.abc import Collection, Sequence
 
 from pass_edge.native.vocabulary import Detokenizer, Vocabulary
 
+from .thinking import Thinking, ThinkingParser
+
 
 class TextStream:
-    """Detokenizes a text while it is generated. Holds back text that may become a stop string.
+    """Detokenizes a text while it is generated. Holds back text that may become a stop string, and what may
+    become a tag of thinking, within which no stop string counts.
 
     Attributes: ``stopped``, whether a stop string occurred; the text before it has been returned then.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop: Sequence[str], visible: Collection[int] = ()) -> None:
-        """``visible``: control tokens whose text is part of the text."""
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        stop: Sequence[str],
+        visible: Collection[int] = (),
+        thinking: Thinking | None = None,
+    ) -> None:
+        """``visible``: control tokens whose text is part of the text. ``thinking``: what the text may begin
+        with."""
         self._detokenizer = Detokenizer(vocabulary, visible)
+        self._thinking = ThinkingParser(thinking)
+        self._undecided = ""  # whether it is thinking or answer
         self._stop = [string for string in stop if string]
         self._held = ""
         self.stopped = False
 
     def feed(self, token: int) -> str:
         """Add ``token`` and return the new text that is certain."""
-        return self._release(self._detokenizer.feed([token]))
+        thought, answer = self._split(self._detokenizer.feed([token]))
+        return thought + self._release(answer)
 
     def finish(self) -> str:
         """End the text without a stop string: return what was held back."""
         if self.stopped:
             return ""
-        text = self._release(self._detokenizer.finish())
+        thought, answer = self._split(self._detokenizer.finish(), is_last=True)
+        text = thought + self._release(answer)
         held, self._held = self._held, ""
         return text if self.stopped else text + held
+
+    def _split(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
+        """Return the new text up to the end of the thinking, tags and all, and that of the answer."""
+        text = self._undecided + text
+        _, answer = self._thinking.feed(text[len(self._undecided) :], is_last=is_last)
+        decided = len(text) - self._thinking.n_held
+        self._undecided = text[decided:]
+        return text[: decided - len(answer)], text[decided - len(answer) : decided]
 
     def _release(self, text: str) -> str:
         self._held += text

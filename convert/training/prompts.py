@@ -88,7 +88,7 @@ def _word_ngrams(text: str) -> Iterator[tuple[str, ...]]:
 
 def _from_file(path: Path) -> Iterator[str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the prompts in {path} cannot be read: {error}") from error
     for number, line in enumerate(filter(str.strip, lines), 1):

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pass_edge import Engine, LibraryError, Sampling, SettingsError
-from pass_edge.commands.terminal.output import INTERRUPTED, flag_interrupts, quiet, stage_progress
+from pass_edge.commands.terminal.output import INTERRUPTED, console, flag_interrupts, quiet, stage_progress
 from pass_edge.native.devices import default_threads
+from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import check_output_path
 from pass_edge.native.stock_llama import StockLlama
 
 from .bench_comparison import Comparison, CostCurve, Figures, Pair, compare
-from .engine_options import machine_options, open_engine
+from .engine_options import machine_options, model_argument, open_engine, parse_seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ _PROMPT_WIDTH = 16  # makes lines of 80 characters
 
 
 @click.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_argument
 @click.option(
     "--prompts",
     "source",
@@ -65,12 +66,27 @@ _PROMPT_WIDTH = 16  # makes lines of 80 characters
     "`turns` or `prompt`. [default: eight everyday prompts]",
 )
 @click.option(
-    "--tokens", type=click.IntRange(1), default=128, show_default=True, help="Most tokens of an answer."
+    "--n-predict",
+    "-n",
+    "--tokens",
+    "tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Most tokens of an answer.",
 )
 @click.option(
     "--temp", default=0.0, show_default=True, help="Temperature; 0 always takes the likeliest token."
 )
-@click.option("--seed", "-s", default=0, show_default=True, help="Seed of the random choices.")
+@click.option(
+    "--seed",
+    "-s",
+    type=parse_seed,
+    metavar="INTEGER",
+    default=0,
+    show_default=True,
+    help="Seed of the random choices; -1 draws one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
     "--plot",
@@ -100,7 +116,7 @@ def bench(
 
     \b
     pass-edge bench
-    pass-edge bench model.gguf --prompts questions.txt --tokens 256 --plot bench.png
+    pass-edge bench model.gguf --prompts questions.txt -n 256 --plot bench.png
 
     t/s is tokens per second; a ratio above 1 is a gain. It comes from tokens per pass, which the accepted
     share of drafts raises. The second table shows what a pass costs: where four rows cost little more than
@@ -214,7 +230,7 @@ def _so_far(pairs: Sequence[Pair]) -> str:
 
 def _about(auto: Engine, sampling: Sampling, tokens: int) -> dict[str, Any]:
     return {
-        "model": auto.model.path.name,
+        "model": readable(auto.model.path.name),
         "threads": auto.settings.threads or default_threads(),
         "temperature": sampling.temperature,
         "seed": sampling.seed,
@@ -257,13 +273,11 @@ def _report(
 
 
 def _print_tables(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(_speeds(_headline(about), prompts, comparison))
+    page = console()
+    page.print(_speeds(_headline(about), prompts, comparison))
     if comparison.curve:
-        console.print(_costs(comparison.curve))
-    console.print(_times(comparison))
+        page.print(_costs(comparison.curve))
+    page.print(_times(comparison))
     medians = comparison.medians
     if medians.stock_ratio:
         ratio = f"{medians.stock_ratio:.2f}"

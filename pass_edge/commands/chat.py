@@ -11,16 +11,27 @@ import click
 
 from pass_edge import ContextFullError, Engine, PassEdgeError, SettingsError, Stats
 from pass_edge.commands.terminal.keyboard import silent_keyboard, typed_messages
-from pass_edge.commands.terminal.output import DRAFTED, Display, PlainText, quiet, show, summary
-from pass_edge.commands.terminal.standard_input import piped_messages
+from pass_edge.commands.terminal.output import (
+    DRAFTED,
+    Display,
+    PlainText,
+    console,
+    has_styles,
+    quiet,
+    show,
+    summary,
+)
+from pass_edge.commands.terminal.standard_input import piped_messages, text
+from pass_edge.thinking import split_thinking, thinking_of
 
 from .conversation import Conversation
-from .engine_options import open_engine, sampling_from, shared_options
+from .engine_options import open_engine, sampling_from, shared_options, thinking_options
 
 CHAT_HELP = """\
 /help              show this list
 /reset             start a new conversation
 /system TEXT       start a new conversation with this system message
+/think on|off      let the model think before it answers, or not
 /stats             show the figures of the last answer
 /save FILE [--kv]  save the conversation; with --kv, loading it need not process it again
 /load FILE         continue a saved conversation
@@ -30,9 +41,10 @@ Pasted text is one message, even if it has several lines."""
 
 
 @click.command()
-@click.option("--system", help='A system message, such as "Be brief."')
+@click.option("--system", type=text, help='A system message, such as "Be brief."')
 @click.option("--plain", is_flag=True, help="Show answers as plain text, not as markdown.")
 @click.option("--show-drafts", is_flag=True, help="Show accepted draft tokens in another color.")
+@thinking_options
 @shared_options
 def chat(system: str | None, plain: bool, show_drafts: bool, **options: Any) -> None:
     """Chat in the terminal; /help lists what you can type. Without a terminal, each line is a message.
@@ -71,13 +83,14 @@ class InteractiveChat:
         self.engine = engine
         self.conversation = conversation
         self.limits = limits
-        self.plain = plain or not sys.stdout.isatty()
+        self.plain = plain or not sys.stdout.isatty() or not has_styles()
         self.shows_drafts = shows_drafts
         self.last_stats: Stats | None = None
         self.commands = {
             "/help": lambda _: click.echo(CHAT_HELP),
             "/reset": self.reset,
             "/system": self.set_system,
+            "/think": self.set_thinking,
             "/stats": self.show_stats,
             "/save": self.save,
             "/load": self.load,
@@ -115,6 +128,14 @@ class InteractiveChat:
         self.engine.session.forget()
         quiet("a new conversation begins")
 
+    def set_thinking(self, rest: str) -> None:
+        if rest not in ("on", "off"):
+            raise SettingsError("/think is followed by on or off")
+        if not thinking_of(self.engine.model.chat_template() or ""):
+            raise SettingsError("this model does not think: its chat template has no tags for it")
+        self.limits["template_arguments"] = {"enable_thinking": rest == "on"}
+        quiet(f"thinking is {rest}")
+
     def show_stats(self, _: str) -> None:
         quiet(statistics(self.last_stats) if self.last_stats else "there is no answer yet")
 
@@ -146,7 +167,8 @@ class InteractiveChat:
             if isinstance(error, ContextFullError):
                 raise ContextFullError(f"{error}. /reset starts a new conversation") from error
             raise
-        self.conversation.answer(generation.text)
+        thought, answer = split_thinking(generation.thinking, generation.text)
+        self.conversation.answer(answer, thought)
         self.last_stats = generation.stats
         if generation.finish_reason == "context":
             quiet(
@@ -158,13 +180,11 @@ class InteractiveChat:
         """Return the display of the next answer: markdown in a terminal, else plain text."""
         if self.plain:
             return PlainText(shows_drafts=self.shows_drafts)
-        from rich.console import Console
-
         from pass_edge.commands.terminal.markdown import Markdown
 
         # COLUMNS, if another program has set it, would hide every resize
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-        return Markdown(Console(_environ=environment), shows_drafts=self.shows_drafts)
+        return Markdown(console(_environ=environment), shows_drafts=self.shows_drafts)
 
 
 def is_command(line: str) -> bool:

@@ -29,9 +29,11 @@ class Conversation:
         """Add a message of the user."""
         self.turns.append({"role": "user", "content": content})
 
-    def answer(self, content: str) -> None:
-        """Add a message of the assistant."""
-        self.turns.append({"role": "assistant", "content": content})
+    def answer(self, content: str, thought: str = "") -> None:
+        """Add a message of the assistant; its template decides whether the model sees the ``thought``
+        again."""
+        reasoning = {"reasoning_content": thought} if thought else {}
+        self.turns.append({"role": "assistant", "content": content, **reasoning})
 
     def withdraw(self) -> None:
         """Remove the last message, a question that could not be answered."""

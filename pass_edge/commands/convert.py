@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pass_edge import SettingsError
+from pass_edge.commands.terminal.standard_input import text
 
 
 @click.command()
@@ -19,10 +20,12 @@ from pass_edge import SettingsError
 @click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The .pass.gguf file to write."
 )
-@click.option("--tensor", help="The tensor that holds the embeddings, if CHECKPOINT has several candidates.")
+@click.option(
+    "--tensor", type=text, help="The tensor that holds the embeddings, if CHECKPOINT has several candidates."
+)
 @click.option("--rows", metavar="FIRST:COUNT", help="Its rows that are lookahead embeddings, counted from 0.")
 @click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
-@click.option("--training", default="", help="How it was trained: a note to store in the file.")
+@click.option("--training", type=text, default="", help="How it was trained: a note to store in the file.")
 def convert(checkpoint: Path, model: Path, output: Path, rows: str | None, force: bool, **named: Any) -> None:
     """Make a sidecar file from trained lookahead embeddings.
 

@@ -10,17 +10,21 @@ import click
 
 from pass_edge import Engine, ModelError
 from pass_edge.calibration.calibration import library_verdict
+from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.models import default_model
 from pass_edge.native import build, devices
+from pass_edge.native.cpu_count import cpu_quota
 from pass_edge.native.library import kernels, library_path, system_info
 from pass_edge.native.library_probe import BROKEN, WORKS
 from pass_edge.native.model import ALL_LAYERS
 from pass_edge.settings import PLAIN
 
+from .engine_options import model_argument
+
 
 @click.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@model_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(model: Path | None, as_json: bool) -> None:
     """Check this machine and a model, and suggest fixes.
@@ -57,6 +61,7 @@ def examine(model: Path | None = None) -> dict[str, Any]:
         "machine": {
             "devices": devices.device_names(),
             "threads": devices.default_threads(),
+            "cpu_quota": cpu_quota(),
             "best_backend": plan.reasons[0].removeprefix("backend "),
             "other_backends": list(plan.others),
             "amx": plan.amx,
@@ -66,6 +71,8 @@ def examine(model: Path | None = None) -> dict[str, Any]:
     }
     if verdict != BROKEN:
         _examine_model(model, report)
+    if problem := take_problem():
+        advice.append(problem)
     return report
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import click
 
 from pass_edge import Engine, Sampling, Settings, SettingsError
 from pass_edge.commands.terminal.output import quiet
+from pass_edge.commands.terminal.standard_input import text
 from pass_edge.models import default_model
 from pass_edge.native.constraint import schema_grammar
-from pass_edge.openai.requests import Parameters
+from pass_edge.openai.requests import RANDOM_SEED, Parameters
 
 Command = Callable[..., None]
 Option = Callable[[Command], Command]
@@ -26,9 +29,37 @@ def layer_count(value: str) -> int | None:
     return words[value] if value in words else int(value)
 
 
-_MODEL_OPTIONS: list[Option] = [
+def token_count(value: str) -> int | None:
+    """Parse a largest number of tokens; as in llama.cpp, -1 is as many as the context holds."""
+    count = int(value)
+    if count < 1 and count != -1:
+        raise click.BadParameter("it must be 1 or more, or -1 for as many as the context holds")
+    return None if count == -1 else count
+
+
+def parse_seed(value: str | int) -> int:
+    """Parse a seed; as in llama.cpp, -1 draws one."""
+    return secrets.randbits(63) if int(value) == RANDOM_SEED else int(value)
+
+
+def _model_option(help: str) -> Option:
+    return click.option("--model", "-m", type=click.Path(path_type=Path), help=help)
+
+
+_DEFAULT_MODEL = "A GGUF file. [default: SmolLM2-135M]"
+_MODEL_OPTIONS: list[Option] = [_model_option(_DEFAULT_MODEL)]
+_THINKING_OPTIONS: list[Option] = [
     click.option(
-        "--model", "-m", type=click.Path(path_type=Path), help="A GGUF file. [default: SmolLM2-135M]"
+        "--think",
+        type=click.Choice(["on", "off"]),
+        callback=lambda _context, _option, value: None if value is None else value == "on",
+        help="Whether a model that can think does so. [default: as its chat template has it]",
+    ),
+    click.option(
+        "--thinking-budget",
+        type=click.IntRange(0),
+        metavar="N",
+        help="Tokens of thinking after which the answer begins. [default: no limit]",
     ),
 ]
 _SCHEDULE_OPTIONS: list[Option] = [
@@ -110,10 +141,11 @@ def _number_options() -> list[Option]:
         option = click.option(
             *flags.get(each.name, (f"--{each.name.replace('_', '-')}",)),
             each.name,
-            type=int if is_random else type(each.default),
+            type=parse_seed if is_random else type(each.default),
             default=each.default,
             show_default=not is_random,
-            help=descriptions[each.name] + (" [default: random]" if is_random else ""),
+            metavar="INTEGER" if is_random else None,
+            help=descriptions[each.name] + (" -1 draws one. [default: -1]" if is_random else ""),
         )
         options.append(option)
     return options
@@ -136,8 +168,15 @@ _SAMPLING_OPTIONS: list[Option] = [
         type=click.Path(path_type=Path),
         help="A JSON schema that the text must match.",
     ),
-    click.option("--n-predict", "-n", "max_tokens", type=click.IntRange(1), help="Most tokens to generate."),
-    click.option("--stop", multiple=True, help="Stop before this string; may be repeated."),
+    click.option(
+        "--n-predict",
+        "-n",
+        "max_tokens",
+        type=token_count,
+        metavar="INTEGER",
+        help="Most tokens to generate; -1 is as many as the context holds. [default: -1]",
+    ),
+    click.option("--stop", type=text, multiple=True, help="Stop before this string; may be repeated."),
 ]
 
 
@@ -151,9 +190,29 @@ def engine_options(command: Command) -> Command:
     return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
 
 
+def thinking_options(command: Command) -> Command:
+    """Add the options of thinking, which chats have."""
+    return _add(command, _THINKING_OPTIONS)
+
+
 def machine_options(command: Command) -> Command:
     """Add the options of the machine, which are the same for all schedules."""
     return _add(command, _MACHINE_OPTIONS)
+
+
+def model_argument(command: Command, *, required: bool = False) -> Command:
+    """Add the model, as an argument or as the option that other commands have."""
+
+    @wraps(command)
+    def with_model(positional: Path | None, model: Path | None, **options: Any) -> None:
+        if (positional and model) or (required and not (positional or model)):
+            raise click.UsageError("give one model, as MODEL or with --model")
+        command(model=positional or model, **options)
+
+    option = _model_option("The same as MODEL." if required else _DEFAULT_MODEL)
+    metavar = "MODEL" if required else "[MODEL]"
+    argument = click.argument("positional", metavar=metavar, required=False, type=click.Path(path_type=Path))
+    return argument(option(with_model))
 
 
 def _add(command: Command, options: Sequence[Option]) -> Command:
@@ -193,7 +252,7 @@ def _grammar(grammar_file: Path | None, schema_file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         return schema_grammar(json.loads(text)) if schema_file else text
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from error

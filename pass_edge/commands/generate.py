@@ -10,27 +10,31 @@ import click
 
 from pass_edge import Engine, Generation
 from pass_edge.commands.terminal.output import PlainText, quiet, show, summary
-from pass_edge.commands.terminal.standard_input import read_stdin
+from pass_edge.commands.terminal.standard_input import read_prompt, text
 
 from .conversation import Conversation
 from .engine_options import open_engine, sampling_from, shared_options
 
 
 @click.command()
-@click.argument("prompt", required=False)
-@click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
-@click.option("--system", help='A system message, such as "Be brief."')
+@click.argument("prompt", required=False, type=text)
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
+@click.option("--system", type=text, help='A system message, such as "Be brief."')
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @shared_options
 def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, **options: Any) -> None:
-    """Answer PROMPT, or standard input, once.
+    """Answer PROMPT once.
+
+    Text that is piped in comes before PROMPT, with an empty line between them, and without its last newline.
+    Without PROMPT, it is the prompt.
 
     \b
     pass-edge generate "Name three rivers." --temp 0
+    cat notes.txt | pass-edge generate "Sum up these notes."
     cat notes.txt | pass-edge generate --raw -n 50 --json
     """
     sampling = sampling_from(options)
-    prompt = read_stdin() if prompt is None else prompt
+    prompt = read_prompt(prompt)
     if not (raw or prompt.strip()):
         raise click.UsageError("the prompt is empty; give a PROMPT, or text on standard input")
     if prompt.endswith(".gguf") and os.path.isfile(prompt):

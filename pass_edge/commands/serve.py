@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from pass_edge.commands.terminal.output import quiet
+from pass_edge.commands.terminal.standard_input import text
 from pass_edge.native.process_memory import limit_malloc_arenas
 
-from .engine_options import engine_options, open_engine
+from .engine_options import engine_options, open_engine, thinking_options
 
 
 @click.command()
@@ -23,9 +24,12 @@ from .engine_options import engine_options, open_engine
     "--port", type=int, default=8080, show_default=True, help="The port to listen at; 0 takes a free one."
 )
 @click.option(
-    "--api-key", envvar="PASS_EDGE_API_KEY", help="The key that clients must send. [env: PASS_EDGE_API_KEY]"
+    "--api-key",
+    type=text,
+    envvar="PASS_EDGE_API_KEY",
+    help="The key that clients must send. [env: PASS_EDGE_API_KEY]",
 )
-@click.option("--alias", "name", help="The model's name for clients. [default: the file's name]")
+@click.option("--alias", "name", type=text, help="The model's name for clients. [default: the file's name]")
 @click.option(
     "--parallel",
     "-np",
@@ -50,6 +54,7 @@ from .engine_options import engine_options, open_engine
     show_default=True,
     help="Seconds that answers have to end in after Ctrl-C.",
 )
+@thinking_options
 @engine_options
 def serve(body_limit: float, **options: Any) -> None:
     """Serve a model by OpenAI's protocol.

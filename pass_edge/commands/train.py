@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from pass_edge import SettingsError
 from pass_edge.commands.terminal.output import INTERRUPTED, quiet, stage_progress
 from pass_edge.convert.training.recipe import STAGES, Recipe
 from pass_edge.native.output_file import check_output_path
+
+from .engine_options import model_argument
 
 if TYPE_CHECKING:
     from pass_edge.convert.training.training import Training
@@ -53,7 +56,9 @@ _RECIPE_OPTIONS = [
         help="Answers to learn from. More are better; generating them takes the most time.",
     ),
     _recipe_option("--held-out-answers", type=click.IntRange(1), help="Answers to measure on."),
-    _recipe_option("--max-tokens", type=click.IntRange(8), help="Most tokens of an answer."),
+    _recipe_option(
+        "--max-tokens", "--n-predict", "-n", type=click.IntRange(8), help="Most tokens of an answer."
+    ),
     _recipe_option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt."),
     _recipe_option(
         "--hidden-width",
@@ -116,7 +121,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@partial(model_argument, required=True)
 @click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The .pass.gguf file to write."
 )

@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pass_edge.native.errors import ContextFullError, OutputError, SessionError, SettingsError
 from pass_edge.native.gguf_file import GgufFile
+from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import atomic_write
 from pass_edge.sampling.sampler import Sampling
 
@@ -88,13 +90,16 @@ def identity(path: Path) -> dict[str, str]:
     """Return the identity of the model in ``path``. The hash covers the start of every tensor, so it differs
     for another quantization or training, and stays the same for another chat template."""
     digest = hashlib.sha256()
-    with GgufFile(path) as file, path.open("rb") as raw:
+    with GgufFile(path) as file, ExitStack() as opened:
+        pieces = [opened.enter_context(piece.open("rb")) for piece in file.pieces]
         for tensor in file.tensors.values():
+            raw = pieces[tensor.piece]
             raw.seek(tensor.offset)
             digest.update(f"{tensor.name} {tensor.code} {tensor.shape}\n".encode())
             digest.update(raw.read(min(tensor.size, _HASHED_BYTES)))
         name = file.get("general.name")
-    return {"name": name if isinstance(name, str) else path.stem, "weights_sha256": digest.hexdigest()}
+    name = name if isinstance(name, str) else readable(path.stem)
+    return {"name": name, "weights_sha256": digest.hexdigest()}
 
 
 def write_session(saved: SavedSession, path: str | Path) -> None:

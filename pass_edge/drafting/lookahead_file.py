@@ -18,8 +18,10 @@ import numpy.typing as npt
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError, ModelError
+from pass_edge.native.file_kind import check_is_model
 from pass_edge.native.gguf_file import GgufFile, NewTensor, Value, open_gguf, write_gguf
 from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import atomic_write
 from pass_edge.native.quantized_matrix import QuantizedMatrix, bytes_per_row, encode_rows
 
@@ -210,8 +212,7 @@ def read_base(model: str | Path | GgufFile) -> Base:
     with open_gguf(model) as file:
         if _is_merged(file):
             return _base(file)
-        if isinstance(made_for := file.get(Keys.BASE_NAME), str):
-            raise ModelError(f"{file.path} is a lookahead file, not a model; it was made for {made_for!r}")
+        check_is_model(file)
         architecture = _required(file, Keys.ARCHITECTURE, str)
         tokens = file.get(Keys.TOKENS)
         if not isinstance(tokens, list):  # the file has no tokenizer, only the number of tokens
@@ -223,7 +224,7 @@ def read_base(model: str | Path | GgufFile) -> Base:
         name, embeddings = file.get(Keys.NAME), TokenEmbeddings(file)
     return Base(
         architecture=architecture,
-        name=name if isinstance(name, str) else file.path.stem,
+        name=name if isinstance(name, str) else readable(file.path.stem),
         n_embd=embeddings.width,
         n_vocab=size,
         tokenizer_sha256=digest.hexdigest(),

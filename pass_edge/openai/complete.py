@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation
 from pass_edge.native.chat_template import has_tools
-from pass_edge.native.constraint import grammar_after_thinking, schema_grammar
 from pass_edge.native.errors import SettingsError
-from pass_edge.native.vocabulary import Vocabulary
+from pass_edge.native.model_path import readable
 from pass_edge.sampling.sampler import Sampling
+from pass_edge.thinking import Thinking
 
+from .answer_grammar import answer_grammar, grammar_text
 from .answers import Answer
 from .formatters import ChatFormatter, Json, TextFormatter
 from .message_parser import MessageParser
 from .messages import plain_messages
 from .notations import notation_of
 from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
-from .thinking import thinking_of
-from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, tool_names
 
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
@@ -67,7 +65,7 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
         engine,
         request,
         [_token_ids(engine, prompt) for prompt in prompts],
-        grammar=_grammar_text(request.grammar),
+        grammar=grammar_text(request.grammar),
         logprobs=request.logprobs,
     )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
@@ -75,58 +73,35 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
 
 def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
-    template, vocabulary = engine.model.chat_template() or "", engine.model.vocabulary
-    notation = notation_of(template)
-    names = tool_names(tools)
-    call_grammar = forced_call_grammar(tools, request.tool_choice, notation, vocabulary)
-    if tools and not call_grammar and not has_tools(engine.model):
+    vocabulary = engine.model.vocabulary
+    if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
         raise SettingsError(
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    sources = (_grammar_text(request.grammar), _format_grammar(request.response_format), call_grammar)
-    grammars = [grammar for grammar in sources if grammar]
-    if len(grammars) > 1:
-        raise SettingsError("grammar, response_format and a forced tool exclude each other; give one")
     prompt = engine.render(
         plain_messages(request.messages),
         tools=tools,
         tool_choice=request.tool_choice,
         template_arguments=_template_arguments(request),
     )
-    thinking = thinking_of(template, _end_of(prompt, vocabulary))
-    marks = (*(notation.texts if names else ()), *(thinking.texts if thinking else ()))
-    grammar = "".join(grammars)
-    is_parallel = request.parallel_tool_calls is not False
-    if names and not grammar:
-        free_marks = thinking.texts if thinking else ()
-        grammar = free_call_grammar(
-            tools, notation, vocabulary, free_marks=free_marks, is_parallel=is_parallel
-        )
-    elif grammar and thinking:
-        grammar = grammar_after_thinking(
-            grammar,
-            vocabulary,
-            thinking.opening,
-            thinking.closing,
-            answer="" if call_grammar else thinking.answer,
-            is_open=thinking.is_open,
-        )
+    thinking = engine.thinking_after(prompt)
+    notation = notation_of(engine.model.chat_template() or "")
+    answer = answer_grammar(request, tools, notation, thinking, vocabulary)
     generations = _generations(
         engine,
         request,
         [prompt],
-        grammar=grammar,
+        grammar=answer.grammar,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        visible=vocabulary.control_tokens_in("".join(marks)),
+        visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
+        stop=engine.chat_stop,
+        thinking=thinking,
+        thinking_budget=request.thinking_budget_tokens,
     )
-    is_constrained = bool(grammars) and not call_grammar  # an answer in another form is no call
-
-    def new_parser() -> MessageParser:
-        tool_calls = ToolCallParser(() if is_constrained else names, notation, is_parallel=is_parallel)
-        return MessageParser(thinking, tool_calls)
-
-    formatter = ChatFormatter(_model_name(request, engine), vocabulary, new_parser)
+    formatter = ChatFormatter(
+        _model_name(request, engine), vocabulary, lambda: MessageParser(thinking, answer.new_parser())
+    )
     return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
 
 
@@ -138,11 +113,6 @@ def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
     return arguments
 
 
-def _end_of(prompt: Sequence[int], vocabulary: Vocabulary) -> str:
-    """The last few tokens of a prompt as text."""
-    return b"".join(vocabulary.piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
-
-
 def _generations(
     engine: Engine,
     request: Request,
@@ -151,8 +121,12 @@ def _generations(
     grammar: str,
     logprobs: int | None,
     visible: Collection[int] = (),
+    stop: Sequence[str] = (),
+    thinking: Thinking | None = None,
+    thinking_budget: int | None = None,
 ) -> list[Generation]:
-    """``request.n`` generations for each prompt, one prompt after the other."""
+    """``request.n`` generations for each prompt, one prompt after the other; ``stop``: further strings to
+    stop at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
     return [
@@ -160,9 +134,11 @@ def _generations(
             prompt,
             sampling=_sampling(request, grammar, choice),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=(request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ()),
+            stop=(*([request.stop] if isinstance(request.stop, str) else request.stop or ()), *stop),
             logprobs=logprobs,
             visible=visible,
+            thinking=thinking,
+            thinking_budget=thinking_budget,
         )
         for prompt in prompts
         for choice in range(request.n)
@@ -202,38 +178,8 @@ def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
 
 
 def _model_name(request: Request, engine: Engine) -> str:
-    return request.model or str(engine.model.path)
+    return request.model or readable(engine.model.path)
 
 
 def _includes_usage(request: Request) -> bool:
     return bool((request.stream_options or {}).get("include_usage"))
-
-
-def _grammar_text(grammar: object) -> str:
-    text = getattr(grammar, "_grammar", grammar)  # where a LlamaGrammar keeps its GBNF
-    if text is None or isinstance(text, str):
-        return text or ""
-    raise SettingsError("grammar must be GBNF text, or a LlamaGrammar")
-
-
-def _format_grammar(response_format: Mapping[str, Any] | None) -> str:
-    """The grammar of a ``response_format``; empty if it allows any text."""
-    kind = response_format.get("type") if response_format else "text"
-    if response_format is None or kind == "text":
-        return ""
-    if kind == "json_object":
-        return (
-            schema_grammar(response_format["schema"])
-            if "schema" in response_format
-            else schema_grammar({"type": "object"})
-        )
-    try:
-        if kind == "json_schema":
-            return schema_grammar(response_format["json_schema"]["schema"])
-    except (KeyError, TypeError):
-        raise SettingsError(
-            'a response_format of type json_schema must have {"json_schema": {"schema": …}}'
-        ) from None
-    raise SettingsError(
-        f"unknown response format {json.dumps(kind)}; known are text, json_object, json_schema"
-    )

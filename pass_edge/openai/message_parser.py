@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .thinking import Thinking, ThinkingParser
+from pass_edge.thinking import Thinking, ThinkingParser
+
 from .tools import ToolCallParser
 
 Json = dict[str, Any]

@@ -109,7 +109,8 @@ class ChatCompletionRequest(Request):
     ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
     ``json_schema``. ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
     ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
-    ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template.
+    ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template. After
+    ``thinking_budget_tokens`` tokens of thinking, the answer begins.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -120,6 +121,7 @@ class ChatCompletionRequest(Request):
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
+    thinking_budget_tokens: int | None = None
     response_format: Mapping[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None

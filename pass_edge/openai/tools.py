@@ -1,22 +1,23 @@
 """Tool calls: forced by a grammar, or found in the generated text.
 
-Its chat template asks a model for one of several notations (``notations/``); many write a JSON object with
-``name`` and ``arguments`` (or ``parameters``), alone or in a list, as well.
+Its chat template asks a model for one of several notations (``notations/``); many models also write a JSON
+object with ``name`` and ``arguments`` (or ``parameters``), alone or in a list.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from pass_edge.native.constraint import lark_grammar, lark_pattern, lark_text
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.lark_rules import LarkRules
 from pass_edge.native.vocabulary import Vocabulary
+from pass_edge.thinking import may_become
 
-from .notations import HERMES, Call, IncompleteError, Notation, json_calls
-from .notations.call import may_become
+from .notations import HERMES, Call, IncompleteError, Notation, Schemas, json_calls
+from .notations.call import Schema
 
 Json = dict[str, Any]
 
@@ -32,39 +33,47 @@ def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
     raise SettingsError('a tool must be {"type": "function", "function": {"name": …, "parameters": …}}')
 
 
+def schemas_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Schema]:
+    """Return the JSON schema of each function's arguments, by its name. Raises SettingsError if a tool is not
+    a function."""
+    return {
+        name: tool["function"].get("parameters") or {"type": "object"}
+        for name, tool in zip(tool_names(tools), tools, strict=True)
+    }
+
+
 def forced_call_grammar(
     tools: Sequence[Mapping[str, Any]],
     tool_choice: str | Mapping[str, Any] | None,
     notation: Notation,
     vocabulary: Vocabulary,
+    *,
+    is_parallel: bool = True,
 ) -> str:
-    """Return the grammar of the call that ``tool_choice`` forces, in the model's own notation; empty if it
-    forces none. Raises SettingsError."""
+    """Return the grammar of the calls that ``tool_choice`` forces, in the model's own notation; empty if it
+    forces none. A tool that is named is called once. Raises SettingsError."""
     if tool_choice in (None, "none", "auto"):
         return ""
     if not tools:
         raise SettingsError("tool_choice needs tools")
-    if tool_choice == "required":
-        return _call_grammar(tools, None, notation, vocabulary)
+    schemas = schemas_of(tools)
+    if tool_choice != "required":
+        name = _chosen(tool_choice, schemas)
+        schemas, is_parallel = {name: schemas[name]}, False
+    rules = LarkRules(vocabulary)
+    return rules.grammar(_calls(schemas, notation, rules, is_parallel=is_parallel))
+
+
+def _chosen(tool_choice: Any, names: Collection[str]) -> str:
     try:
-        name = str(tool_choice["function"]["name"])  # type: ignore[index]
+        name = str(tool_choice["function"]["name"])
     except (KeyError, TypeError, IndexError):
         raise SettingsError(
             'tool_choice must be none, auto, required, or {"function": {"name": …}}'
         ) from None
-    return _call_grammar(tools, name, notation, vocabulary)
-
-
-def _call_grammar(
-    tools: Sequence[Mapping[str, Any]], chosen: str | None, notation: Notation, vocabulary: Vocabulary
-) -> str:
-    """Return the grammar of a call of the tool named ``chosen``, or of any tool."""
-    names = tool_names(tools)
-    if chosen is not None and chosen not in names:
-        raise SettingsError(f"tool_choice names {chosen!r}, which is not among the tools")
-    calls, schemas = _calls([tool for name, tool in zip(names, tools, strict=True) if chosen in (None, name)])
-    before, after = notation.form.split("%ARGUMENTS")
-    return lark_grammar(f"start: {_alternatives(calls, before, after, vocabulary)}", schemas)
+    if name not in names:
+        raise SettingsError(f"tool_choice names {name!r}, which is not among the tools")
+    return name
 
 
 def free_call_grammar(
@@ -74,51 +83,79 @@ def free_call_grammar(
     *,
     free_marks: Sequence[str] = (),
     is_parallel: bool = True,
+    answer: str = "",
+    before_answer: str = "",
 ) -> str:
-    """Return the grammar of a text that may hold calls, whose arguments match the schemas of the tools; empty
-    if calls have no tag of their own in this notation. ``free_marks``: control tokens that the text may hold
-    anywhere. Raises SettingsError if a tool that is strict has a schema that is not supported."""
-    openers = (each for each in (*notation.preambles, *notation.readers) if notation.form.startswith(each))
-    opener = next(openers, "")
-    if not opener or "<|channel|>" in opener:  # which opens all of gpt-oss's messages
-        return ""
-    names, schemas = _calls(tools)
-    before, after = notation.form[len(opener) :].split("%ARGUMENTS")
-    tag = lark_text(vocabulary, opener)
-    marks = [mark for mark in (lark_text(vocabulary, each) for each in free_marks) if mark.startswith("<[")]
-    text = f"TEXT (({' | '.join(marks)}) TEXT)*" if marks else "TEXT"
-    opening = f"text {tag}" if tag.startswith("<[") else "opening"
-    rules = [
-        "start: call* text" if is_parallel else "start: text | call",
-        f"text: {text}",
-        f"call: {opening} ({_alternatives(names, before, after, vocabulary)})",
-        r"TEXT: /(.|\n)*/",
-        f"opening[lazy]: /(.|\\n)*{lark_pattern(opener)}/" if opening == "opening" else "",
-    ]
+    """Return the grammar of a text that may hold calls, whose arguments match the schemas of the tools.
+
+    ``free_marks``: control tokens that the text may hold anywhere. ``answer``: the grammar of a text without
+    calls, behind ``before_answer``; empty is any. If the schema of a tool is not supported, it returns "", or
+    raises SettingsError if that tool is strict or there is an ``answer``.
+    """
+    rules = LarkRules(vocabulary)
+    if not answer:
+        start = _free_text(schemas_of(tools), notation, rules, free_marks, is_parallel=is_parallel)
+    else:
+        calls = _calls(schemas_of(tools), notation, rules, is_parallel=is_parallel)
+        start = f"{calls} | {rules.text(before_answer)} @answer"
     try:
-        return lark_grammar("\n".join(rules), schemas)
+        return rules.grammar(start, **({"answer": answer} if answer else {}))
     except SettingsError:
-        if any(tool["function"].get("strict") for tool in tools):
+        if answer or any(tool["function"].get("strict") for tool in tools):
             raise
         return ""
 
 
-def _calls(tools: Sequence[Mapping[str, Any]]) -> tuple[list[str], Json]:
-    """The names of the tools, and the schemas of their arguments by the names of their rules."""
-    schemas = {
-        f"arguments_{number}": tool["function"].get("parameters") or {"type": "object"}
-        for number, tool in enumerate(tools)
-    }
-    return tool_names(tools), schemas
+def _free_text(
+    schemas: Mapping[str, Schema],
+    notation: Notation,
+    rules: LarkRules,
+    free_marks: Sequence[str],
+    *,
+    is_parallel: bool,
+) -> str:
+    """The Lark expression of text in which calls may be opened."""
+    opener = notation.opener or (notation.around[0] + notation.form).partition("%NAME")[0]
+    calls = rules.rule(_calls(schemas, notation, rules, is_parallel=is_parallel, behind=opener))
+    tokens, text = rules.split(opener)
+    if not tokens and notation.opener:
+        return _repeated(f"{rules.until(opener)} {calls}", rules.any_text(), is_parallel=is_parallel)
+    segment = rules.any_text(without=text)  # no call, where the opener's tokens stand before it
+    marks = [mark for mark in map(rules.text, free_marks) if mark.startswith("<[")]
+    free = f"{segment} ({rules.any_of(marks)} {segment})*" if marks else segment
+    if not tokens:  # an object, which is a call at the beginning only
+        return f"{rules.blank()} {rules.text(opener)} {calls} | {free}"
+    return _repeated(f"{free} {tokens} {rules.text(text)} {calls}", free, is_parallel=is_parallel)
 
 
-def _alternatives(names: Sequence[str], before: str, after: str, vocabulary: Vocabulary) -> str:
-    closing = lark_text(vocabulary, after) if after else ""
-    openings = (before.replace("%NAME", json.dumps(name, ensure_ascii=False)[1:-1]) for name in names)
-    return " | ".join(
-        f"{lark_text(vocabulary, opening)} @arguments_{number} {closing}"
-        for number, opening in enumerate(openings)
-    )
+def _repeated(call: str, text: str, *, is_parallel: bool) -> str:
+    """The Lark expression of calls, each with the text before it, and the text behind them."""
+    return f"({call})* {text}" if is_parallel else f"{text} | {call}"
+
+
+def _calls(
+    schemas: Mapping[str, Schema],
+    notation: Notation,
+    rules: LarkRules,
+    *,
+    is_parallel: bool,
+    behind: str = "",
+) -> str:
+    """The Lark expression of calls, ``behind`` a part of the first one that is there already."""
+    before, after = notation.around
+    inside = behind.removeprefix(before) if len(behind) > len(before) else ""
+    calls = [
+        rules.any_of([_call(name, schema, notation, rules, part) for name, schema in schemas.items()])
+        for part in (inside, "")
+    ]
+    further = f"({rules.text(notation.between)} {calls[1]})*" if is_parallel else ""
+    return f"{rules.text(before[len(behind) :])} {calls[0]} {further} {rules.text(after)}"
+
+
+def _call(name: str, schema: Schema, notation: Notation, rules: LarkRules, behind: str) -> str:
+    before, after = notation.form.split("%ARGUMENTS")
+    written = before.replace("%NAME", json.dumps(name, ensure_ascii=False)[1:-1])
+    return f"{rules.text(written[len(behind) :])} {notation.arguments(schema, rules)} {rules.text(after)}"
 
 
 class ToolCallParser:
@@ -129,23 +166,31 @@ class ToolCallParser:
     """
 
     def __init__(
-        self, names: Sequence[str], notation: Notation = HERMES, *, is_parallel: bool = True
+        self,
+        schemas: Schemas,
+        notation: Notation = HERMES,
+        *,
+        is_parallel: bool = True,
+        reads_bare: bool = True,
     ) -> None:
-        """``names``: the tools; without any, all text is for the user. ``is_parallel``: whether several calls
-        are read; if not, what follows the first one is dropped."""
-        self._names = names
-        self._readers = {**notation.readers, "{": json_calls.read, "[": json_calls.read}
+        """``schemas``: those of the tools; without any, all text is for the user. ``is_parallel``: whether
+        several calls are read; if not, what follows the first one is dropped. ``reads_bare``: whether JSON
+        without a tag may be a call."""
+        self._schemas = schemas
+        self._bare = ("{", "[") if reads_bare else ()
+        self._readers = {**notation.readers, **dict.fromkeys(self._bare, json_calls.read)}
         self._notation = notation
         self._tags = (*notation.preambles, *notation.readers)
         self._is_parallel = is_parallel
         self._held = ""
         self._has_text = False  # text has been released since the last call
+        self._is_behind_preamble = False  # line feeds there are no text
         self._opener = ""  # of the call that is being read
         self.calls: list[Json] = []
 
     def feed(self, text: str) -> list[Json]:
         """Add ``text`` and return the deltas that it makes certain: content, names and arguments of calls."""
-        if not self._names:
+        if not self._schemas:
             return [{"content": text}] if text else []
         self._held += text
         return list(self._deltas(is_last=False))
@@ -161,6 +206,10 @@ class ToolCallParser:
 
     def _deltas(self, *, is_last: bool) -> Iterator[Json]:
         while self._held:
+            if self._is_behind_preamble:
+                self._held = self._held.lstrip("\n")
+                self._is_behind_preamble = not self._held
+                continue
             opener = self._opener
             if not opener:
                 if self.calls and not self._has_text and not self._drop_separators(is_last=is_last):
@@ -171,15 +220,15 @@ class ToolCallParser:
                 if not opener:
                     return
                 if opener in self._notation.preambles:
-                    self._held = self._held[len(opener) :]
+                    self._held, self._is_behind_preamble = self._held[len(opener) :], True
                     continue
             try:
-                call = self._readers[opener](self._held)
+                call = self._readers[opener](self._held, self._schemas)
             except IncompleteError:
                 if not is_last:
                     return
                 call = None
-            if call is None or call.name not in self._names:
+            if call is None or call.name not in self._schemas:
                 yield self._release(len(opener))
                 self._opener = ""
                 continue
@@ -216,7 +265,7 @@ class ToolCallParser:
             is_tag = any(body.startswith(tag) for tag in self._tags)
             if not is_last and not is_tag and any(may_become(body, tag) for tag in self._tags):
                 return 0, ""
-            if body[:1] in ("{", "[") and not is_tag:
+            if body[:1] in self._bare and not is_tag:
                 return blank, body[0]
         found = [(start, tag) for tag in self._tags if (start := text.find(tag)) >= 0]
         if found:

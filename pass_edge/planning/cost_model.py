@@ -115,41 +115,30 @@ def step_costs(
     """
     shape = f"{widest} {context.settings.cells} {context.n_rollback}"
     key = f"{_VERSION} {shape} {run_key(context.model.path, settings)}"
-    costs = _parse(load("costs", key))
+    stored = load("costs", key)
+    costs = _costs(stored) if stored else None
     if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
         threads = None if settings.threads else _best_threads(context, default_threads(), widest)
         in_a_row = IN_A_ROW if on_gpu(settings) else 2
         measured = [*_measure(context, widest, in_a_row), threads]
         store("costs", key, measured)
-        costs = _parse(measured)
-        assert costs, "a measurement is valid"
+        costs = _costs(measured)
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
 
 
-def _parse(stored: Any) -> StepCosts | None:
-    """Return the costs in a measurement: [widths, seconds, slopes, rebuild seconds, threads]. None if there
-    is none, or it is not valid."""
-    try:
-        *lists, rebuild_seconds, threads = stored
-        arrays = [np.array(values, np.float64) for values in lists]
-        widths, seconds, slopes = arrays
-        if threads is not None:
-            threads = (int(threads[0]), int(threads[1]))
-        is_valid = (
-            len(widths) == len(seconds) == len(slopes)
-            and widths[0] == 1
-            and (np.diff(widths) > 0).all()
-            and 0 <= rebuild_seconds < np.inf
-            and np.isfinite(arrays).all()
-            and (seconds + slopes > 0).all()
-            and (slopes >= 0).all()
-        )
-        return StepCosts(widths, seconds, slopes, float(rebuild_seconds), threads) if is_valid else None
-    except (TypeError, ValueError, IndexError):
-        return None
+def _costs(stored: Any) -> StepCosts:
+    """Return the costs in a measurement: [widths, seconds, slopes, rebuild seconds, threads]."""
+    widths, seconds, slopes, rebuild_seconds, threads = stored
+    return StepCosts(
+        np.array(widths, np.float64),
+        np.array(seconds, np.float64),
+        np.array(slopes, np.float64),
+        rebuild_seconds,
+        tuple(threads) if threads else None,
+    )
 
 
 def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pass_edge import Engine
+from pass_edge.native.model_path import readable
 from pass_edge.openai.complete import start
 
 from . import errors
@@ -47,7 +48,7 @@ def create_app(engine: Engine, settings: ServerSettings, queue: AdmissionQueue) 
     )
     metrics = Metrics(queue)
     handler = RequestHandler(queue, metrics, settings.time_limit)
-    model_name = settings.name or engine.model.path.stem
+    model_name = settings.name or readable(engine.model.path.stem)
     card = ModelCard(
         id=model_name, created=int(time.time()), context_size=engine.context_size, schedule=engine.schedule
     )

@@ -91,6 +91,9 @@ class ChatBody(Body):
         None, description='Told to the chat template, e.g. {"enable_thinking": false}.'
     )
     reasoning_effort: str | None = Field(None, description="Told to the chat template.")
+    thinking_budget_tokens: int | None = Field(
+        None, ge=0, description="After so many tokens of thinking, the answer begins."
+    )
     metadata: Object | None = Field(None, description="Not used.")
     store: bool | None = Field(None, description="Not used: nothing is stored.")
 

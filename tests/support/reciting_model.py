@@ -25,8 +25,16 @@ TEMPLATE = (
 )
 
 
-def write_reciting_model(path: Path, pieces: Sequence[str], *, endless: bool = False) -> Path:
-    """Write a model to ``path`` whose every answer is ``pieces``, a token each, all different."""
+def write_reciting_model(
+    path: Path,
+    pieces: Sequence[str],
+    *,
+    endless: bool = False,
+    thinks: bool = False,
+    template: str | None = TEMPLATE,
+) -> Path:
+    """Write a model to ``path`` whose every answer is ``pieces``, a token each, all different. ``thinks``:
+    its template shows the tags of thinking. ``template``: its chat template, if it has one."""
     assert len(set(pieces)) == len(pieces), "a token has one successor"
     tokens = ["<unk>", ASKS, ANSWERS, END, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     kinds = [TokenType.UNKNOWN, *[TokenType.CONTROL] * 3, *[TokenType.BYTE] * 256]
@@ -55,7 +63,8 @@ def write_reciting_model(path: Path, pieces: Sequence[str], *, endless: bool = F
     writer.add_eos_token_id(3)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(TEMPLATE)
+    if template:
+        writer.add_chat_template(template + "{# <think></think> #}" * thinks)
     writer.add_tensor("token_embd.weight", embeddings)
     writer.add_tensor("output_norm.weight", np.ones(_WIDTH, np.float32))
     writer.add_tensor("output.weight", output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .output import quiet
@@ -18,7 +18,8 @@ def typed_messages() -> Iterator[str]:
     session = _prompt()
     while True:
         try:
-            yield session.prompt("> ", prompt_continuation="  ")
+            typed = session.prompt("> ", prompt_continuation="  ")
+            yield typed.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         except KeyboardInterrupt:
             quiet("Ctrl-D or /quit leaves")
         except EOFError:
@@ -30,15 +31,20 @@ def _prompt() -> Any:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-    path = user_state_path("pass-edge") / "history"
+    class _TolerantHistory(FileHistory):
+        def store_string(self, string: str) -> None:
+            with suppress(OSError, ValueError):  # the disk is full; or bytes were typed that are no UTF-8
+                super().store_string(string)
+
     history: History
     try:
+        path = user_state_path("pass-edge") / "history"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         path.read_text(encoding="utf-8")
-        history = FileHistory(str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        quiet(f"cannot use the history {path} ({error}); this chat is not recorded")
+        history = _TolerantHistory(str(path))
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        quiet(f"cannot use the history of earlier chats ({error}); this chat is not recorded")
         history = InMemoryHistory()
     return PromptSession(history=history, key_bindings=_keys(), multiline=True)
 

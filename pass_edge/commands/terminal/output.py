@@ -6,17 +6,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from threading import Timer, main_thread
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
 from pass_edge import Generation, Stats
+from pass_edge.thinking import ThinkingParser
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
 INTERRUPTED = 130
@@ -29,9 +32,41 @@ _CONTROLS = {
 }
 
 
-def quiet(text: str) -> None:
-    """Print a dim line on standard error."""
-    click.secho(text, dim=True, err=True)
+def open_streams() -> None:
+    """Make the standard streams usable: closed ones are empty, and a character that the terminal or file
+    cannot represent becomes a question mark."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 — open as long as the process
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def discard(stream: TextIO) -> None:
+    """Send what is still in the buffer of ``stream``, which cannot be written, and what follows to nowhere:
+    Python would report a second error when it ends."""
+    with suppress(OSError, ValueError):  # a stream in memory has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def has_styles() -> bool:
+    """Return whether the user allows colors and other escape codes (https://no-color.org, TERM=dumb)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def console(**options: Any) -> Console:
+    """Return rich's console; without escape codes if the user wants none."""
+    from rich.console import Console
+
+    return Console(highlight=False, force_terminal=None if has_styles() else False, **options)
+
+
+def quiet(text: str, *, ends_line: bool = True) -> None:
+    """Print dim text on standard error, if that can be written: an answer is worth more than a note."""
+    try:
+        click.secho(text, dim=True, nl=ends_line, err=True, color=None if has_styles() else False)
+    except OSError:
+        discard(sys.stderr)
 
 
 def summary(stats: Stats) -> str:
@@ -95,7 +130,10 @@ class PlainText:
         self._draft_color = DRAFTED if shows_drafts else None
 
     def feed(self, text: str, drafted: bool) -> None:
-        click.secho(text, nl=False, fg=self._draft_color if drafted else None)
+        if drafted and self._draft_color:
+            click.secho(text, nl=False, fg=self._draft_color)
+        else:
+            sys.stdout.write(text)  # as it is, which click would not leave it in a pipe
         sys.stdout.flush()
 
     def finish(self) -> None:
@@ -110,14 +148,34 @@ def show(generation: Generation, display: Display) -> None:
     pieces = generation.pieces()
     first = next(pieces, None)
     in_terminal = sys.stdout.isatty()
+    thinking = ThinkingParser(generation.thinking)
+    has_thought = False
     with flag_interrupts() as interrupted:
         for piece in chain([first] if first else [], pieces):
             for text, is_drafted in ((piece.drafted, True), (piece.sampled, False)):
-                if text:
-                    display.feed(_without_controls(text) if in_terminal else text, is_drafted)
+                thought, answer = thinking.feed(text)
+                if thought:
+                    show_thought(thought)
+                    has_thought = True
+                if answer:
+                    if has_thought:
+                        show_thought("\n\n")
+                        has_thought = False
+                    display.feed(_without_controls(answer) if in_terminal else answer, is_drafted)
             if interrupted:
                 break
+    thought, answer = thinking.feed("", is_last=True)
+    show_thought(thought)
+    display.feed(_without_controls(answer) if in_terminal else answer, drafted=False)
     display.finish()
+
+
+def show_thought(text: str) -> None:
+    """Print a part of what a model thinks: dim, and on standard error unless the answer is on a terminal."""
+    if text and sys.stdout.isatty():
+        click.secho(_without_controls(text), dim=True, nl=False)
+    elif text:
+        quiet(text, ends_line=False)
 
 
 def _without_controls(text: str) -> str:
@@ -128,7 +186,6 @@ def _without_controls(text: str) -> str:
 @contextmanager
 def tensor_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on standard error; yield the function that moves it: (done, total)."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -138,7 +195,7 @@ def tensor_progress(title: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("tensors"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -149,10 +206,9 @@ def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
 
     Yield the function that moves them: (stage, done, total, status).
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    errors = console(stderr=True)
     columns = (
         TextColumn("{task.description:13}"),
         BarColumn(bar_width=20),
@@ -164,7 +220,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
     shown: dict[str, int] = {}
 
     def note(stage: str, done: int, total: int, status: str) -> None:
-        if not console.is_terminal:
+        if not errors.is_terminal:
             if (twentieths := done * 20 // total) != shown.get(stage):
                 shown[stage] = twentieths
                 quiet(f"{stage}: {done}/{total} {status}".rstrip())
@@ -173,7 +229,7 @@ def stage_progress() -> Iterator[Callable[[str, int, int, str], None]]:
             tasks[stage] = bar.add_task(stage, total=total, completed=done, status=status)
         bar.update(tasks[stage], completed=done, total=total, status=status)
 
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
         yield note
 
 

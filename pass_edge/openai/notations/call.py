@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+Schema = Mapping[str, Any]
+Schemas = Mapping[str, Schema]
+"""The JSON schema of each tool's arguments, by the name of the tool."""
 
 _JSON_PART = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\]]', re.DOTALL)
 
@@ -17,9 +23,28 @@ class Call:
     arguments: str
     end: int | None
 
+    def shifted(self, by: int) -> Call:
+        """Return the call, which was read ``by`` characters behind its beginning."""
+        return self if self.end is None else replace(self, end=self.end + by)
+
 
 class IncompleteError(Exception):
     """Whether the text is a call cannot be said before more of it has come."""
+
+
+Reader = Callable[[str, Schemas], "Call | None"]
+"""Reads the call at the start of a text: None if it is no call. Raises IncompleteError where more text is
+needed."""
+
+
+def after(mark: str, read: Reader) -> Reader:
+    """Return the reader of a call behind ``mark``."""
+
+    def read_after(text: str, schemas: Schemas) -> Call | None:
+        call = read(text[len(mark) :], schemas)
+        return call and call.shifted(len(mark))
+
+    return read_after
 
 
 def json_end(text: str, start: int) -> int | None:
@@ -35,8 +60,3 @@ def json_end(text: str, start: int) -> int | None:
         elif part[0] == '"':  # a string that does not end
             return None
     return None
-
-
-def may_become(text: str, beginning: str) -> bool:
-    """Return whether ``text`` is too short to tell whether it begins with ``beginning``."""
-    return len(text) < len(beginning) and beginning.startswith(text)

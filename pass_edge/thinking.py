@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
-from .notations.call import may_become
+from pass_edge.native.lark_rules import LarkRules
+from pass_edge.native.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """``opening``, ``closing``: the tags around the thinking. ``skipped``: what may stand between it and the
-    answer, and ``answer`` what opens that. ``is_open``: the prompt ends with the opening tag, so the text
-    begins inside."""
+    """``opening``, ``closing``: the tags around the thinking. ``between``: what a model writes between it and
+    the answer, and ``answer`` what opens an answer. ``skipped``: further texts that may stand before the
+    answer. ``is_open``: the prompt ends with the opening tag, so the text begins inside."""
 
     opening: str
     closing: str
-    skipped: tuple[str, ...] = ()
+    between: str = ""
     answer: str = ""
+    skipped: tuple[str, ...] = ()
     is_open: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All tags, which may be control tokens."""
-        return (self.opening, self.closing, *self.skipped)
+        return (self.opening, self.closing, *self.before_answer)
+
+    @property
+    def before_answer(self) -> tuple[str, ...]:
+        """The texts that may stand before the answer."""
+        return tuple(filter(None, (self.between, self.answer, *self.skipped)))
+
+    @property
+    def ending(self) -> str:
+        """The text that ends the thinking, wherever it is, and opens the answer."""
+        if self.between or self.answer:
+            return self.closing + self.between + self.answer
+        return f"\n{self.closing}\n\n"
 
 
 _KINDS = (
     Thinking(
         "<|channel|>analysis<|message|>",
         "<|end|>",
-        ("<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>"),
+        "<|start|>assistant",
         "<|channel|>final<|message|>",
+        ("<|channel|>commentary<|message|>",),
     ),
-    Thinking("<think>", "</think>"),
+    Thinking("<|channel>thought", "<channel|>"),  # Gemma 4
+    Thinking("<|START_THINKING|>", "<|END_THINKING|>", answer="<|START_RESPONSE|>"),  # Command R7B
+    Thinking("<think>", "</think>", skipped=("<response>",)),  # which Granite 3.3 writes
     Thinking("[THINK]", "[/THINK]"),
     Thinking("<seed:think>", "</seed:think>"),
+    Thinking("<mm:think>", "</mm:think>"),
     Thinking("<thought>", "</thought>"),
     Thinking("<reasoning>", "</reasoning>"),
 )
@@ -49,6 +68,39 @@ def thinking_of(template: str, prompt: str = "") -> Thinking | None:
     return None
 
 
+def closed_thinking(template: str, prompt: str) -> str:
+    """Return what to write behind ``prompt`` so that a model does not think: nothing if its template has a
+    variable for that, or if it does not think."""
+    thinking = thinking_of(template, prompt)
+    if thinking is None or re.search(r"enable_thinking|(?<![.\w'\"])thinking\b(?!['\"\w])", template):
+        return ""
+    return ("" if thinking.is_open else thinking.opening) + thinking.ending
+
+
+def behind_thinking(
+    grammar: str, thinking: Thinking, vocabulary: Vocabulary, before: str | None = None
+) -> str:
+    """Return ``grammar`` for a text that may begin with thinking of any form. ``before``: what stands before
+    the text that ``grammar`` describes, None for what opens an answer. Raises SettingsError."""
+    rules = LarkRules(vocabulary)
+    thought = f"{rules.until(thinking.closing)} {rules.text(thinking.between)}"
+    if not thinking.is_open:
+        thought = f"({rules.text(thinking.opening)} {thought})?"
+    before = thinking.answer if before is None else before
+    opening = rules.text(before) if before else rules.blank()
+    return rules.grammar(f"{thought} {opening} @constrained", constrained=grammar)
+
+
+def split_thinking(thinking: Thinking | None, text: str) -> tuple[str, str]:
+    """Return the thinking and the answer that ``text`` consists of."""
+    return ThinkingParser(thinking).feed(text, is_last=True)
+
+
+def may_become(text: str, beginning: str) -> bool:
+    """Return whether ``text`` is too short to tell whether it begins with ``beginning``."""
+    return len(text) < len(beginning) and beginning.startswith(text)
+
+
 class ThinkingParser:
     """Separates the thinking at the beginning of a text from the answer while the text arrives."""
 
@@ -57,6 +109,11 @@ class ThinkingParser:
         self._held = ""
         self._state = "answer" if thinking is None else "inside" if thinking.is_open else "start"
         self._has_thought = False
+
+    @property
+    def n_held(self) -> int:
+        """How much of the text is held back, because what it belongs to is not certain."""
+        return len(self._held)
 
     def feed(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
         """Add ``text`` and return the new text of the thinking and of the answer that is certain."""
@@ -80,7 +137,7 @@ class ThinkingParser:
             self._held, self._state = body[len(opening) :], "inside"
         elif is_last or not may_become(body, opening):
             # an answer without thinking may begin with the tags that otherwise follow it
-            skips = any(may_become(body, tag) or body.startswith(tag) for tag in self._thinking.skipped)
+            skips = any(may_become(body, tag) or body.startswith(tag) for tag in self._thinking.before_answer)
             self._state = "behind" if skips else "answer"
 
     def _think(self, *, is_last: bool) -> str:
@@ -106,8 +163,8 @@ class ThinkingParser:
         tag = " "
         while tag:
             self._held = self._held.lstrip()
-            tag = next((tag for tag in self._thinking.skipped if self._held.startswith(tag)), "")
+            tag = next((tag for tag in self._thinking.before_answer if self._held.startswith(tag)), "")
             self._held = self._held[len(tag) :]
-        waits = not self._held or any(may_become(self._held, tag) for tag in self._thinking.skipped)
+        waits = not self._held or any(may_become(self._held, tag) for tag in self._thinking.before_answer)
         if is_last or not waits:
             self._state = "answer"

@@ -1,0 +1,92 @@
+"""Chat templates for models that have none: which one its vocabulary was made for is seen from its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class DefaultTemplate:
+    """``name``; ``marks``: texts that are tokens of a vocabulary made for it; ``source``: Jinja; ``end``: the
+    text after an answer."""
+
+    name: str
+    marks: tuple[str, ...]
+    source: str
+    end: str
+
+
+# These formats have no system message of their own: it goes before the first question.
+_SYSTEM_FIRST = (
+    "{% set start = messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' else '' %}"
+    "{% set messages = messages[1:] if messages[0]['role'] == 'system' else messages %}"
+)
+_CHATML = DefaultTemplate(
+    "ChatML",
+    ("<|im_start|>", "<|im_end|>"),
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}",
+    "<|im_end|>",
+)
+CHATML = _CHATML.source
+_TEMPLATES = (
+    _CHATML,
+    DefaultTemplate(
+        "Llama 3's format",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "{% for message in messages %}{{'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'}}"
+        "{{ message['content'] + '<|eot_id|>'}}{% endfor %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}",
+        "<|eot_id|>",
+    ),
+    DefaultTemplate(
+        "Gemma's format",
+        ("<start_of_turn>", "<end_of_turn>"),
+        _SYSTEM_FIRST + "{% for message in messages %}"
+        "{{'<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\\n' + "
+        "(start if loop.first else '') + message['content'] + '<end_of_turn>\\n'}}{% endfor %}"
+        "{{ '<start_of_turn>model\\n' }}",
+        "<end_of_turn>",
+    ),
+    DefaultTemplate(
+        "Phi 3's format",
+        ("<|user|>", "<|assistant|>", "<|end|>"),
+        "{% for message in messages %}{{'<|' + message['role'] + '|>\\n'}}"
+        "{{ message['content'] + '<|end|>\\n'}}{% endfor %}{{ '<|assistant|>\\n' }}",
+        "<|end|>",
+    ),
+    DefaultTemplate(
+        "Mistral's format",
+        ("[INST]", "[/INST]"),
+        _SYSTEM_FIRST + "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+        "{{ message['content'] + eos_token }}{% else %}"
+        "{{'[INST]' + (start if loop.first else '') + message['content'] + '[/INST]'}}"
+        "{% endif %}{% endfor %}",
+        "[INST]",
+    ),
+)
+
+
+def default_template(vocabulary: Vocabulary) -> DefaultTemplate:
+    """Return the template whose marks are tokens of ``vocabulary``; if there is none, ChatML, as in
+    llama.cpp. Raises ModelError if the model has no tokenizer."""
+    return next((each for each in _TEMPLATES if has_tokens(vocabulary, each)), _CHATML)
+
+
+def has_tokens(vocabulary: Vocabulary, template: DefaultTemplate) -> bool:
+    """Return whether each mark of ``template`` is one token."""
+    return all(len(vocabulary.tokenize(mark, parse_special=True)) == 1 for mark in template.marks)
+
+
+def warning(vocabulary: Vocabulary, template: DefaultTemplate) -> str:
+    """Return what a user should know of a model that gets ``template`` because it has none of its own."""
+    if has_tokens(vocabulary, template):
+        return (
+            f"this model has no chat template; chats are in {template.name}, which its tokens were made for"
+        )
+    return (
+        f"this model has no chat template, and no tokens of a known one, so chats are in {template.name}, "
+        "which it may not know; a base model had better continue a text (generate --raw)"
+    )

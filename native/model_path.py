@@ -1,0 +1,59 @@
+"""Paths of models: whether a path leads to a GGUF file, and the pieces of a split model."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .errors import ModelError
+
+_FIRST_PIECE = re.compile(r"(.*)-00001-of-([0-9]{5})\.gguf")
+_OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`",
+    b"PK\x03\x04": "a zip archive, such as torch writes; convert the model to GGUF",
+    b"<!DOCTYPE": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+    **dict.fromkeys((b"lmgg", b"fmgg", b"tjgg"), "in a format older than GGUF; convert the model anew"),
+}
+"""What other files are that were taken for a model, by their first bytes."""
+_HEADER_BYTES = 32
+
+
+def check_is_gguf(path: Path) -> Path:
+    """Return ``path`` if it looks like a GGUF file. Raises ModelError with the reason if not."""
+    try:
+        if not path.exists():
+            raise ModelError(f"there is no file {path}")
+        if path.is_dir():
+            raise ModelError(f"{path} is a folder; give the .gguf file inside it")
+        if not path.is_file():  # reading a pipe could wait for ever
+            raise ModelError(f"{path} is a pipe or a device; give a regular file, which can be mapped")
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
+        raise ModelError(f"{path} is empty")
+    if start[:4] == b"GGUF":
+        return path
+    for mark, what in _OTHER_FILES.items():
+        if start.lower().startswith(mark.lower()):
+            raise ModelError(f"{path} is not a GGUF file; it is {what}")
+    if start[8:10] == b'{"':
+        raise ModelError(f"{path} is not a GGUF file; it is in safetensors' format; convert it to GGUF")
+    raise ModelError(f"{path} is not a GGUF file (it starts with {start[:4]!r}, not b'GGUF')")
+
+
+def readable(path: str | Path) -> str:
+    """Return ``path`` as text that can be written anywhere: bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def pieces_of(path: Path) -> tuple[Path, ...]:
+    """Return the files of the model that begins in ``path``, by its name: of a split model, all pieces that
+    llama.cpp expects; else ``path`` alone."""
+    if not (match := _FIRST_PIECE.fullmatch(path.name)):
+        return (path,)
+    stem, count = match[1], int(match[2])
+    return tuple(path.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
