@@ -68,9 +68,7 @@ def test_drafts_do_not_change_the_text(kind: str, recurrent_path: Callable[[str]
         assert (engine.schedule, engine.notes) == ("auto", [])
         drafted = list(answers(engine))
     assert [answer.ids for answer in drafted] == expected
-    stats = [answer.stats for answer in drafted]
-    n_drafted, n_accepted = sum(sum(s.drafted) for s in stats), sum(sum(s.accepted) for s in stats)
-    assert n_drafted > n_accepted > 0, "some drafts must be accepted, and some rejected"
+    assert sum(sum(answer.stats.accepted) for answer in drafted) > 0, "nothing drafted was accepted"
 
 
 def test_heads_draft_for_a_recurrent_memory(path: Path) -> None:
@@ -214,3 +212,13 @@ def test_doctor_tells_the_recurrent_memory(
     memory = json.loads(done.stdout)["model"]["recurrent_memory"]
     assert re.match(r"\d+\.\d MiB: ", memory)
     assert expected in memory
+
+
+def test_as_many_states_are_kept_as_fit_in_a_batch(
+    recurrent_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp aborts if a batch has no more rows than states are kept."""
+    monkeypatch.setattr("pass_edge.calibration.calibration.Calibration.prompt_batch", 16)
+    with engine_of(recurrent_path("qwen35"), draft_max=31) as engine:
+        assert engine.session._context.n_rollback == 14
+        assert len(engine.stream(list(range(1, 32)), max_tokens=9, sampling=SAMPLINGS[0]).run().ids) == 9
