@@ -17,6 +17,7 @@ from .library import GGML_TYPES, llama, take_errors
 from .model import Model
 
 Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 MAX_SEQUENCES = 256
 TO_THE_END = -1
 _NO_VECTOR = (llama.LLAMA_POOLING_TYPE_NONE, llama.LLAMA_POOLING_TYPE_RANK)
@@ -28,7 +29,8 @@ class ContextSettings:
     ``sequences``: number of sequence ids; ``outputs``: most rows of a decode that have logits;
     ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an equal
     part of them; ``flash_attention``: None leaves the choice to llama.cpp; ``pooled``: sequences get one
-    vector each, as the model's file says."""
+    vector each, as the model's file says; ``rollback``: tokens that a recurrent memory should be able to take
+    back, for each of which it keeps another state; None: it is never returned to an earlier state."""
 
     cells: int
     batch_size: int = 512
@@ -40,10 +42,15 @@ class ContextSettings:
     flash_attention: bool | None = True
     unified: bool = True
     pooled: bool = False
+    rollback: int | None = None
 
 
 class Context:
-    """A llama.cpp context: a model with a KV cache. Not thread-safe."""
+    """A llama.cpp context: a model with a KV cache, a recurrent memory, or both. Not thread-safe.
+
+    Attributes: ``model``; ``settings``; ``n_rollback``: tokens that ``remove`` can take back from a recurrent
+    memory, 0 where llama.cpp cannot do it for this kind of model.
+    """
 
     def __init__(self, model: Model, settings: ContextSettings) -> None:
         """Raises ContextError if there is not enough memory."""
@@ -58,6 +65,7 @@ class Context:
                 f"{take_errors() or 'no reason given'}; try a smaller --ctx-size"
             )
         self._memory = llama.llama_get_memory(self._handle)
+        self.n_rollback: int = llama.llama_n_rs_seq(self._handle)
         self._batch = Batch(settings.batch_size, model.n_embd, settings.sequences)
         self._keeps_hidden = False
         self._views: dict[tuple[int, ...], Floats] = {}
@@ -124,8 +132,10 @@ class Context:
     # -- KV sequences -----------------------------------------------------------------------------
 
     def remove(self, sequence: int, start: int, end: int = TO_THE_END) -> None:
-        """Remove positions [start, end) of a sequence. Raises ContextError if this kind of memory cannot be
-        removed in part."""
+        """Remove positions [start, end) of a sequence.
+
+        From a recurrent memory, only the last tokens can be removed: at most ``n_rollback``, fewer than the
+        last decode had rows of this sequence, and once after each decode. Raises ContextError otherwise."""
         if not llama.llama_memory_seq_rm(self._memory, sequence, start, end):
             raise ContextError(
                 f"the memory of a {self.model.architecture} model cannot be rolled back in part"
@@ -169,6 +179,27 @@ class Context:
         if not llama.llama_state_seq_set_data(self._handle, buffer, len(state), sequence):
             raise ContextError(f"a saved sequence cannot be restored: {take_errors()}")
 
+    def save_state(self, sequence: int, out: Bytes | None = None) -> Bytes:
+        """Return the recurrent state of a sequence, without KV cells: (n,) uint8, empty if the model has
+        none. ``out`` is overwritten and returned if it has the right size: new memory takes longer."""
+        if not self.model.is_recurrent:
+            return np.empty(0, np.uint8)
+        flags = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = llama.llama_state_seq_get_size_ext(self._handle, sequence, flags)
+        state = out if out is not None and len(out) == size else np.empty(size, np.uint8)
+        llama.llama_state_seq_get_data_ext(self._handle, _address(state), size, sequence, flags)
+        return state
+
+    def restore_state(self, sequence: int, state: Bytes, length: int) -> None:
+        """Return to the recurrent ``state`` that a sequence had after its first ``length`` tokens, and remove
+        the KV cells of later ones. Raises ContextError."""
+        flags = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        if len(state) and not llama.llama_state_seq_set_data_ext(
+            self._handle, _address(state), len(state), sequence, flags
+        ):
+            raise ContextError(f"a recurrent state cannot be restored: {take_errors()}")
+        self.remove(sequence, length)
+
     # -- the rest ---------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -184,12 +215,17 @@ class Context:
         self.close()
 
 
+def _address(array: Bytes) -> ctypes._Pointer[ctypes.c_uint8]:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
+
+
 def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     params = llama.llama_context_default_params()
     params.n_ctx = settings.cells
     params.n_batch = params.n_ubatch = settings.batch_size
     params.n_seq_max = settings.sequences
     params.n_outputs_max = settings.outputs
+    params.n_rs_seq = settings.rollback or 0
     params.n_threads = params.n_threads_batch = settings.threads or default_threads()
     params.type_k = _cache_type(settings.cache_type_k)
     params.type_v = _cache_type(settings.cache_type_v)

@@ -25,8 +25,8 @@ class Model:
     """A loaded model. Close it, or use it as a context manager; contexts must be closed first.
 
     Attributes: ``path``; ``gpu_layers``; ``n_vocab``, ``n_embd``, ``n_layer``, ``n_head``, ``n_head_kv``,
-    ``n_ctx_train`` (ints); ``vocabulary``; ``can_roll_back``: whether tokens can be removed from its memory
-    (false for recurrent and hybrid models).
+    ``n_ctx_train`` (ints); ``vocabulary``; ``is_recurrent``: whether layers have a recurrent state, in all
+    layers or beside attention (hybrid models).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Model:
         self.n_head: int = llama.llama_model_n_head(self._handle)
         self.n_head_kv: int = llama.llama_model_n_head_kv(self._handle)
         self.n_ctx_train: int = llama.llama_model_n_ctx_train(self._handle)
-        self.can_roll_back = not (
+        self.is_recurrent = bool(
             llama.llama_model_is_recurrent(self._handle) or llama.llama_model_is_hybrid(self._handle)
         )
 

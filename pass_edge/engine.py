@@ -46,7 +46,8 @@ class Engine:
     Attributes: ``model``; ``base``, the identity that its file states; ``settings``; ``lookahead`` (None:
     nothing trained drafts); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
     know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``parallel``;
-    ``context_size`` in tokens of each; ``costs`` of passes on this machine, None unless the schedule is auto.
+    ``context_size`` in tokens of each; ``costs`` of passes on this machine, None unless the schedule is auto;
+    ``recurrent_bytes``, the size of the recurrent memory, 0 without one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Engine:
         self.settings, self.notes = parts.settings, parts.notes
         self.model, self.base, self.lookahead = parts.model, parts.base, parts.lookahead
         self.calibration, self.costs = parts.calibration, parts.costs
+        self.recurrent_bytes = parts.recurrent_bytes
         self.schedule, self.parallel, self.context_size = parts.schedule, parts.parallel, parts.context_size
         self.sessions, self.session = parts.sessions, parts.sessions[0]
         self._slots = SlotPool(self.sessions)

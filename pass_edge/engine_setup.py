@@ -37,6 +37,7 @@ from .settings import (
     DEFAULT_CONTEXT,
     FUSED,
     HEAD,
+    MAX_RECURRENT_DRAFTS,
     PLAIN,
     SPARE_CELLS,
     Settings,
@@ -52,6 +53,8 @@ _MAX_HEAD_CHAIN = 8
 """Tokens that heads draft in a row, one call each."""
 _HEAD_ALTERNATIVES = 2
 """Further tokens that heads draft at each depth; few of them pay."""
+_STATES_PART = 0.5
+"""The most memory that the states of a recurrent memory may take, as a part of the model's size."""
 _MAX_LOOKAHEAD_GROUP = 2
 """Lookahead tokens at a node: each takes a row at every node."""
 
@@ -97,7 +100,7 @@ class EngineParts:
             )
             parts._warn_of_template()
             parts._choose_context()
-            parts._choose_parallel()
+            parts.parallel = settings.parallel
             parts._choose_schedule()
             parts._open_sessions(opened, note)
             if problem := take_problem():
@@ -142,19 +145,10 @@ class EngineParts:
         wanted, trained = self.settings.context_size, self.model.n_ctx_train
         self.context_size = min(trained, DEFAULT_CONTEXT) if wanted is None else wanted or trained
 
-    def _choose_parallel(self) -> None:
-        self.parallel = self.settings.parallel
-        if self.parallel > 1 and not self.model.can_roll_back:
-            self.notes.append(
-                f"conversations cannot share the memory of a {self.model.architecture} model yet, "
-                "so it answers one at a time"
-            )
-            self.parallel = 1
-
     def _choose_schedule(self) -> None:
         """Choose the schedule, and how many tokens it drafts ahead at most."""
         wanted = self.settings.schedule
-        max_drafts = self._most_drafts(wanted)
+        max_drafts = 0 if wanted == PLAIN else self._most_drafts(wanted)
         reason = self._why_plain(wanted, max_drafts)
         self.schedule, self._max_drafts = (PLAIN, 0) if reason else (wanted, max_drafts)
         if reason:
@@ -165,7 +159,10 @@ class EngineParts:
     def _most_drafts(self, schedule: str) -> int:
         """Return how many tokens ``schedule`` may draft ahead: 0 if no pass has room for one."""
         max_rows, wanted = self.calibration.widest_step, self.settings.draft_max
-        if schedule in (AUTO, PLAIN):
+        if self.model.is_recurrent:
+            wanted = wanted or (self._most_states() if schedule == AUTO else 1)
+            max_rows = min(max_rows, self.calibration.prompt_batch - 1)  # llama.cpp aborts on more states
+        if schedule == AUTO:
             return min(wanted or max_rows, max_rows - 1)
         depth = wanted or 1
         if schedule != HEAD and self.lookahead is not None:
@@ -174,12 +171,27 @@ class EngineParts:
             depth -= 1
         return depth
 
+    def _most_states(self) -> int:
+        """Return how many tokens may be drafted for a recurrent memory, so that the states kept for them stay
+        small beside the model."""
+        if not self.calibration.keeps_states:
+            return MAX_RECURRENT_DRAFTS
+        all_states = self._n_sequences * self.calibration.state_bytes
+        fitting = int(_STATES_PART * self.model.size / all_states) - 1
+        return max(1, min(fitting, MAX_RECURRENT_DRAFTS))
+
+    @property
+    def recurrent_bytes(self) -> int:
+        """The size of the recurrent memory of all conversations; 0 without one."""
+        states = (1 + (self._rollback or 0)) * self._n_sequences
+        return states * self.calibration.state_bytes
+
     def _why_plain(self, schedule: str, max_drafts: int) -> str:
         """Return why this model cannot draft as ``schedule`` does, "" if it can."""
         if schedule == PLAIN:
             return ""
-        if not self.model.can_roll_back:
-            return f"the memory of a {self.model.architecture} model cannot be rolled back"
+        if not self.calibration.rolls_back:
+            return f"the memory of a {self.model.architecture} model was not rolled back right"
         if schedule != AUTO and (missing := self._missing_for(schedule)):
             return missing
         if not max_drafts:
@@ -192,10 +204,14 @@ class EngineParts:
         if self.lookahead is None:
             return f"{schedule} needs a lookahead file"
         if schedule == HEAD:
+            if not self.calibration.hidden_exact:
+                return f"llama.cpp's {self.model.architecture} graph has no logits beside hidden states"
             return "" if self.lookahead.hidden_head else "this lookahead has no head for hidden states"
         return self._why_no_lookahead_tokens(self.lookahead)
 
     def _why_no_lookahead_tokens(self, lookahead: Lookahead) -> str:
+        if self.model.is_recurrent:
+            return f"lookahead tokens cannot share the state of a {self.model.architecture} model"
         if not len(lookahead):
             return "this lookahead has no lookahead embeddings"
         if not self.calibration.embeddings_exact:
@@ -221,40 +237,54 @@ class EngineParts:
         if self.lookahead is not None and self._embeddings is not None:
             inputs = InputEmbeddings(self._embeddings, self.lookahead.embeddings, self.lookahead.prefix)
         batcher = Batcher(context, inputs, parallel=self.parallel, max_rows=self.calibration.widest_step)
-        make_schedule = self._schedules(context, opened, note)
+        make_schedule = self._schedules(batcher, opened, note)
         self.sessions = tuple(
             Session(batcher, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
             for number in range(self.parallel)
         )
 
-    def _context_settings(self) -> ContextSettings:
+    @property
+    def _rollback(self) -> int | None:
+        """The number of states that a recurrent memory keeps for drafts; None if it cannot go back at all."""
+        if not self.calibration.rolls_back:
+            return None
+        return self._max_drafts if self.calibration.keeps_states else 0
+
+    @property
+    def _n_sequences(self) -> int:
         prefix = None if self.lookahead is None else self.lookahead.prefix
+        n_prefix = 0 if prefix is None else len(prefix)
+        return sequences_needed(n_prefix, self.parallel, chains_only=self.model.is_recurrent)
+
+    def _context_settings(self) -> ContextSettings:
         return replace(
             context_settings(self.model, self.settings, self.parallel * (self.context_size + SPARE_CELLS)),
-            sequences=sequences_needed(0 if prefix is None else len(prefix), self.parallel),
+            sequences=self._n_sequences,
+            rollback=self._rollback,
             batch_size=self.calibration.prompt_batch,
         )
 
-    def _schedules(self, context: Context, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
+    def _schedules(self, batcher: Batcher, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
         """Return what makes the schedule of a session. All sessions share heads, costs and statistics."""
         if self.schedule == AUTO:
-            return self._planners(context, opened, note)
+            return self._planners(batcher, opened, note)
         heads = None
         if self.schedule in (HEAD, FUSED):  # two-pass is the paper's: lookahead tokens alone
             heads = self._heads(opened, correct_lookahead=self.schedule == FUSED)
         drafter = Drafter(self._max_drafts, heads, self.settings.draft_p_min)
         return lambda: FixedSchedule(FORMS[self.schedule], drafter)
 
-    def _planners(self, context: Context, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
+    def _planners(self, batcher: Batcher, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
         max_rows = self._max_drafts + 1 if self.parallel == 1 else self.calibration.widest_step
-        costs = self.costs = step_costs(context, self.settings, max_rows, note)
+        costs = self.costs = step_costs(batcher.context, self.settings, max_rows, note)
         lookahead, n_lookahead = self.lookahead, 0
         if lookahead is not None and not self._why_no_lookahead_tokens(lookahead):
             n_lookahead = min(_MAX_LOOKAHEAD_GROUP, len(lookahead))
         has_hidden_head = bool(lookahead and lookahead.hidden_head)
         may_pay = n_lookahead > 0 and may_look_ahead(costs, has_hidden_head=has_hidden_head)
         heads = self._heads(opened, correct_lookahead=may_pay)
-        drafter = Drafter(_MAX_HEAD_CHAIN, heads, n_alternatives=_HEAD_ALTERNATIVES)
+        n_alternatives = 0 if batcher.limits.chains_only else _HEAD_ALTERNATIVES
+        drafter = Drafter(_MAX_HEAD_CHAIN, heads, n_alternatives=n_alternatives)
         statistics = DraftStatistics(lookahead_may_pay=may_pay)
         return lambda: Planner(
             costs,
@@ -264,6 +294,7 @@ class EngineParts:
             use_ngrams=self.settings.ngrams,
             max_drafted=self._max_drafts,
             tree_sizes=GPU_TREE_SIZES if on_gpu(self.settings) else (),
+            limits=batcher.limits,
         )
 
     def _heads(self, opened: ExitStack, *, correct_lookahead: bool) -> Heads | None:
@@ -271,6 +302,8 @@ class EngineParts:
         if lookahead is None or not embeddings:
             return None
         if not (lookahead.hidden_head or (correct_lookahead and lookahead.head)):
+            return None
+        if not self.calibration.hidden_exact:
             return None
         # as many threads as passes have: further ones would spin on after a head and take the cores of a pass
         chosen = self.costs.threads if self.costs else None

@@ -26,6 +26,9 @@ SPARE_CELLS = 256
 """KV cells of each conversation beyond the context size: for the drafts of a step, and for the gaps that
 rejected drafts leave."""
 DEFAULT_CONTEXT = 4096
+MAX_RECURRENT_DRAFTS = 8
+"""Most tokens drafted for a recurrent memory, unless the settings say how many: each may take a further state
+of each conversation."""
 PROMPT_BATCH = 512
 """Tokens of a prompt that are decoded at once, if that changes no bits."""
 _FLASH_ATTENTION = {"on": True, "off": False, AUTO: None}
@@ -106,7 +109,7 @@ def on_gpu(settings: Settings) -> bool:
 
 
 def context_settings(model: Model, settings: Settings, cells: int) -> ContextSettings:
-    """Return the settings of a context with ``cells`` KV cells.
+    """Return the settings of a context with ``cells`` KV cells; of a recurrent memory, for one sequence.
 
     On the CPU, if K and V have the same type, ggml decodes one token with another attention kernel than
     several tokens (split over the cache) and rounds differently. With different types it always uses the same
@@ -118,6 +121,7 @@ def context_settings(model: Model, settings: Settings, cells: int) -> ContextSet
     fits_q8_0 = model.head_size("key") % _Q8_0_BLOCK == 0
     return ContextSettings(
         cells=cells,
+        sequences=1 if model.is_recurrent else ContextSettings.sequences,
         threads=settings.threads,
         cache_type_k=settings.cache_type_k or ("f16" if offloaded else "q8_0" if fits_q8_0 else "bf16"),
         cache_type_v=settings.cache_type_v or "f16",

@@ -13,6 +13,7 @@ from pass_edge import Engine, Settings
 from pass_edge.models import default_model
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
+from tests.support.recurrent_models import write_recurrent_model
 
 # a shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,3 +110,15 @@ def resident() -> Callable[[], int]:
     if not statm.exists():
         pytest.skip("memory is measured as Linux tells it")
     return lambda: int(statm.read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.fixture(scope="session")
+def recurrent_path(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A random model with a recurrent memory, by its kind; written at the first call."""
+    folder = tmp_path_factory.mktemp("recurrent")
+
+    def get(kind: str) -> Path:
+        path = folder / f"{kind}.gguf"
+        return path if path.exists() else write_recurrent_model(path, kind)
+
+    return get

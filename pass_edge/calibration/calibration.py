@@ -8,7 +8,7 @@ for different batch sizes, and some round differently (K-quants on AVX2: from 4 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,12 @@ from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import ModelError
 from pass_edge.native.library_probe import check_verdict, gpu_works, probe
 from pass_edge.native.model import Model, check_loads
-from pass_edge.settings import PROMPT_BATCH, Settings, context_settings
+from pass_edge.settings import MAX_RECURRENT_DRAFTS, PROMPT_BATCH, Settings, context_settings
 
 from .measurement_cache import library_key, load, run_key, store
 
+_VERSION = 2
+"""Of what is stored."""
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
 """Batch sizes to compare, ascending. ggml's kernels change at 2, 4 and 8, or never."""
 _SUFFICIENT_WIDTH = 16
@@ -46,7 +48,11 @@ class Calibration:
     ``embeddings_exact``: whether embedding batches give the bits of token batches; if not, there are no
     lookahead tokens. ``difference``: the largest logit difference measured in batches of the next size; where
     ``width`` is 1, in batches of any size. ``prompts_exact``: whether larger batches, for prompts, give the
-    same bits too. The fields are stored (measurement_cache.py) under these names.
+    same bits too. ``hidden_exact``: whether passes that keep hidden states have logits, with the same bits;
+    if not, no head drafts from them. ``state_bytes``: the size of the recurrent state of one conversation, 0
+    without one. ``keeps_states``: whether llama.cpp keeps the states of the last tokens, so that these can be
+    taken back. ``rolls_back``: whether a recurrent memory that was returned to an earlier state continues as
+    one that never left it. The fields are stored (measurement_cache.py) under these names.
     """
 
     repack: bool
@@ -54,6 +60,10 @@ class Calibration:
     embeddings_exact: bool
     difference: float
     prompts_exact: bool = True
+    hidden_exact: bool = True
+    state_bytes: int = 0
+    keeps_states: bool = False
+    rolls_back: bool = True
 
     @property
     def prompt_batch(self) -> int:
@@ -70,7 +80,7 @@ class Calibration:
 def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Calibration:
     """Return the calibration of a model file, measured if none is stored. ``note``: progress callback; it is
     called with one line before long work."""
-    key = run_key(path, settings)
+    key = f"{_VERSION} {run_key(path, settings)}"
     stored = load("calibration", key)
     if stored is not None:
         return Calibration(**stored)
@@ -111,21 +121,32 @@ def _measured_once(
 
 def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
     with Model(path, gpu_layers=settings.gpu_layers or 0, repack=repack) as model:
-        if not model.can_roll_back:
-            return Calibration(repack, 1, False, 0.0)
         chosen = context_settings(model, settings, cells=_DEEP + _PROMPT_LENGTH)
         depth = _DEEP if chosen.cache_type_k == chosen.cache_type_v else _SHALLOW
-        with Context(model, chosen) as context:
+        # the states that a memory keeps for drafts change the graph, so they must not change the bits
+        with Context(model, replace(chosen, rollback=MAX_RECURRENT_DRAFTS)) as context:
             comparison = _BatchComparison(context, depth)
+            if not comparison.restores:
+                return Calibration(
+                    repack, 1, False, 0.0, rolls_back=False, state_bytes=comparison.state_bytes
+                )
             width, difference = comparison.invariant_width()
             embeddings_exact = comparison.embeddings_are_exact()
             prompts_exact = comparison.prompts_are_exact(width)
-            return Calibration(repack, width, embeddings_exact, difference, prompts_exact)
+            hidden_exact = comparison.hidden_states_are_exact()
+            return Calibration(
+                repack, width, embeddings_exact, difference, prompts_exact, hidden_exact,
+                comparison.state_bytes, context.n_rollback > 0, comparison.rolls_back(2 * difference),
+            )  # fmt: skip
 
 
 class _BatchComparison:
     """Decodes the same random tokens after the same random prompt in batches of different widths, and
-    compares their logits."""
+    compares their logits.
+
+    Attributes: ``state_bytes``: as in Calibration. ``restores``: whether a copy of the recurrent state gives
+    the bits of the context that it was made in; if not, nothing else can be compared.
+    """
 
     def __init__(self, context: Context, depth: int) -> None:
         self._context, self._depth = context, depth
@@ -135,7 +156,10 @@ class _BatchComparison:
             for count in (depth, _PROMPT_LENGTH)
         )
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
-        self._reference = self._decode(0, _N_TOKENS, 1)
+        self._state = context.save_state(0)
+        self.state_bytes = len(self._state)
+        self._reference = self._continue(_N_TOKENS, 1)
+        self.restores = bool((self._decode(_N_TOKENS, 1) == self._reference).all())
 
     def invariant_width(self) -> tuple[int, float]:
         """Return the largest of WIDTHS that gives the bits of single tokens, and the largest difference at
@@ -153,30 +177,31 @@ class _BatchComparison:
 
     def _largest_difference(self, width: int, invariant: int) -> float:
         """Return the largest difference of a logit in batches of ``width`` from that of a single token.
-        Batches of ``invariant`` tokens, which give the same bits and are faster, extend the reference."""
+        Batches of ``invariant`` tokens, which give the same bits and are faster, make a longer reference."""
         count = max(_N_TOKENS, width) // width * width
-        n_known = len(self._reference)
-        if n_known < count:
-            self._context.remove(0, self._depth + n_known)
-            self._reference = np.concatenate([self._reference, self._decode(n_known, count, invariant)])
-        self._context.remove(0, self._depth)
-        return float(np.abs(self._decode(0, count, width) - self._reference[:count]).max())
+        if len(self._reference) < count:
+            self._reference = self._decode(count, invariant)
+        return float(np.abs(self._decode(count, width) - self._reference[:count]).max())
 
     def prompts_are_exact(self, width: int) -> bool:
         """Return whether a prompt read at once gives its last token the same bits as in batches of
         ``width``."""
         last_logits = []
         for batch_size in (width, _PROMPT_LENGTH):
-            self._context.remove(0, self._depth)
-            last_logits.append(self._decode(0, _PROMPT_LENGTH, batch_size, all_outputs=False)[-1])
+            last_logits.append(self._decode(_PROMPT_LENGTH, batch_size, all_outputs=False)[-1])
         return bool((last_logits[0] == last_logits[1]).all())
 
-    def _decode(self, start: int, end: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
-        """Decode the tokens [start, end) in batches of ``width``. Return the logits of all of them, or of the
-        last of each batch: (n, n_vocab) float32."""
+    def _decode(self, count: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
+        """Decode the first ``count`` tokens after the prompt in batches of ``width``. Return the logits of
+        all of them, or of the last of each batch: (n, n_vocab) float32."""
+        self._rewind()
+        return self._continue(count, width, all_outputs=all_outputs)
+
+    def _continue(self, count: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
+        """``_decode`` in a context that is at the end of the prompt."""
         logits = []
-        for first in range(start, end, width):
-            tokens = self._tokens[first : min(first + width, end)]
+        for first in range(0, count, width):
+            tokens = self._tokens[first : min(first + width, count)]
             n_outputs = len(tokens) if all_outputs else 1
             rows = rows_of_sequence(self._depth + first, len(tokens), outputs=n_outputs)
             self._context.decode_tokens(rows, tokens)
@@ -189,6 +214,33 @@ class _BatchComparison:
             rows = TokenEmbeddings(self._context.model.path).rows(self._tokens[:1])
         except ModelError:
             return False
-        self._context.remove(0, self._depth)
+        self._rewind()
         self._context.decode_embeddings(rows_of_sequence(self._depth, 1, outputs=1), rows)
         return bool((self._context.logits(1)[0] == self._reference[0]).all())
+
+    def hidden_states_are_exact(self) -> bool:
+        """Return whether a pass that keeps hidden states has logits, and the same ones."""
+        self._rewind()
+        self._context.logits(1)[:] = np.nan  # llama.cpp has no logits at all in some such graphs
+        self._context.keep_hidden(True)
+        self._context.decode_tokens(rows_of_sequence(self._depth, 1, outputs=1), self._tokens[:1])
+        logits = self._context.logits(1)[0].copy()
+        self._context.keep_hidden(False)
+        return bool((logits == self._reference[0]).all())
+
+    def rolls_back(self, tolerance: float) -> bool:
+        """Return whether the states that llama.cpp keeps give the same logits but for ``tolerance``, after
+        wrong tokens were taken back."""
+        differences = [0.0]
+        for n_wrong in range(1, self._context.n_rollback + 1):
+            self._rewind()
+            rows = rows_of_sequence(self._depth, 1 + n_wrong)
+            self._context.decode_tokens(rows, np.append(self._tokens[:1], self._tokens[-n_wrong:]))
+            self._context.remove(0, self._depth + 1)
+            self._context.decode_tokens(rows_of_sequence(self._depth + 1, 1, outputs=1), self._tokens[1:2])
+            differences.append(float(np.abs(self._context.logits(1)[0] - self._reference[1]).max()))
+        return max(differences) <= tolerance
+
+    def _rewind(self) -> None:
+        """Return to the end of the prompt."""
+        self._context.restore_state(0, self._state, self._depth)

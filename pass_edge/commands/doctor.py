@@ -18,6 +18,7 @@ from pass_edge.native.cpu_count import cpu_quota
 from pass_edge.native.library import kernels, library_path, system_info
 from pass_edge.native.library_probe import BROKEN, WORKS
 from pass_edge.native.model import ALL_LAYERS
+from pass_edge.settings import PLAIN
 
 from .engine_options import model_argument
 
@@ -93,4 +94,18 @@ def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
             "gpu_layers": "all" if engine.settings.gpu_layers == ALL_LAYERS else engine.settings.gpu_layers,
             "repacked_weights": engine.calibration.repack,
         }
+        if engine.recurrent_bytes:
+            report["model"]["recurrent_memory"] = _recurrent_memory(engine)
         report["advice"] += engine.notes
+
+
+def _recurrent_memory(engine: Engine) -> str:
+    """Describe the size of the recurrent memory, and how drafts are rolled back in it."""
+    mib, one = engine.recurrent_bytes / 2**20, engine.calibration.state_bytes
+    n_states = engine.recurrent_bytes // one
+    if engine.schedule == PLAIN:
+        return f"{mib:.1f} MiB: no drafts are rolled back"
+    if not engine.calibration.keeps_states:
+        return f"{mib:.1f} MiB: states are copied, and accepted tokens decoded again after a rejected one"
+    drafts = n_states - 1  # the doctor's engine has one conversation
+    return f"{mib:.1f} MiB: {n_states} states of {one / 2**20:.1f} MiB, to roll back up to {drafts} drafts"

@@ -58,7 +58,8 @@ class InputEmbeddings:
 class BatchResult:
     """The part of a pass that belongs to one conversation, for the m rows of ``layout``: ``logits``
     (m, n_vocab) and ``hidden`` (m, n_embd) float32, None if hidden states were not kept; valid until the next
-    pass. The pass decoded ``n_rows`` in all, for ``n_sharing`` conversations, in ``seconds``."""
+    pass. The pass decoded ``n_rows`` in all, for ``n_sharing`` conversations, in ``seconds``; ``n_waiting``
+    more waited for another one because their trees have another size."""
 
     layout: Layout
     logits: Floats
@@ -66,6 +67,7 @@ class BatchResult:
     n_rows: int
     n_sharing: int
     seconds: float
+    n_waiting: int = 0
 
 
 @dataclass(eq=False)
@@ -104,7 +106,7 @@ class Batcher:
     """Runs the forward passes of all sessions over a context, for several threads.
 
     Attributes: ``context``; ``caches``, one for each conversation; ``room``: tokens that each may hold;
-    ``is_shared``: whether there may be several conversations.
+    ``limits``: which trees can be verified; ``is_shared``: whether there may be several conversations.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Batcher:
         prefix = embeddings.prefix if embeddings else np.zeros((0, 0), np.float32)
         self._kv_cache = KVCache(context, prefix, parallel)
         self.caches, self.room = self._kv_cache.conversations, self._kv_cache.room
+        self.limits = self._kv_cache.limits
         self.is_shared = parallel > 1
         self._arrived = threading.Condition()
         self._waiting: list[TreeRequest | PromptRequest] = []
@@ -181,11 +184,17 @@ class Batcher:
         )
 
     def _fitting_trees(self) -> list[TreeRequest]:
-        """Return the trees that share the next pass: as many as fit, in the order of asking, at least one."""
+        """Return the trees that share the next pass: as many as fit, in the order of asking, at least one.
+
+        With a recurrent memory, all of them have as many rows as the first one. llama.cpp would cut other
+        batches into several passes, each of which may move the states of other conversations.
+        """
         batch: list[TreeRequest] = []
         rows = 0
         for request in self._waiting:
             if isinstance(request, PromptRequest):
+                continue
+            if batch and self.limits.chains_only and request.n_rows != batch[0].n_rows:
                 continue
             rows += request.n_rows
             if batch and rows > self._max_rows:
@@ -234,10 +243,17 @@ class Batcher:
         logits = self.context.logits(n_rows)
         hidden = self.context.hidden(n_rows) if keep_hidden else None
         seconds = time.perf_counter() - began
+        n_waiting = len(self._expected) - len(batch) if self.limits.chains_only else 0
         slices = itertools.starmap(slice, zip([0, *ends], ends, strict=False))
         return [
             BatchResult(
-                layout, logits[own], None if hidden is None else hidden[own], n_rows, len(batch), seconds
+                layout,
+                logits[own],
+                None if hidden is None else hidden[own],
+                n_rows,
+                len(batch),
+                seconds,
+                n_waiting,
             )
             for layout, own in zip(layouts, slices, strict=True)
         ]

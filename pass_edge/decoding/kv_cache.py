@@ -9,18 +9,26 @@ Attention sums over cells in memory order, and llama.cpp fills the first free ce
 one became free, a later token would fill it, the order of the sum would change, and with it the last bits. So
 such a cell stays reserved: it is copied to the *spacer*, a sequence that is never read, until the next
 compaction. *Stamps* record the order of cells in memory: rows are numbered as they are decoded.
+
+Recurrent and hybrid models have a state for each sequence too (recurrent_state.py). It cannot be shared, so a
+conversation has only its base there, and decodes chains of drafts.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-from pass_edge.drafting.tree import NO_DRAFT, DraftTree, Layout
+import numpy as np
+
+from pass_edge.drafting.tree import NO_DRAFT, DraftTree, Layout, TreeLimits
 from pass_edge.native.batch import Rows, rows_of_sequence
 from pass_edge.native.context import Context, Floats
 from pass_edge.settings import MAX_ROWS, SPARE_CELLS
+
+from .recurrent_state import RecurrentState
 
 _MAX_PATHS = 31
 """Most paths of a tree; each takes a sequence."""
@@ -41,24 +49,29 @@ def _paths_and_groups(n_prefix: int, parallel: int) -> tuple[int, int]:
     return min(_MAX_PATHS, (MAX_ROWS - 1) // parallel), 0
 
 
-def sequences_needed(n_prefix: int, parallel: int = 1) -> int:
+def sequences_needed(n_prefix: int, parallel: int = 1, *, chains_only: bool = False) -> int:
     """Return how many sequences the context needs for ``parallel`` conversations and the spacer, if lookahead
-    tokens attend to a prefix of ``n_prefix`` rows."""
+    tokens attend to a prefix of ``n_prefix`` rows. ``chains_only``: as in TreeLimits."""
+    if chains_only:  # each sequence costs states; chains of one conversation leave no gaps
+        return parallel + (parallel > 1)
     return parallel * sum(_paths_and_groups(n_prefix, parallel)) + 1
 
 
 class KVCache:
     """The KV cache of a context. Not thread-safe.
 
-    Attributes: ``conversations``, a ConversationCache each; ``context``; ``prefix``, (P, n_embd) float32;
-    ``n_paths``, ``n_groups``: sequences of each conversation for paths and for lookahead groups.
+    Attributes: ``conversations``, a ConversationCache each; ``context``; ``limits``, which trees can be
+    verified; ``prefix``, (P, n_embd) float32; ``n_paths``, ``n_groups``: sequences of each conversation for
+    paths and for lookahead groups.
     """
 
     def __init__(self, context: Context, prefix: Floats, parallel: int = 1) -> None:
         """``context`` must have ``sequences_needed`` sequences. Only lookahead rows attend to ``prefix``."""
-        self.context, self.prefix = context, prefix
+        self.context, self.limits = context, TreeLimits.of(context)
+        self.prefix = prefix[:0] if self.limits.chains_only else prefix
         self._spacer = context.settings.sequences - 1
-        self.n_paths, self.n_groups = _paths_and_groups(len(prefix), parallel)
+        chains_only = self.limits.chains_only
+        self.n_paths, self.n_groups = (1, 0) if chains_only else _paths_and_groups(len(prefix), parallel)
         self._next_stamp = self._gaps = 0
         self.conversations = [ConversationCache(self, number) for number in range(parallel)]
         self.clear()
@@ -78,7 +91,7 @@ class KVCache:
     def needs_compaction(self, rows: int) -> bool:
         """Return whether ``rows`` more do not fit without a compaction, or gaps are so many that one pays."""
         held = sum(conversation.length for conversation in self.conversations)
-        reserved = len(self.prefix) * len(self.conversations)
+        reserved = len(self.prefix) * len(self.conversations) + rows * self.limits.replays
         is_full = held + self._gaps + reserved + rows > self.context.settings.cells
         return (is_full and self._gaps > 0) or self._gaps > max(_FEW_GAPS, held)
 
@@ -119,10 +132,13 @@ class ConversationCache:
         self._kv_cache, self._context, self._prefix = kv_cache, kv_cache.context, kv_cache.prefix
         self._base = number * (kv_cache.n_paths + kv_cache.n_groups)
         self._first_group = self._base + kv_cache.n_paths
+        self._recurrent = RecurrentState(self._context, self._base) if kv_cache.limits.chains_only else None
         self.reset()
 
     def reset(self, stamps: Sequence[int] = ()) -> None:
         """Record that the context holds nothing of it but cells with ``stamps``, in the base."""
+        if self._recurrent:
+            self._recurrent.reset()
         self._stamps = list(stamps)
         self._n_active, self._n_active_groups = 1, 0
         self._pending: tuple[Rows, int] | None = None  # rows to be committed, and the stamp of the first
@@ -155,18 +171,24 @@ class ConversationCache:
         self.reset()
 
     def truncate(self, length: int) -> None:
-        """Keep the first ``length`` tokens. A memory that cannot be rolled back there is cleared."""
+        """Keep the first ``length`` tokens; of a recurrent memory, no more than the last prompt. A memory
+        that cannot be rolled back there is cleared."""
         if length >= self.length:
             return
+        if self._recurrent:
+            length = self._recurrent.longest_kept(length)
         cuts_prefix = self._n_active_groups and length < len(self._prefix)
-        if not length or cuts_prefix or not self._context.model.can_roll_back:
+        if not length or cuts_prefix:
             self.clear()
             return
         end = bisect_right(self._stamps, self._kv_cache.last_stamp_of_others(self))
         if end > length:
             self._kv_cache.reserve_gap(self._base, length, end)
-        for sequence in self._sequences():
-            self._context.remove(sequence, length)
+        if self._recurrent:
+            self._recurrent.return_to_prompt()
+        else:
+            for sequence in self._sequences():
+                self._context.remove(sequence, length)
         del self._stamps[length:]
 
     # -- a prompt: lay out, decode, commit --------------------------------------------------------
@@ -181,12 +203,15 @@ class ConversationCache:
         (rows, first), start, self._pending = self._pending, self.length, None
         self._stamps += range(first, first + len(rows))
         self._copy_to_active(self._base, start)
+        if self._recurrent:
+            self._recurrent.extend_prompt()
 
     # -- a draft tree: lay out, decode, commit ----------------------------------------------------
 
     def layout_tree(self, tree: DraftTree) -> Layout:
         """Return the layout of ``tree`` after the conversation, and activate the sequences it uses;
-        ``commit_path`` follows. Lookahead tokens, then drafts, are dropped if there are too few sequences."""
+        ``commit_path`` follows. Lookahead tokens, then drafts, are dropped if there are too few sequences, or
+        the memory cannot verify them."""
         if self.length < len(self._prefix):  # sequences that share a row must end at the same position
             tree = tree.without_lookahead()
         layout = self._layout(tree)
@@ -194,13 +219,17 @@ class ConversationCache:
             layout = self._layout(tree.without_lookahead())
         if not self._fits(layout):
             layout = self._layout(NO_DRAFT.below(tree.tokens[0]))
+        if self._recurrent:
+            self._recurrent.before_pass(self.length, layout.shape.height)
         self._activate_sequences(layout)
         self._set_pending(layout.rows)
         return layout
 
-    def commit_path(self, layout: Layout, path: Sequence[int]) -> None:
-        """Keep the nodes of ``path``, from the root on, of ``layout``, which was decoded; roll the rest
-        back."""
+    def commit_path(self, layout: Layout, path: Sequence[int]) -> float:
+        """Keep the nodes of ``path``, from the root on, of ``layout``, which was decoded; roll the rest back.
+        Return the seconds in which kept nodes were decoded again, where only that rolls a state back."""
+        if self._recurrent and self._recurrent.replays and len(path) < len(layout.rows):
+            return self._replay([layout.tree.tokens[node] for node in path])
         assert self._pending
         start, end = self.length, self.length + len(path)
         keeper = self._base + layout.shape.path_sequence[path[-1]]
@@ -211,6 +240,21 @@ class ConversationCache:
                 self._context.remove(sequence, end if sequence == keeper else start)
         self._copy_to_active(keeper, start)
         self._stamps += [first + node for node in path]
+        return 0.0
+
+    def _replay(self, tokens: Sequence[int]) -> float:
+        """Undo the last pass, and decode ``tokens`` in its place; without outputs, so those of the last pass
+        stay valid. Return the seconds that this takes."""
+        assert self._recurrent
+        began = time.perf_counter()
+        self._reserve_rejected([])
+        self._recurrent.undo_pass()
+        first = self._kv_cache.take_stamps(len(tokens))
+        rows = rows_of_sequence(self.length, len(tokens), sequence=self._base)
+        self._context.keep_hidden(False)
+        self._context.decode_tokens(rows, np.array(tokens, np.int32))
+        self._stamps += range(first, first + len(tokens))
+        return time.perf_counter() - began
 
     def _set_pending(self, rows: Rows) -> Rows:
         self._pending = rows, self._kv_cache.take_stamps(len(rows))
@@ -230,13 +274,14 @@ class ConversationCache:
     def _layout(self, tree: DraftTree) -> Layout:
         kv_cache = self._kv_cache
         # the widths of shared passes vary anyway, so no graph is reused there
-        n_usual = _USUAL_PATHS if len(kv_cache.conversations) == 1 else 0
+        n_usual = _USUAL_PATHS if len(kv_cache.conversations) == 1 and not self._recurrent else 0
         first_group = kv_cache.n_paths if len(self._prefix) else None
         return tree.layout(self.length, self._base, first_group, min_paths=n_usual)
 
     def _fits(self, layout: Layout) -> bool:
         shape, kv_cache = layout.shape, self._kv_cache
-        return shape.n_paths <= kv_cache.n_paths and shape.n_groups <= kv_cache.n_groups
+        has_sequences = shape.n_paths <= kv_cache.n_paths and shape.n_groups <= kv_cache.n_groups
+        return has_sequences and kv_cache.limits.allow(shape)
 
     def _sequences(self) -> Iterator[int]:
         """Iterate over the base and its active copies."""

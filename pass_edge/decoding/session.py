@@ -181,7 +181,7 @@ class Session:
         logits = result.logits[:, : self._n_vocab]
         history = self._history(sampler, tree.tokens[0])
         verdict = self._verify(tree, logits, sampler, start + 1, history)
-        self._cache.commit_path(layout, verdict.path)
+        replay_seconds = self._cache.commit_path(layout, verdict.path)
         new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
@@ -200,6 +200,8 @@ class Session:
                     result.seconds + committed - began,
                     result.n_rows - len(layout.rows),
                     result.n_sharing,
+                    result.n_waiting,
+                    replay_seconds,
                 )
             )
         drafting_seconds = time.perf_counter() - committed

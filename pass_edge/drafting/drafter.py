@@ -41,8 +41,9 @@ class StepResult:
     ``output``: what there is to draft from. ``sampler``: draws drafts. ``history``: the tokens up to the new
     root, at least as many as ``sampler`` looks back on. ``rule``: the verification rule. ``depth``: tokens in
     the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
-    of other conversations. ``n_sharing``: how many shared the pass. Arrays are valid until the next
-    pass.
+    of other conversations. ``n_sharing``: how many shared the pass. ``n_waiting``: how many more
+    waited for another one. ``replay_seconds``: the part of ``seconds`` in which accepted tokens were decoded
+    again. Arrays are valid until the next pass.
     """
 
     tree: DraftTree
@@ -56,6 +57,13 @@ class StepResult:
     seconds: float
     other_rows: int = 0
     n_sharing: int = 1
+    n_waiting: int = 0
+    replay_seconds: float = 0.0
+
+    @property
+    def n_active(self) -> int:
+        """The number of conversations that wanted a pass."""
+        return self.n_sharing + self.n_waiting
 
     @property
     def next_position(self) -> int:

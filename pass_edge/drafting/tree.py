@@ -13,7 +13,9 @@ from functools import lru_cache
 import numpy as np
 
 from pass_edge.native.batch import Int32s, Rows
+from pass_edge.native.context import Context
 from pass_edge.sampling.sampler import Distribution
+from pass_edge.settings import MAX_ROWS
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,29 @@ class Draft:
             {renumbered[node]: q for node, q in self.proposals.items() if node in renumbered},
         )
 
+    def chains(self) -> list[Draft]:
+        """Return the path to each leaf; an empty draft without nodes."""
+        is_parent = set(self.parents)
+        leaves = [node for node in range(1, len(self.tokens) + 1) if node not in is_parent]
+        return [self._path_to(leaf) for leaf in leaves] or [self]
+
+    def _path_to(self, node: int) -> Draft:
+        path: list[int] = []
+        while node:
+            path.append(node - 1)
+            node = self.parents[node - 1]
+        path.reverse()
+        return Draft(
+            tuple(self.tokens[i] for i in path),
+            tuple(range(len(path))),
+            tuple(self.probabilities[i] for i in path),
+            {
+                depth: self.proposals[self.parents[i]]
+                for depth, i in enumerate(path)
+                if self.parents[i] in self.proposals
+            },
+        )
+
     def padded(self, root: int, count: int) -> Draft:
         """Return the draft with at least ``count`` nodes: where there are fewer, the last token (``root``
         without one) is repeated in a chain."""
@@ -165,6 +190,32 @@ class Layout:
     rows: Rows
     inputs: Int32s
     shape: Shape
+
+
+@dataclass(frozen=True)
+class TreeLimits:
+    """Which trees the memory of a model can verify.
+
+    ``chains_only``: no node has two children, and there are no lookahead tokens. A recurrent state belongs to
+    one text, so sequences cannot share the rows of a pass. ``max_drafts``: most drafted tokens in a row.
+    ``replays``: unless all drafts are accepted, the accepted tokens are decoded again.
+    """
+
+    chains_only: bool = False
+    max_drafts: int = MAX_ROWS - 1
+    replays: bool = False
+
+    @classmethod
+    def of(cls, context: Context) -> TreeLimits:
+        """Return the limits of the memory of ``context``."""
+        if not context.model.is_recurrent:
+            return cls()
+        return cls(True, context.n_rollback or cls.max_drafts, replays=not context.n_rollback)
+
+    def allow(self, shape: Shape) -> bool:
+        """Return whether a tree of this shape can be verified."""
+        is_chain = shape.n_paths == 1 and not len(shape.lookahead_inputs)
+        return shape.height <= self.max_drafts and (is_chain or not self.chains_only)
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import InfillTokens, Text, Vocabulary
 

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pass_edge.calibration.measurement_cache import load, run_key, store
+from pass_edge.drafting.tree import TreeLimits
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
 from pass_edge.settings import Settings, on_gpu
 
-_VERSION = 5
+_VERSION = 6
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 """Rows of the measured passes; times between them are interpolated."""
 _SLOW_MODEL_WIDTHS, _SLOW_MODEL_DEEP_WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32), (1, 8)
@@ -112,7 +113,8 @@ def step_costs(
     They are measured if none are stored, or if the machine was busy when they were measured. ``context``:
     made with ``settings``, empty, and left empty. ``note``: progress callback.
     """
-    key = f"{_VERSION} {widest} {context.settings.cells} {run_key(context.model.path, settings)}"
+    shape = f"{widest} {context.settings.cells} {context.n_rollback}"
+    key = f"{_VERSION} {shape} {run_key(context.model.path, settings)}"
     stored = load("costs", key)
     costs = _costs(stored) if stored else None
     if costs is None or _was_busy(context, costs):
@@ -235,9 +237,12 @@ def pass_times(
 
 def _pass_time(context: Context, depth: int, width: int) -> float:
     rows = rows_of_sequence(depth, width, outputs=width)
+    state = context.save_state(0)
     began = time.perf_counter()
+    if width > 1 and TreeLimits.of(context).replays:  # as each pass with drafts does
+        context.save_state(0)
     context.decode_tokens(rows, np.zeros(width, np.int32))
     context.logits(width)
     elapsed = time.perf_counter() - began
-    context.remove(0, depth)
+    context.restore_state(0, state, depth)
     return elapsed

@@ -21,12 +21,12 @@ import numpy as np
 
 from pass_edge.drafting.drafter import Drafter, DraftToken, StepResult
 from pass_edge.drafting.ngrams import NgramContinuations, NgramIndex
-from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree
+from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree, TreeLimits
 from pass_edge.sampling.sampler import Distribution
 from pass_edge.settings import MAX_ROWS, REJECTION
 
 from .acceptance import AcceptanceRates, head_bucket, ngram_bucket
-from .cost_model import StepCosts
+from .cost_model import Doubles, StepCosts
 from .draft_statistics import AcceptanceEstimates, DraftStatistics
 from .grammar_guide import GrammarGuide
 from .tree_selection import DraftBuilder, Throughput, TreeSelector
@@ -41,6 +41,8 @@ _HEAD_COST = 0.1
 _REPLAN_INTERVAL = 8
 """Passes that one TreeSelector serves: depth, costs and throughput change slowly, and numpy calls between
 passes take time."""
+
+_NO_LIMITS = TreeLimits()
 
 _Candidate = tuple[float, int, int, int | None, NgramContinuations]
 """A node that may be drafted next: (-path probability, serial number that breaks ties, parent node, token or
@@ -61,22 +63,26 @@ class Planner:
         use_ngrams: bool = True,
         max_drafted: int = MAX_ROWS,
         tree_sizes: Sequence[int] = (),
+        limits: TreeLimits = _NO_LIMITS,
     ) -> None:
         """``costs``: of passes, up to the widest one that may run. ``drafter``: drafts from heads and
         lookahead outputs. ``n_lookahead``: lookahead tokens at each node of a tree that has any.
         ``statistics``: shared with other conversations, or new ones if None. ``use_ngrams``: draft from the
         conversation too. ``max_drafted``: most tokens drafted in a pass. ``tree_sizes``: numbers of nodes
-        that a tree may have, besides the largest tree that fits; empty allows any number."""
+        that a tree may have, besides the largest tree that fits; empty allows any number. ``limits``: which
+        trees the model's memory can verify."""
         self._costs = costs
         self._drafter = drafter or Drafter(0)
         self._n_lookahead = n_lookahead
         self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
         self._use_ngrams = use_ngrams
-        self._max_drafted, self._tree_sizes = max_drafted, tree_sizes
+        self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
+        self._limits = limits
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()
         self._throughput = Throughput()
-        self._selector = TreeSelector(costs.at(0)[: max_drafted + 1], self._throughput, tree_sizes=tree_sizes)
+        seconds = costs.at(0)[: self._max_drafted + 1]
+        self._selector = TreeSelector(seconds, self._throughput, tree_sizes=tree_sizes)
         self._n_passes = 0
         self._draft, self._n_lookahead_next = NO_DRAFT, 0
         self._predictions: list[tuple[AcceptanceRates, dict[int, int]]] = []
@@ -115,7 +121,8 @@ class Planner:
 
     def _observe(self, result: StepResult, estimates: AcceptanceEstimates) -> None:
         """Correct the costs by the time of the pass, and the acceptance rates by its tokens."""
-        self._costs.observe(result.rows, result.depth, result.seconds, 1 / result.n_sharing)
+        seconds = result.seconds - result.replay_seconds
+        self._costs.observe(result.rows, result.depth, seconds, 1 / result.n_sharing)
         self._observe_heads(result.new_tokens)
         if self._use_ngrams:
             self._observe_ngrams(result, estimates.ngrams)
@@ -143,7 +150,7 @@ class Planner:
     def _price(self, result: StepResult) -> TreeSelector:
         """Return the selector for the next pass, with new costs from time to time, and whenever the number of
         conversations that share passes has changed."""
-        if self._n_passes % _REPLAN_INTERVAL == 0 or result.n_sharing != self._selector.n_sharing:
+        if self._n_passes % _REPLAN_INTERVAL == 0 or result.n_active != self._selector.n_sharing:
             self._selector = self._new_selector(result)
         self._n_passes += 1
         self._selector.last_drafted = len(result.tree.tokens) - 1
@@ -151,14 +158,25 @@ class Planner:
 
     def _new_selector(self, result: StepResult) -> TreeSelector:
         seconds = self._costs.at(result.depth + len(result.new_tokens))
-        other_rows = min(result.other_rows, len(seconds) - 1)
         return TreeSelector(
-            seconds[other_rows : other_rows + self._max_drafted + 1],
+            self._seconds_beside_others(seconds, result)[: self._max_drafted + 1],
             self._throughput,
-            result.n_sharing,
+            result.n_active,
             self._tree_sizes,
-            self._costs.rebuild_seconds if result.n_sharing == 1 else 0.0,
+            self._costs.rebuild_seconds if result.n_active == 1 else 0.0,
+            self._limits,
+            seconds,
         )
+
+    def _seconds_beside_others(self, seconds: Doubles, result: StepResult) -> Doubles:
+        """Return the time of 1, 2, … rows of this conversation together with the rows of the others."""
+        if not self._limits.chains_only:
+            return seconds[min(result.other_rows, len(seconds) - 1) :]
+        n_others = min(result.n_active, len(seconds)) - 1
+        if not n_others:
+            return seconds
+        # the others share a plain pass with a single root, but not with a chain
+        return np.concatenate([seconds[n_others : n_others + 1], seconds[n_others - 1] + seconds[1:]])
 
     # -- draft n-grams --------------------------------------------------------------------------------
 
@@ -186,7 +204,8 @@ class Planner:
                 rate = guide.rate(node, token, rates.rate(ngram_bucket(match_length, agreement)))
                 if rate:
                     heapq.heappush(candidates, (negated * rate, next(serial), node, token, following))
-                if by_rejection:  # a proposal distribution of one token has no second child
+                # a proposal distribution of one token has no second child, and neither has a chain
+                if by_rejection or self._limits.chains_only:
                     break
 
     # -- draft heads ----------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from pass_edge.drafting.tree import NO_DRAFT, Draft
+from pass_edge.drafting.tree import NO_DRAFT, Draft, TreeLimits
 from pass_edge.sampling.sampler import Distribution
 
 _DECAY = 0.97
 """The totals of Throughput are multiplied by this at each pass, so the rate is that of some thirty passes."""
+
+_NO_LIMITS = TreeLimits()
 
 
 class DraftBuilder:
@@ -85,16 +87,23 @@ class TreeSelector:
         n_sharing: int = 1,
         tree_sizes: Sequence[int] = (),
         rebuild_seconds: float = 0.0,
+        limits: TreeLimits = _NO_LIMITS,
+        replay_seconds: np.ndarray | None = None,
     ) -> None:
         """``seconds``: (n,) float64, of passes with 1, 2, … n rows of this conversation, together with the
         rows of other conversations; so a row is charged what it adds to theirs. ``tree_sizes``: as for the
         Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
-        ``last_drafted``."""
+        ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, if
+        ``limits`` say that they are where a draft is rejected."""
         self.n_sharing, self.last_drafted = n_sharing, 0
         self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / seconds[0])
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""
+        self._chains_only = limits.chains_only
+        replays = np.zeros(len(seconds)) if replay_seconds is None else replay_seconds
+        self._replay_costs: list[float] = (self.tokens_per_second * replays * limits.replays).tolist()
+        """In tokens, by how many drafts are accepted before one is rejected."""
         self.max_drafted = len(seconds) - 1
         self._counts: Collection[int] = (
             {*(size - 1 for size in tree_sizes), self.max_drafted} if tree_sizes else range(1, len(seconds))
@@ -108,26 +117,33 @@ class TreeSelector:
 
     def value(self, draft: Draft) -> float:
         """Return how many tokens the best part of ``draft`` gains over drafting nothing."""
-        return self._best_count(draft)[0]
+        return max(self._best_count(part)[0] for part in self._parts(draft))
 
     def select(self, draft: Draft, n_lookahead: int, root: int) -> Draft:
         """Return the part of ``draft`` that is worth most, with ``n_lookahead`` lookahead tokens at each node
         and at the root; padded where that saves rebuilding the graph."""
-        count = self._best_count(draft, n_lookahead)[1]
-        return draft.most_likely(count).padded(root, count) if count else NO_DRAFT
+        part = max(self._parts(draft), key=lambda part: self._best_count(part, n_lookahead)[0])
+        count = self._best_count(part, n_lookahead)[1]
+        return part.most_likely(count).padded(root, count) if count else NO_DRAFT
+
+    def _parts(self, draft: Draft) -> list[Draft]:
+        """Return the parts of ``draft`` that a pass may verify whole."""
+        return draft.chains() if self._chains_only else [draft]
 
     def _best_count(self, draft: Draft, n_lookahead: int = 0) -> tuple[float, int]:
         """Return the value of the best part of ``draft``, in tokens, and how many nodes it has: more than
         ``draft`` has where padding it to the size of the last pass is best."""
         costs = self._costs[n_lookahead :: n_lookahead + 1]
         best_value, best_count = -costs[0] - self._rebuild_cost * (self.last_drafted != 0), 0
-        expected = 0.0
+        expected, last_probability = 0.0, 1.0
         for n, probability in enumerate(sorted(draft.probabilities, reverse=True)[: len(costs) - 1], 1):
-            expected += probability
+            expected += probability - (last_probability - probability) * self._replay_costs[n - 1]
+            last_probability = probability
             value = expected - costs[n] - self._rebuild_cost * (self.last_drafted != n)
             if value > best_value and n in self._counts:
                 best_value, best_count = value, n
         if len(draft.tokens) < self.last_drafted < len(costs):
+            expected -= last_probability * self._replay_costs[len(draft.tokens)]
             value = expected - costs[self.last_drafted]
             if value > best_value:
                 best_value, best_count = value, self.last_drafted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,11 @@ from pass_edge.drafting.schedules import FixedSchedule, plain
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.planner import Planner
+from tests.support.at_once import at_once
 from tests.support.draft_trees import build, tree_forms
 from tests.support.reference_decoding import CACHE, DEPTH, GREEDY, Bench, Recording
 
 PARALLEL = 3
-
-
-def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """What each of ``works``, run in threads of their own, gave."""
-    got: dict[int, Any] = {}
-    threads = [
-        threading.Thread(target=lambda i=i, work=work: got.update({i: work()}))
-        for i, work in enumerate(works)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert len(got) == len(works), "one has failed, or hangs"
-    return [got[i] for i in range(len(works))]
 
 
 # -- to the bit, on a tiny model --------------------------------------------------------------------------

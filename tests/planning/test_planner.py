@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.drafting.drafter import DraftToken, PassOutput, StepResult
-from pass_edge.drafting.tree import NO_DRAFT
+from pass_edge.drafting.tree import NO_DRAFT, TreeLimits
 from pass_edge.planning.acceptance import head_bucket
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_statistics import DraftStatistics
@@ -223,3 +224,25 @@ def test_a_row_costs_what_it_adds_to_the_others() -> None:
     planner.learn(passed)
     assert planner._selector.min_probability[0] == 1, "the fifth is not"
     assert planner._selector.max_drafted == 28
+
+
+def test_a_chain_that_leaves_a_shared_pass_is_charged_a_pass_of_its_own() -> None:
+    planner = Planner(flat(), limits=TreeLimits(chains_only=True))
+    sampler, output = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
+    alone = StepResult(NO_DRAFT.below(1), (2,), output, sampler, [], "sampling", 8, 1, 0.01)
+    seconds = flat().at(8)
+    assert planner._seconds_beside_others(seconds, alone).tolist() == seconds.tolist()
+    beside = replace(alone, other_rows=1, n_sharing=2, n_waiting=1)
+    expected = [seconds[2], *(seconds[1] + seconds[1:])]
+    assert planner._seconds_beside_others(seconds, beside).tolist() == pytest.approx(expected)
+
+
+def test_no_more_is_drafted_than_the_memory_can_roll_back() -> None:
+    planner = Planner(flat(), limits=TreeLimits(chains_only=True, max_drafts=3))
+    planner.begin([1, 2, 3, 4, 5, 6, 7] * 4)
+    sampler, output = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
+    tree = NO_DRAFT.below(1)
+    for depth, new in enumerate([2, 3, 4, 5, 6, 7, 1, 2, 3], 28):
+        planner.learn(StepResult(tree, (new,), output, sampler, [], "sampling", depth, 1, 0.01))
+    drafted = planner.tree(3)
+    assert drafted.parents == (-1, 0, 1, 2)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pass_edge.drafting.ngrams import MAX_MATCH_LENGTH
-from pass_edge.drafting.tree import Draft
+from pass_edge.drafting.tree import Draft, TreeLimits
 from pass_edge.planning.acceptance import AcceptanceRates, ngram_bucket
 from pass_edge.planning.grammar_guide import GrammarGuide
 from pass_edge.planning.planner import Planner
@@ -162,3 +162,37 @@ def test_a_part_of_a_draft_keeps_its_paths(draft: Draft) -> None:
         assert len(part.tokens) == count
         assert set(paths(part)) <= set(paths(draft))
         assert sorted(part.probabilities) == sorted(draft.probabilities)[len(draft.tokens) - count :]
+
+
+@settings(deadline=None)
+@given(
+    drafts(),
+    st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9),
+    st.floats(0.0, 3.0),
+    st.booleans(),
+)
+def test_no_chain_is_worth_more_than_the_selected_one(
+    draft: Draft, steps: list[float], throughput: float, replays: bool
+) -> None:
+    """Where only chains can be verified; and where accepted tokens are decoded again after a rejection."""
+    seconds = 1.0 + np.cumsum([0.0, *steps])
+    limits = TreeLimits(chains_only=True, replays=replays)
+    selector = TreeSelector(seconds, Throughput(throughput, 1.0), limits=limits, replay_seconds=seconds)
+    per_second = selector.tokens_per_second
+
+    def value(chain: list[float]) -> float:
+        """Of drafting a chain of these path probabilities, counted over the possible ends."""
+        total = -per_second * (seconds[len(chain)] - seconds[0])
+        for n_accepted, (reached, beyond) in enumerate(zip([1.0, *chain], [*chain, 0.0], strict=True)):
+            is_rejected = n_accepted < len(chain)
+            replay = per_second * seconds[n_accepted] if replays and is_rejected else 0.0
+            total += (reached - beyond) * (n_accepted - replay)
+        return total
+
+    chains: list[list[float]] = [[]]
+    for parent, probability in zip(draft.parents, draft.probabilities, strict=True):
+        chains.append([*chains[parent], probability])
+    assert selector.value(draft) == pytest.approx(max(map(value, chains)))
+    best = selector.select(draft, 0, 9)
+    assert best.parents == tuple(range(len(best.parents)))
+    assert value(list(best.probabilities)) == pytest.approx(selector.value(draft))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,16 @@ class Recording(Session):
 class Bench:
     """A model with two contexts: one that is drafted in, one that only ever decodes what is committed."""
 
-    def __init__(self, path: Path, cells: int, n_prefix: int = 0, threads: int = 2) -> None:
+    def __init__(
+        self, path: Path, cells: int, n_prefix: int = 0, threads: int = 2, rollback: int | None = None
+    ) -> None:
         self.model = Model(path)
-        sequences = sequences_needed(n_prefix)
-        settings = ContextSettings(cells=cells, sequences=sequences, threads=threads, **CACHE)
+        sequences = sequences_needed(n_prefix, chains_only=self.model.is_recurrent)
+        settings = ContextSettings(
+            cells=cells, sequences=sequences, threads=threads, rollback=rollback, **CACHE
+        )
         self.drafting = Context(self.model, settings)
-        self.reference = Context(self.model, settings)
+        self.reference = Context(self.model, replace(settings, rollback=None))
         embeddings = TokenEmbeddings(self.model.path)
         scale = np.abs(embeddings.rows(np.arange(8, dtype=np.int32))).mean()
         rng = np.random.default_rng(1)
