@@ -72,6 +72,15 @@ def _structured_grammar(structured: Mapping[str, Any] | None) -> str:
     return _STRUCTURES[name](value)
 
 
+def _gbnf_or_lark(value: Any) -> str:
+    """vLLM takes both notations. Only GBNF has ``::=`` behind the name of a rule."""
+    text = _grammar_text(value)
+    names_its_notation = text.lstrip().startswith(("{", "%llguidance"))
+    return (
+        text if names_its_notation or re.search(r"^\s*[\w-]+\s*::=", text, re.M) else lark_grammar(text, {})
+    )
+
+
 def _schema(value: Any) -> str:
     try:
         return schema_grammar(json.loads(value) if isinstance(value, str) else value)
@@ -101,5 +110,5 @@ _STRUCTURES = {
     "json_object": lambda _: schema_grammar(_ANY_OBJECT),
     "regex": _regex,
     "choice": _choice,
-    "grammar": _grammar_text,
+    "grammar": _gbnf_or_lark,
 }

@@ -1,7 +1,8 @@
 """Tool calls: forced by a grammar, or found in the generated text.
 
 Its chat template asks a model for one of several notations (``notations/``); many models also write a JSON
-object with ``name`` and ``arguments`` (or ``parameters``), alone or in a list.
+object with ``name`` and ``arguments`` (or ``parameters``), alone or in a list, and some of them in a code
+block.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .notations import HERMES, Call, IncompleteError, Notation, Schemas, json_ca
 from .notations.call import Schema
 
 Json = dict[str, Any]
+_FENCE = "```"
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -175,16 +177,18 @@ class ToolCallParser:
     ) -> None:
         """``schemas``: those of the tools; without any, all text is for the user. ``is_parallel``: whether
         several calls are read; if not, what follows the first one is dropped. ``reads_bare``: whether JSON
-        without a tag may be a call."""
+        without a tag may be a call, where no text stands before it."""
         self._schemas = schemas
-        self._bare = ("{", "[") if reads_bare else ()
-        self._readers = {**notation.readers, **dict.fromkeys(self._bare, json_calls.read)}
+        bare = {"{": json_calls.read, "[": json_calls.read, _FENCE: json_calls.read_fenced}
+        self._bare = tuple(bare) if reads_bare else ()
+        self._readers = {**notation.readers, **bare}
         self._notation = notation
         self._tags = (*notation.preambles, *notation.readers)
         self._is_parallel = is_parallel
         self._held = ""
         self._has_text = False  # text has been released since the last call
         self._is_behind_preamble = False  # line feeds there are no text
+        self._is_fenced = False  # the calls are in a code block, whose end is no text
         self._opener = ""  # of the call that is being read
         self.calls: list[Json] = []
 
@@ -247,6 +251,7 @@ class ToolCallParser:
         """The deltas of the current call, of which more has come."""
         if not self._opener:
             self._opener = opener
+            self._is_fenced = self._is_fenced or opener == _FENCE
             function = {"name": call.name, "arguments": ""}
             self.calls.append({"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function})
             yield {"tool_calls": [{"index": len(self.calls) - 1, **self.calls[-1], "function": {**function}}]}
@@ -263,10 +268,15 @@ class ToolCallParser:
             body = text.lstrip()
             blank = len(text) - len(body)
             is_tag = any(body.startswith(tag) for tag in self._tags)
-            if not is_last and not is_tag and any(may_become(body, tag) for tag in self._tags):
+            if (
+                not is_last
+                and not is_tag
+                and any(may_become(body, tag) for tag in (*self._tags, *self._bare))
+            ):
                 return 0, ""
-            if body[:1] in self._bare and not is_tag:
-                return blank, body[0]
+            bare = next((mark for mark in self._bare if body.startswith(mark)), "")
+            if bare and not is_tag:
+                return blank, bare
         found = [(start, tag) for tag in self._tags if (start := text.find(tag)) >= 0]
         if found:
             return min(found, key=lambda each: (each[0], -len(each[1])))
@@ -285,9 +295,15 @@ class ToolCallParser:
             if self._notation.has_lists and "," in self._held[: len(self._held) - len(text)]:
                 self._held = self._tags[0] + text  # the next call of a list, as if it had been opened
                 return True
-            mark = next((mark for mark in self._notation.marks if text.startswith(mark)), "")
+            mark = next((mark for mark in self._marks if text.startswith(mark)), "")
+            self._is_fenced = self._is_fenced and mark != _FENCE
             self._held = text[len(mark) :]
-        return is_last or not any(may_become(self._held, mark) for mark in self._notation.marks)
+        return is_last or not any(may_become(self._held, mark) for mark in self._marks)
+
+    @property
+    def _marks(self) -> tuple[str, ...]:
+        """What may stand behind a call and is no text."""
+        return (*self._notation.marks, *([_FENCE] if self._is_fenced else []))
 
 
 def _overlap(text: str, tag: str) -> int:

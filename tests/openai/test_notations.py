@@ -9,7 +9,44 @@ import pytest
 
 from pass_edge.openai.notations import NOTATIONS, notation_of
 from pass_edge.openai.tools import ToolCallParser
-from tests.support.call_texts import SCHEMAS, TEXTS, P
+from tests.support.call_texts import ADD, PARIS, SCHEMAS, TEXTS, A, P
+
+FENCED: dict[str, tuple[str, str, str, list[tuple[str, Any]]]] = {
+    "a code block": (
+        "<tool_call>",
+        f'```json\n{{"name": "get_weather", "arguments": {P}}}\n```\n',
+        "",
+        [("get_weather", PARIS)],
+    ),
+    "a code block without a language, a list, and text": (
+        "<tool_call>",
+        f'```\n[{{"name": "get_weather", "arguments": {P}}},{{"name": "add", "arguments": {A}}}]\n```\nDone.',
+        "Done.",
+        [("get_weather", PARIS), ("add", ADD)],
+    ),
+    "two code blocks, one with two calls": (
+        "<tool_call>",
+        (
+            f'```json\n{{"name": "get_weather", "arguments": {P}}}\n{{"name": "add", "arguments": {A}}}\n```'
+            f'\n\n```tool_call\n{{"arguments": {P}, "name": "get_weather"}}\n```'
+        ),
+        "",
+        [("get_weather", PARIS), ("add", ADD), ("get_weather", PARIS)],
+    ),
+    "a code block behind a call": (
+        "<tool_call>",
+        f'<tool_call>{{"name": "get_weather", "arguments": {P}}}</tool_call>\n```python\nx = 1\n```',
+        "```python\nx = 1\n```",
+        [("get_weather", PARIS)],
+    ),
+    "a code block of another function": (
+        "<tool_call>",
+        '```json\n{"name": "none", "arguments": {}}\n```',
+        '```json\n{"name": "none", "arguments": {}}\n```',
+        [],
+    ),
+    "code": ("<tool_call>", "```c++\n{}\n```\n``x``", "```c++\n{}\n```\n``x``", []),
+}
 
 
 def read(parser: ToolCallParser, parts: list[str]) -> tuple[str, list[tuple[str, Any]]]:
@@ -29,7 +66,7 @@ def read(parser: ToolCallParser, parts: list[str]) -> tuple[str, list[tuple[str,
     return content, [(name, json.loads(text)) for name, text in calls]
 
 
-@pytest.mark.parametrize("case", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("case", [*TEXTS.values(), *FENCED.values()], ids=[*TEXTS, *FENCED])
 def test_calls_are_read_wherever_the_text_is_cut(case: tuple[str, str, str, list[tuple[str, Any]]]) -> None:
     template, text, content, calls = case
     expected = (content, calls)

@@ -196,10 +196,13 @@ def test_an_end_can_be_ignored_or_added(server: Running) -> None:
         ({"structured_outputs": {"regex": r"a/b|[0-9]\/"}}, ("a/b", *(f"{i}/" for i in range(10)))),
         ({"structured_outputs": {"json": '{"const": true}'}}, ("true",)),
         ({"structured_outputs": {"grammar": 'root ::= "x"'}}, ("x",)),
+        ({"structured_outputs": {"grammar": 'start: x\nx: "::="'}}, ("::=",)),
+        ({"structured_outputs": {"grammar": '%llguidance {}\nstart: "x"'}}, ("x",)),
         ({"guided_choice": ["é"]}, ("é",)),
         ({"guided_regex": "[xy]{2}"}, ("xx", "xy", "yx", "yy")),
         ({"guided_json": {"const": "é"}}, ('"é"',)),
         ({"guided_grammar": 'root ::= "x"'}, ("x",)),
+        ({"guided_grammar": '// Lark\n?start: "x" | WORD\nWORD: /y{2}/'}, ("x", "yy")),
     ],
 )
 def test_a_form_can_be_asked_for_in_many_ways(

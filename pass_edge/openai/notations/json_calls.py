@@ -1,5 +1,5 @@
 """Calls that are a JSON object: ``{"name": "get_weather", "arguments": {"city": "Paris"}}``, alone or in a
-list."""
+list, or in a code block."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from .call import Call, IncompleteError, Schemas, json_end
 
+_FENCE = re.compile(r"```\w*\s*")
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _OPENING = re.compile(
     rf'\{{\s*(?:"(?:type|id|tool_call_id)"\s*:\s*{_STRING}\s*,\s*)*"(?:name|tool_name)"\s*:\s*({_STRING})\s*,'
@@ -38,6 +39,17 @@ def read(text: str, schemas: Schemas) -> Call | None:
     except (ValueError, RecursionError):
         return None
     return _whole(value, end, schemas)
+
+
+def read_fenced(text: str, schemas: Schemas) -> Call | None:
+    """Read such an object, or the first one of a list, behind the first line of a code block."""
+    fence = _FENCE.match(text)
+    if fence is None:
+        return None
+    if fence.end() == len(text):
+        raise IncompleteError
+    call = read(text[fence.end() :], schemas)
+    return call and call.shifted(fence.end())
 
 
 def _whole(value: Any, end: int, schemas: Schemas) -> Call | None:
