@@ -73,10 +73,11 @@ class ChoosingContext(Context):
 
 def measured(path: Path, rounds: int) -> Iterator[dict[str, list[float]]]:
     """Yield, after each round, the milliseconds at each of WIDTHS by the side that chooses."""
-    settings = with_fitting_layers(Settings(context_size=2 * DEPTH), path)
+    cells = 2 * DEPTH
+    settings = with_fitting_layers(Settings(context_size=cells), path)
     with ExitStack() as opened:
         model = opened.enter_context(Model(path, gpu_layers=settings.gpu_layers or 0))
-        for_context = context_settings(model, settings, settings.context_size)
+        for_context = context_settings(model, settings, cells)
         host = opened.enter_context(Context(model, for_context))
         device = ChoosingContext(model, for_context)
         opened.enter_context(device)

@@ -287,10 +287,11 @@ def calls_of_steps(engine: Engine, prompt: Sequence[int], tokens: int) -> Result
 def pass_costs(path: Path, run: Run) -> PartialResults:
     """Measure milliseconds of a pass over each width after each depth: "repeated", after passes of the same
     width, whose graph is reused; "changed", after a pass of another width."""
-    settings = with_fitting_layers(Settings(context_size=max(run.depths) + max(run.widths)), path)
+    cells = max(run.depths) + max(run.widths)
+    settings = with_fitting_layers(Settings(context_size=cells), path)
     costs: Result = {"repeated": {}, "changed": {}}
     with Model(path, gpu_layers=settings.gpu_layers or 0) as model:
-        for_context = context_settings(model, settings, settings.context_size)
+        for_context = context_settings(model, settings, cells)
         with Context(model, for_context) as context:
             for before, depth in pairwise([0, *sorted(run.depths)]):
                 read_text(context, before, depth)

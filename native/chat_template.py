@@ -13,6 +13,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from .default_templates import DefaultTemplate, default_template
 from .errors import ModelError, SettingsError
 from .model import Model
+from .vocabulary import Text, as_text
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
@@ -26,8 +27,10 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     tool_choice: str | Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
+    *,
+    opens_turn: bool = True,
 ) -> str:
-    """Return the prompt for the next assistant turn.
+    """Return the prompt for the next assistant turn; without ``opens_turn``, up to the end of ``messages``.
 
     ``messages``: each with ``role`` and ``content``, which may be None. ``tools``, ``tool_choice``: in
     OpenAI's format, for templates that support them. ``arguments``: further variables of the template.
@@ -40,10 +43,12 @@ def render(
         raise SettingsError(f"the chat template's {', '.join(reserved)} cannot be set")
     try:
         template = model.chat_template() or default_template(vocabulary).source
-        formatter = _formatter(template, _text(model, vocabulary.eos), _text(model, vocabulary.bos))
-        as_text = _wants_text_arguments(formatter)
+        formatter = _formatter(
+            template, _text(model, vocabulary.eos), _text(model, vocabulary.bos), opens_turn=opens_turn
+        )
+        is_text = _wants_text_arguments(formatter)
         prompt: str = formatter(
-            messages=[_message(message, arguments_as_text=as_text) for message in messages],
+            messages=[_message(message, arguments_as_text=is_text) for message in messages],
             tools=list(tools) if tools else None,
             tool_choice=tool_choice,
             **(arguments or {}),
@@ -66,12 +71,15 @@ def has_tools(model: Model) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _formatter(template: str, eos: str, bos: str) -> Jinja2ChatFormatter:
-    return Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+def _formatter(template: str, eos: str, bos: str, *, opens_turn: bool) -> Jinja2ChatFormatter:
+    return Jinja2ChatFormatter(
+        template=template, eos_token=eos, bos_token=bos, add_generation_prompt=opens_turn
+    )
 
 
 def _message(message: Mapping[str, Any], *, arguments_as_text: bool) -> dict[str, Any]:
-    rendered = {**message, "content": message.get("content") or ""}
+    content = message.get("content") or ""
+    rendered = {**message, "content": as_text(content) if isinstance(content, Text) else content}
     if arguments_as_text and message.get("tool_calls"):
         rendered["tool_calls"] = [
             {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}

@@ -48,9 +48,10 @@ class Constraint:
     Attributes: ``is_end``, whether a token ends the text.
     """
 
-    def __init__(self, vocabulary: Vocabulary, grammar: str) -> None:
-        """Raises SettingsError if the grammar is wrong or uses something that llguidance does not support,
-        ModelError if the model has no tokenizer."""
+    def __init__(self, vocabulary: Vocabulary, grammar: str, begun: str = "") -> None:
+        """``begun``: the beginning of the text, which stands already. Raises SettingsError if the grammar is
+        wrong, does not allow that, or uses something that llguidance does not support, ModelError if the
+        model has no tokenizer."""
         if not vocabulary.has_text:
             raise ModelError("this model has no tokenizer, so a grammar cannot be applied to its tokens")
         self._matcher = LLMatcher(_tokenizer(vocabulary), _llguidance_grammar(grammar), log_level=0)
@@ -60,6 +61,10 @@ class Constraint:
         ends = (token for token in (vocabulary.eos, *range(vocabulary.size)) if token >= 0)
         self._end: int | None = next(filter(vocabulary.is_end, ends), None)
         self._check()
+        self._begun: list[int] = _tokenizer(vocabulary).tokenize_str(begun)
+        if self.count_allowed(self._begun) < len(self._begun):
+            raise SettingsError(f"the text does not begin as the grammar demands: {_short(begun)}")
+        self.restart()
 
     def allowed(self) -> Bools:
         """Return which tokens may come next, (n_vocab,). Control tokens are among them only where the
@@ -108,8 +113,9 @@ class Constraint:
         self._check()
 
     def restart(self) -> None:
-        """Return to the beginning of the text."""
+        """Return to the beginning of the text, behind what stands already."""
         self._matcher.reset()
+        self._matcher.consume_tokens(self._begun)
         self._check()
 
     def _check(self) -> None:
@@ -198,6 +204,8 @@ def _with_options(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
 def _checked(parts: Sequence[Mapping[str, Any]], complaint: str) -> str:
     grammar = json.dumps({"grammars": parts})
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    # without a vocabulary, it warns of every token that a grammar names by its id, as ``lark_text`` does
+    messages = [message for message in messages if "no tokenizer" not in message]
     if is_wrong or messages:
         raise SettingsError(f"{complaint}: {_short('; '.join(messages))}")
     return grammar
@@ -259,7 +267,7 @@ _tokenizers: weakref.WeakKeyDictionary[Vocabulary, LLTokenizer] = weakref.WeakKe
 def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
     """Return the vocabulary as llguidance reads it, which takes a second to make."""
     if vocabulary not in _tokenizers:
-        ends = [token for token in range(vocabulary.size) if vocabulary.is_end(token)]
         handle: Any = vocabulary.handle
-        _tokenizers[vocabulary] = lltokenizer_from_vocab(handle, eos_token=ends or [llama.LLAMA_TOKEN_NULL])
+        ends = list(vocabulary.end_tokens) or [llama.LLAMA_TOKEN_NULL]
+        _tokenizers[vocabulary] = lltokenizer_from_vocab(handle, eos_token=ends)
     return _tokenizers[vocabulary]

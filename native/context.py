@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 MAX_SEQUENCES = 256
 TO_THE_END = -1
+_NO_VECTOR = (llama.LLAMA_POOLING_TYPE_NONE, llama.LLAMA_POOLING_TYPE_RANK)
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class ContextSettings:
     """The parameters of a context. ``cells``: number of KV cells; ``batch_size``: most rows of a decode;
     ``sequences``: number of sequence ids; ``outputs``: most rows of a decode that have logits;
     ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an equal
-    part of them; ``flash_attention``: None leaves the choice to llama.cpp; ``rollback``: tokens that a
-    recurrent memory should be able to take back, for each of which it keeps another state; None: it is never
-    returned to an earlier state."""
+    part of them; ``flash_attention``: None leaves the choice to llama.cpp; ``pooled``: sequences get one
+    vector each, as the model's file says; ``rollback``: tokens that a recurrent memory should be able to take
+    back, for each of which it keeps another state; None: it is never returned to an earlier state."""
 
     cells: int
     batch_size: int = 512
@@ -40,6 +41,7 @@ class ContextSettings:
     cache_type_v: str = "f16"
     flash_attention: bool | None = True
     unified: bool = True
+    pooled: bool = False
     rollback: int | None = None
 
 
@@ -105,6 +107,19 @@ class Context:
         """Return the hidden states of the last decode's first ``count`` rows, after the model's last norm: a
         (count, n_embd) float32 view, valid until the next decode. ``keep_hidden`` must have been set."""
         return self._view(llama.llama_get_embeddings(self._handle), count, self.model.n_embd)
+
+    @property
+    def pooled_width(self) -> int:
+        """The numbers in a sequence's vector; 0 if the model's file does not say how to make one."""
+        if llama.llama_pooling_type(self._handle) in _NO_VECTOR:
+            return 0
+        return int(llama.llama_model_n_embd_out(self.model.handle))
+
+    def pooled(self, count: int) -> Floats:
+        """Return the vectors of the first ``count`` sequences of the last decode, (count, pooled_width)
+        float32. ``ContextSettings.pooled`` must have been set."""
+        vectors = (llama.llama_get_embeddings_seq(self._handle, sequence) for sequence in range(count))
+        return np.stack([np.ctypeslib.as_array(each, (self.pooled_width,)).copy() for each in vectors])
 
     def _view(self, pointer: ctypes._Pointer, *shape: int) -> Floats:  # type: ignore[type-arg]
         if not pointer:
@@ -219,6 +234,7 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     # A node of the draft tree belongs to several sequences: that needs one cache for all of them, and a
     # sliding-window cache that keeps the cells that a rollback may need again.
     params.kv_unified = settings.unified
+    params.embeddings = settings.pooled
     params.swa_full = True
     return params
 

@@ -27,7 +27,7 @@ _CHATML = DefaultTemplate(
     "ChatML",
     ("<|im_start|>", "<|im_end|>"),
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    "'<|im_end|>\\n'}}{% endfor %}{{ '<|im_start|>assistant\\n' }}",
+    "'<|im_end|>\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     "<|im_end|>",
 )
 CHATML = _CHATML.source
@@ -38,7 +38,8 @@ _TEMPLATES = (
         ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         "{% for message in messages %}{{'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'}}"
         "{{ message['content'] + '<|eot_id|>'}}{% endfor %}"
-        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}",
+        "{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
         "<|eot_id|>",
     ),
     DefaultTemplate(
@@ -47,14 +48,15 @@ _TEMPLATES = (
         _SYSTEM_FIRST + "{% for message in messages %}"
         "{{'<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\\n' + "
         "(start if loop.first else '') + message['content'] + '<end_of_turn>\\n'}}{% endfor %}"
-        "{{ '<start_of_turn>model\\n' }}",
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}",
         "<end_of_turn>",
     ),
     DefaultTemplate(
         "Phi 3's format",
         ("<|user|>", "<|assistant|>", "<|end|>"),
         "{% for message in messages %}{{'<|' + message['role'] + '|>\\n'}}"
-        "{{ message['content'] + '<|end|>\\n'}}{% endfor %}{{ '<|assistant|>\\n' }}",
+        "{{ message['content'] + '<|end|>\\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}",
         "<|end|>",
     ),
     DefaultTemplate(

@@ -1,4 +1,7 @@
-"""The errors that a user of PaSS Edge can meet."""
+"""The errors that a user of PaSS Edge can meet.
+
+Errors that llama-cpp-python raises as ValueError are ValueErrors here too, for code that was written for it.
+"""
 
 
 class PassEdgeError(Exception):
@@ -14,15 +17,15 @@ class LibraryError(PassEdgeError):
     """The llama.cpp library is missing, does not work on this machine, or failed inside a call."""
 
 
-class ModelError(PassEdgeError):
+class ModelError(PassEdgeError, ValueError):
     """A model file is missing, damaged, or of an unsupported kind."""
 
 
-class ContextError(PassEdgeError):
+class ContextError(PassEdgeError, ValueError):
     """A context cannot be created or used: too little memory, or wrong settings."""
 
 
-class ContextFullError(ContextError, ValueError):
+class ContextFullError(ContextError):
     """The tokens do not fit into the context. No token was dropped."""
 
 
@@ -36,6 +39,10 @@ class SessionError(PassEdgeError):
 
 class SettingsError(PassEdgeError, ValueError):
     """A setting (a sampling value, a schedule …) is out of range."""
+
+
+class UnsupportedError(SettingsError, AttributeError):
+    """An attribute of llama-cpp-python's that this engine cannot offer; ``hasattr`` returns False for it."""
 
 
 class OutputError(PassEdgeError):

@@ -207,6 +207,14 @@ def open_gguf(file: str | Path | GgufFile) -> AbstractContextManager[GgufFile]:
     return nullcontext(file) if isinstance(file, GgufFile) else GgufFile(file)
 
 
+def trained_context(path: str | Path) -> int:
+    """Return the context in tokens that the model in ``path`` was trained with; 0 if the file does not say.
+    Raises ModelError."""
+    with GgufFile(path) as file:
+        length = file.get(f"{file.get('general.architecture')}.context_length")
+    return length if isinstance(length, int) else 0
+
+
 def _numbers(address: int | None, code: int, count: int) -> npt.NDArray[Any]:
     dtype = np.dtype(_NUMBERS[code])
     return np.frombuffer(ctypes.string_at(address or 0, count * dtype.itemsize), dtype)

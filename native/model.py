@@ -104,6 +104,17 @@ class Model:
                 return buffer.value.decode("utf-8", "replace")
             length = written + 1
 
+    def all_metadata(self) -> dict[str, str]:
+        """Return the metadata values that are no arrays as text, by key."""
+        keys = map(self._metadata_key, range(llama.llama_model_meta_count(self.handle)))
+        return {key: self.metadata(key) or "" for key in keys}
+
+    def _metadata_key(self, index: int) -> str:
+        length = llama.llama_model_meta_key_by_index(self.handle, index, None, 0)
+        buffer = ctypes.create_string_buffer(length + 1)
+        llama.llama_model_meta_key_by_index(self.handle, index, buffer, length + 1)
+        return buffer.value.decode("utf-8", "replace")
+
     def chat_template(self) -> str | None:
         """Return the model's chat template (Jinja source); None if it has none."""
         template = llama.llama_model_chat_template(self.handle, None)

@@ -6,6 +6,7 @@ import codecs
 import ctypes
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,34 @@ from .errors import ModelError
 from .library import llama
 
 Tokens = npt.NDArray[np.int32]
+Text = str | bytes | bytearray
+"""Text, or its UTF-8."""
+
+
+def as_bytes(text: Text) -> bytes:
+    """Return ``text`` in UTF-8. Lone surrogates, which UTF-8 cannot encode, are encoded as other letters."""
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+
+
+def as_text(text: Text) -> str:
+    """Return ``text`` as a string, with U+FFFD for bytes that are no UTF-8."""
+    return text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
+
+
+class InfillTokens(NamedTuple):
+    """The tokens that open a prefix, open a suffix, and ask for the text in the middle."""
+
+    prefix: int
+    suffix: int
+    middle: int
 
 
 class Vocabulary:
     """The tokenizer of a loaded model, valid as long as the model is.
 
     Attributes: ``handle``: llama.cpp's pointer; ``size``: number of tokens; ``has_text``: whether tokens have
-    texts; ``bos``, ``eos``: token ids, -1 for none.
+    texts; ``bos``, ``eos``, ``newline``: token ids, -1 for none; ``adds_bos``: whether a text begins with
+    BOS; ``infill``: the tokens for filling in, None if the model was not trained for it.
     """
 
     def __init__(self, handle: int) -> None:
@@ -29,8 +51,16 @@ class Vocabulary:
         self.has_text: bool = llama.llama_vocab_type(handle) != 0
         self.bos: int = llama.llama_vocab_bos(handle)
         self.eos: int = llama.llama_vocab_eos(handle)
+        self.newline: int = llama.llama_vocab_nl(handle)
+        self.adds_bos: bool = self.bos >= 0 and llama.llama_vocab_get_add_bos(handle)
+        infill = InfillTokens(
+            llama.llama_vocab_fim_pre(handle),
+            llama.llama_vocab_fim_suf(handle),
+            llama.llama_vocab_fim_mid(handle),
+        )
+        self.infill = infill if min(infill) >= 0 else None
 
-    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
+    def tokenize(self, text: Text, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
         """Return the token ids of ``text``, (n,) int32.
 
         ``add_special``: add the BOS and EOS tokens that the model expects. ``parse_special``: parse control
@@ -39,7 +69,7 @@ class Vocabulary:
         """
         if not self.has_text:
             raise ModelError("this model has no tokenizer; give it token ids instead of text")
-        raw = text.encode("utf-8", "surrogatepass")
+        raw = as_bytes(text)
         ids = np.empty(len(raw) + 8, np.int32)
         count = self._tokenize(raw, ids, add_special, parse_special)
         if count < 0:
@@ -71,6 +101,11 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a generation."""
+        return tuple(filter(self.is_end, range(self.size)))
 
     def control_tokens_in(self, text: str) -> set[int]:
         """Return the control tokens that ``text`` names."""

@@ -7,23 +7,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pass_edge.decoding.saved_session import SavedSession
+from pass_edge.decoding.session import Step
 from pass_edge.decoding.slots import SlotPool
 from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.native import chat_template
+from pass_edge.native.context import Floats
 from pass_edge.native.errors import ContextFullError, SettingsError
+from pass_edge.native.vocabulary import Text, as_bytes
 from pass_edge.sampling.constrained import sampler_for
-from pass_edge.sampling.sampler import Sampling
+from pass_edge.sampling.processed import LogitsProcessor, ProcessedSampler, processed
+from pass_edge.sampling.sampler import Sampler, Sampling
 from pass_edge.sampling.thinking_budget import BudgetedSampler
 
 from .engine_setup import EngineParts
-from .generation import Generation
+from .generation import Generation, StoppingCriterion
 from .settings import AUTO, Settings
+from .text_stream import stop_strings
 from .thinking import Thinking, behind_thinking, closed_thinking, thinking_of
+
+_UNDRAFTED = ProcessedSampler(Sampler(Sampling(temperature=0)), ())
 
 
 class Engine:
@@ -63,13 +73,16 @@ class Engine:
 
     def stream(
         self,
-        prompt: str | Sequence[int],
+        prompt: Text | Sequence[int],
         *,
         sampling: Sampling | None = None,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: Text | Sequence[Text] | None = (),
         logprobs: int | None = None,
         visible: Collection[int] = (),
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriterion] = (),
+        ends: Collection[int] = (),
         thinking: Thinking | None = None,
         thinking_budget: int | None = None,
     ) -> Generation:
@@ -78,16 +91,19 @@ class Engine:
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
         alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
-        text is part of the answer. ``thinking``: the tags of the thinking that the text may begin with, which
-        are part of the text; stop strings count behind it, and it is ended after ``thinking_budget`` tokens
-        (None: as the settings say).
-        Raises ContextFullError if the prompt does not fit, SettingsError.
+        text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
+        the thinking that the text may begin with, which are part of the text; stop strings count behind it,
+        and it is ended after ``thinking_budget`` tokens (None: as the settings say). ``logits_processors``
+        change the logits of each token before it is chosen; with them, nothing is drafted.
+        ``stopping_criteria`` are asked before each token is taken whether to stop. Raises ContextFullError if
+        the prompt does not fit, SettingsError.
         """
         self.check()
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        ids = self.tokenize(prompt) if isinstance(prompt, Text) else _token_ids(prompt)
         sampling = sampling or Sampling()
         self._check_fits(ids)
         self._check_tokens(sampling.logit_bias, "of the logit bias")
+        self._check_tokens(ends, "that ends the text")
         if max_tokens is not None and max_tokens < 1:
             raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
         if logprobs is not None and logprobs < 0:
@@ -103,13 +119,15 @@ class Engine:
             self._slots,
             vocabulary,
             ids,
-            sampler,
+            processed(sampler, logits_processors),
             max_tokens=min(room, max_tokens or room),
             limit_reason="length" if max_tokens and max_tokens <= room else "context",
-            stop=stop,
+            stop=stop_strings(stop),
             logprobs=logprobs,
             visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
+            ends=frozenset(ends),
             thinking=thinking,
+            stopping_criteria=stopping_criteria,
         )
 
     def chat(
@@ -118,7 +136,7 @@ class Engine:
         *,
         template_arguments: Mapping[str, Any] | None = None,
         sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
+        stop: Text | Sequence[Text] | None = (),
         **options: Any,
     ) -> Generation:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
@@ -129,7 +147,7 @@ class Engine:
         if thinking and sampling.grammar:
             grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
             sampling = replace(sampling, grammar=grammar)
-        stop = (*stop, *self.chat_stop)
+        stop = [*stop_strings(stop), *self.chat_stop]
         return self.stream(prompt, sampling=sampling, stop=stop, thinking=thinking, **options)
 
     @property
@@ -150,40 +168,86 @@ class Engine:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return ``messages`` as token ids, up to where the assistant speaks; ``template_arguments``, further
+        variables, are for the template."""
+        return self.tokenize(self.prompt_text(messages, template_arguments=template_arguments))
+
+    def prompt_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Return ``messages`` as token ids, up to where the assistant speaks; ``tools`` and
-        ``template_arguments``, further variables, are for the template."""
+        opens_turn: bool = True,
+    ) -> str:
+        """Return ``messages`` as the model's chat template writes them, up to where the assistant speaks;
+        without ``opens_turn``, up to their end. ``tools`` and ``template_arguments``, further variables, are
+        for the template."""
         self.check()
         arguments = dict(template_arguments or {})
         think = arguments.get("enable_thinking", self.settings.think)
         if think is not None:  # templates have one of two names for it
             arguments = {"enable_thinking": think, "thinking": think, **arguments}
-        text = chat_template.render(self.model, messages, tools, tool_choice, arguments)
-        if think is False:
+        text = chat_template.render(
+            self.model, messages, tools, tool_choice, arguments, opens_turn=opens_turn
+        )
+        if think is False and opens_turn:
             text += closed_thinking(self.model.chat_template() or "", text)
-        return self.tokenize(text)
+        return text
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: Text) -> list[int]:
         """Return the token ids of ``text``, with control tokens parsed, and the model's BOS first if it wants
         one."""
         self.check()
         vocabulary = self.model.vocabulary
-        has_bos = vocabulary.bos >= 0 and text.startswith(
-            vocabulary.piece(vocabulary.bos, special=True).decode()
-        )
-        return vocabulary.tokenize(text, add_special=not has_bos, parse_special=True).tolist()
+        raw = as_bytes(text)
+        has_bos = vocabulary.bos >= 0 and raw.startswith(vocabulary.piece(vocabulary.bos, special=True))
+        return vocabulary.tokenize(raw, add_special=not has_bos, parse_special=True).tolist()
+
+    def steps(self, tokens: Sequence[int], sampler: Sampler) -> Generator[Step, None, None]:
+        """Yield the passes that continue ``tokens``, past end tokens too, until the context is full. The last
+        one may exceed it. Raises as ``stream``."""
+        self.check()
+        conversation, holder = _token_ids(tokens), object()
+        self._check_fits(conversation, n_new=0)
+        try:
+            while len(conversation) <= self.context_size:
+                session, is_new = self._slots.acquire(holder, conversation)
+                if is_new:
+                    session.prefill(conversation)
+                step = session.step(sampler)
+                conversation += step.tokens
+                yield step
+        finally:
+            self._slots.release(holder)
+
+    def logits_after(self, tokens: Sequence[int]) -> Floats:
+        """Return the model's logits for the token after ``tokens``, (n_vocab,) float32. Raises as
+        ``stream``."""
+        with closing(self.steps(tokens, _UNDRAFTED)) as steps:
+            return next(steps).logits[0].copy()
+
+    def saved(self, tokens: Sequence[int]) -> SavedSession:
+        """Return the conversation that shares most with ``tokens``, with its KV cache."""
+        with self._slots.held(tokens) as session:
+            return session.saved(kv=True)
+
+    def restore(self, saved: SavedSession) -> None:
+        """Continue ``saved`` in one of the sessions. Raises as ``Session.restore``."""
+        with self._slots.held(saved.tokens) as session:
+            session.restore(saved)
 
     def check(self) -> None:
         """Raise SettingsError once the engine is closed, LibraryError after a fork."""
         self._slots.check()
 
-    def _check_fits(self, ids: list[int]) -> None:
+    def _check_fits(self, ids: list[int], n_new: int = 1) -> None:
         if not ids:
             raise SettingsError("the prompt is empty; the model needs at least one token to start from")
-        if len(ids) >= self.context_size:
+        if len(ids) + n_new > self.context_size:
             raise ContextFullError(
                 f"the prompt has {len(ids)} tokens and the context holds {self.context_size}; "
                 "shorten it or raise --ctx-size"
@@ -205,3 +269,10 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _token_ids(tokens: Iterable[int]) -> list[int]:
+    try:
+        return [operator.index(token) for token in tokens]
+    except TypeError:
+        raise SettingsError(f"a prompt is {tokens!r:.60}; it must be text, or a list of token ids") from None

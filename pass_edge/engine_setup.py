@@ -99,7 +99,7 @@ class EngineParts:
                 Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack)
             )
             parts._warn_of_template()
-            parts.context_size = parts.settings.context_size or min(parts.model.n_ctx_train, DEFAULT_CONTEXT)
+            parts._choose_context()
             parts.parallel = settings.parallel
             parts._choose_schedule()
             parts._open_sessions(opened, note)
@@ -140,6 +140,10 @@ class EngineParts:
         vocabulary = self.model.vocabulary
         if vocabulary.has_text and (template := default_of(self.model)):
             self.notes.append(warning(vocabulary, template))
+
+    def _choose_context(self) -> None:
+        wanted, trained = self.settings.context_size, self.model.n_ctx_train
+        self.context_size = min(trained, DEFAULT_CONTEXT) if wanted is None else wanted or trained
 
     def _choose_schedule(self) -> None:
         """Choose the schedule, and how many tokens it drafts ahead at most."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Collection, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from pass_edge.decoding.session import Session, Step
 from pass_edge.decoding.slots import SlotPool
+from pass_edge.native.context import Floats
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob, logprob_of
 from pass_edge.sampling.sampler import Sampler
@@ -17,6 +21,15 @@ from .async_stream import in_a_thread
 from .stats import Stats
 from .text_stream import TextStream
 from .thinking import Thinking
+
+StoppingCriterion = Callable[[npt.NDArray[np.intc], Floats], bool]
+"""(the tokens so far, the logits (n_vocab,) float32 of the next one) → whether to stop before it."""
+
+
+def any_meets(criteria: Sequence[StoppingCriterion], tokens: Sequence[int], logits: Floats) -> bool:
+    """Return whether one of ``criteria`` is met. All are asked, because they may keep state."""
+    met = [criterion(np.array(tokens, np.intc), logits.copy()) for criterion in criteria]
+    return any(met)
 
 
 @dataclass(frozen=True)
@@ -40,9 +53,11 @@ class Generation:
     continues; the text so far is then read again if another generation of that thread came between.
     ``cancel`` may be called from any thread, everything else from one at a time.
 
-    Attributes: ``seed``; ``thinking``, the tags of the thinking that the text may begin with; and, complete
-    once iteration ends, ``ids`` (the generated tokens, without the one that ended it), ``text``, ``stats``,
-    ``logprobs`` (for each of ``ids``, if asked for), ``finish_reason``: "stop" (end token or stop string),
+    Attributes: ``seed``; ``sampling``; ``thinking``, the tags of the thinking that the text may begin with;
+    ``conversation``, the prompt and the answer so far as tokens; and, complete once iteration ends, ``ids``
+    (the generated tokens, without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of
+    ``ids``, if asked for), ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end
+    token, stop string or stopping criterion),
     "length", "context" (the context is full), "cancelled", or None while running.
     """
 
@@ -58,22 +73,28 @@ class Generation:
         stop: Sequence[str],
         logprobs: int | None,
         visible: Collection[int] = (),
+        ends: Collection[int] = (),
         thinking: Thinking | None = None,
+        stopping_criteria: Sequence[StoppingCriterion] = (),
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
-        part of the text; ``thinking``: what the text may begin with."""
+        part of the text; ``ends``: tokens that end it as end tokens do; ``thinking``: what the text may begin
+        with; ``stopping_criteria``: as for ``Engine.stream``."""
         self._slots = slots
         self._vocabulary = vocabulary
-        self._conversation = list(prompt)  # and the answer so far
+        self.conversation = list(prompt)  # and the answer so far
         self._sampler = sampler
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
+        self._ends = ends
         self._output = TextStream(vocabulary, stop, visible, thinking)
+        self._stopping_criteria = stopping_criteria
         self.thinking = thinking
         self._cancelled = False
         self.seed = sampler.seed
+        self.sampling = sampler.sampling
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[Logprob] = []
@@ -109,8 +130,12 @@ class Generation:
         """End the generation after the current pass, or before its first; from any thread."""
         self._cancelled = True
 
+    @property
+    def stop_string(self) -> str:
+        return self._output.stop_string
+
     def _next_piece(self) -> Piece:
-        session, is_new = self._slots.acquire(self, self._conversation)
+        session, is_new = self._slots.acquire(self, self.conversation)
         if is_new:
             self._read_prompt(session)
         began = time.perf_counter()
@@ -120,7 +145,7 @@ class Generation:
 
     def _read_prompt(self, session: Session) -> None:
         began = time.perf_counter()
-        reused = session.prefill(self._conversation, lambda: not self._cancelled)
+        reused = session.prefill(self.conversation, lambda: not self._cancelled)
         if not self.ids:
             self.stats.reused_tokens = reused
         self.stats.prompt_seconds += time.perf_counter() - began
@@ -140,17 +165,20 @@ class Generation:
         """Add token ``i`` of ``step`` to the answer, and return the text that it makes certain."""
         if self.finish_reason:
             return ""
+        if self._stopping_criteria and any_meets(self._stopping_criteria, self.conversation, step.logits[i]):
+            self.finish_reason = "stop"
+            return ""
         token = step.tokens[i]
         self.stats.tokens += 1
-        if self._vocabulary.is_end(token):
+        if self._vocabulary.is_end(token) or token in self._ends:
             self.finish_reason = "stop"
             return ""
         self.ids.append(token)
-        self._conversation.append(token)
+        self.conversation.append(token)
         if self._alternatives is not None:
             self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
         text = self._output.feed(token) if self._vocabulary.has_text else ""
-        if self._output.stopped:
+        if self.stop_string:
             self.finish_reason = "stop"
         elif len(self.ids) >= self._max_tokens:
             self.finish_reason = self._limit_reason

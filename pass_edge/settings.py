@@ -9,6 +9,7 @@ from pathlib import Path
 from pass_edge.native.context import ContextSettings
 from pass_edge.native.devices import can_offload
 from pass_edge.native.errors import SettingsError
+from pass_edge.native.gguf_file import trained_context
 from pass_edge.native.gpu_offload import fitting_layers
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.model import Model
@@ -45,12 +46,13 @@ class Settings:
     most tokens to draft ahead; None: as many as pay with auto (with a recurrent memory, at most 8), else one.
     ``ngrams``: whether auto also drafts from the conversation. ``draft_p_min``: lowest confidence, 0 to 1, of
     a draft that is verified (auto computes its own and ignores this). ``context_size``: tokens of a
-    conversation (0: the model's own, at most 4,096). ``parallel``: conversations side by side, at most 16,
-    each with as much of the KV cache; they share forward passes. ``cache_type_k``/``_v``: ggml types of the
-    KV cache; None: the fastest pair for which batch sizes do not change the logits. ``flash_attn``: "on",
-    "off", or "auto" (if the device can). ``gpu_layers``: None: as many as fit into the device's free memory;
-    -1: all. ``think``: whether a model that can think does so in chats; None: as its template has it.
-    ``thinking_budget``: tokens of thinking after which the answer begins; None: no limit.
+    conversation; 0: as many as the model was trained with; None: the same, but at most 4,096. ``parallel``:
+    conversations side by side, at most 16, each with as much of the KV cache; they share forward passes.
+    ``cache_type_k``/``_v``: ggml types of the KV cache; None: the fastest pair for which batch sizes do not
+    change the logits. ``flash_attn``: "on", "off", or "auto" (if the device can). ``gpu_layers``: None: as
+    many as fit into the device's free memory; -1: all. ``think``: whether a model that can think does so in
+    chats; None: as its template has it. ``thinking_budget``: tokens of thinking after which the answer
+    begins; None: no limit.
     """
 
     schedule: str = "auto"
@@ -58,7 +60,7 @@ class Settings:
     draft_max: int | None = None
     draft_p_min: float = 0.0
     ngrams: bool = True
-    context_size: int = 0
+    context_size: int | None = None
     parallel: int = 1
     threads: int | None = None
     gpu_layers: int | None = None
@@ -97,8 +99,9 @@ def with_fitting_layers(settings: Settings, path: Path) -> Settings:
     """Return ``settings`` with as many GPU layers as fit, if they do not say how many. Raises ModelError."""
     if settings.gpu_layers is not None:
         return settings
-    cells = settings.parallel * (settings.context_size or DEFAULT_CONTEXT)
-    return replace(settings, gpu_layers=fitting_layers(path, cells))
+    size = settings.context_size
+    size = DEFAULT_CONTEXT if size is None else size or trained_context(path)
+    return replace(settings, gpu_layers=fitting_layers(path, settings.parallel * size))
 
 
 def on_gpu(settings: Settings) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pass_edge.native.vocabulary import Detokenizer, Vocabulary
+from pass_edge.native.errors import SettingsError
+from pass_edge.native.vocabulary import Detokenizer, Text, Vocabulary, as_text
 
 from .thinking import Thinking, ThinkingParser
 
@@ -13,7 +14,7 @@ class TextStream:
     """Detokenizes a text while it is generated. Holds back text that may become a stop string, and what may
     become a tag of thinking, within which no stop string counts.
 
-    Attributes: ``stopped``, whether a stop string occurred; the text before it has been returned then.
+    Attributes: ``stop_string``, the one that occurred, or empty; the text before it has been returned then.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class TextStream:
         self._undecided = ""  # whether it is thinking or answer
         self._stop = [string for string in stop if string]
         self._held = ""
-        self.stopped = False
+        self.stop_string = ""
 
     def feed(self, token: int) -> str:
         """Add ``token`` and return the new text that is certain."""
@@ -39,12 +40,12 @@ class TextStream:
 
     def finish(self) -> str:
         """End the text without a stop string: return what was held back."""
-        if self.stopped:
+        if self.stop_string:
             return ""
         thought, answer = self._split(self._detokenizer.finish(), is_last=True)
         text = thought + self._release(answer)
         held, self._held = self._held, ""
-        return text if self.stopped else text + held
+        return text if self.stop_string else text + held
 
     def _split(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
         """Return the new text up to the end of the thinking, tags and all, and that of the answer."""
@@ -56,10 +57,9 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         self._held += text
-        starts = [start for string in self._stop if (start := self._held.find(string)) >= 0]
-        if starts:
-            self.stopped = True
-            length = min(starts)
+        found = [(start, string) for string in self._stop if (start := self._held.find(string)) >= 0]
+        if found:
+            length, self.stop_string = min(found)
         else:
             length = len(self._held) - self._partial_stop()
         released, self._held = self._held[:length], self._held[length:]
@@ -74,3 +74,11 @@ class TextStream:
             if self._held.endswith(string[:length])
         )
         return max(lengths, default=0)
+
+
+def stop_strings(stop: Text | Sequence[Text] | None) -> list[str]:
+    """Return the strings of ``stop``, which may be one or several. Raises SettingsError."""
+    strings = (stop,) if isinstance(stop, Text) else tuple(stop or ())
+    if not all(isinstance(string, Text) for string in strings):
+        raise SettingsError(f"stop is {stop!r:.60}; it must be text, or a list of texts")
+    return [as_text(string) for string in strings]

@@ -13,7 +13,8 @@ from pass_edge.native.vocabulary import Vocabulary
 class Thinking:
     """``opening``, ``closing``: the tags around the thinking. ``between``: what a model writes between it and
     the answer, and ``answer`` what opens an answer. ``skipped``: further texts that may stand before the
-    answer. ``is_open``: the prompt ends with the opening tag, so the text begins inside."""
+    answer. ``is_open``: the prompt ends with the opening tag, so the text begins inside; ``has_begun``: the
+    prompt holds a part of the thinking, too."""
 
     opening: str
     closing: str
@@ -21,6 +22,7 @@ class Thinking:
     answer: str = ""
     skipped: tuple[str, ...] = ()
     is_open: bool = False
+    has_begun: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -68,6 +70,24 @@ def thinking_of(template: str, prompt: str = "") -> Thinking | None:
     return None
 
 
+def begun_turn(
+    thinking: Thinking | None, prompt: str, reasoning: str, content: str
+) -> tuple[str, Thinking | None]:
+    """Return what follows ``prompt`` if the assistant's turn has begun with ``reasoning`` and ``content``,
+    and the thinking that may still come."""
+    if thinking is None or not (reasoning or content):
+        return content, thinking
+    if content and prompt.rstrip().endswith(thinking.closing):
+        return content, None
+    if thinking.answer and not (reasoning or thinking.is_open):
+        return thinking.answer + content, None
+    gap = "" if thinking.answer else "\n"
+    thought = ("" if thinking.is_open else thinking.opening + gap) + reasoning
+    if content:
+        return thought + thinking.ending + content, None
+    return thought, replace(thinking, is_open=True, has_begun=True)
+
+
 def closed_thinking(template: str, prompt: str) -> str:
     """Return what to write behind ``prompt`` so that a model does not think: nothing if its template has a
     variable for that, or if it does not think."""
@@ -108,7 +128,7 @@ class ThinkingParser:
         self._thinking = thinking
         self._held = ""
         self._state = "answer" if thinking is None else "inside" if thinking.is_open else "start"
-        self._has_thought = False
+        self._has_thought = thinking is not None and thinking.has_begun
 
     @property
     def n_held(self) -> int:

@@ -19,7 +19,7 @@ class Bytes:
 
     has_text = True
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token])
 
     def is_end(self, token: int) -> bool:

@@ -119,9 +119,7 @@ _MACHINE_OPTIONS: list[Option] = [
         "-c",
         "context_size",
         type=click.IntRange(0),
-        default=Settings.context_size,
-        show_default=True,
-        help="Tokens of context; 0 takes the model's own, up to 4096.",
+        help="Tokens of context; 0 takes the model's own. [default: the model's own, up to 4096]",
     ),
     click.option("--cache-type-k", "-ctk", help="Type of the K cache, such as f16 or q8_0."),
     click.option("--cache-type-v", "-ctv", help="Type of the V cache, such as f16 or q8_0."),
@@ -132,10 +130,9 @@ def _number_options() -> list[Option]:
     """Make an option for each number in Sampling (--top-k for ``top_k``); Parameters describes them."""
     flags = {"temperature": ("--temp",), "seed": ("--seed", "-s")}
     descriptions = {each.name: each.metadata.get("description", "") for each in fields(Parameters)}
-    descriptions["repeat_last_n"] = "Recent tokens that the penalties look at; -1 is all of them."
     options: list[Option] = []
     for each in fields(Sampling):
-        if each.name in ("logit_bias", "grammar"):
+        if each.name in ("logit_bias", "grammar", "grammar_start"):
             continue
         is_random = each.default is None  # the seed
         option = click.option(

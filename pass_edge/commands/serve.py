@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from pass_edge import Engine
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.commands.terminal.standard_input import text
+from pass_edge.native.embedder import Embedder, is_embedding_model
 from pass_edge.native.process_memory import limit_malloc_arenas
 
 from .engine_options import engine_options, open_engine, thinking_options
@@ -84,10 +86,23 @@ def serve(body_limit: float, **options: Any) -> None:
         **{name: options[name] for name in names}, body_limit=int(body_limit * (1 << 20))
     )
     # listen first: a taken address is an error before the model loads, and early clients wait for it
-    with listen(settings) as listening, open_engine(options) as engine:
+    with listen(settings) as listening, _open(options) as engine:
         run(
             engine,
             settings,
             listening,
             lambda url: quiet(f"{engine.model.path.name} at {url}/v1; Ctrl-C ends it"),
         )
+
+
+def _open(options: dict[str, Any]) -> Engine | Embedder:
+    """Open the model: an embedding model has no engine, which drafts."""
+    path = options["model"]
+    if path is None or not is_embedding_model(path):
+        return open_engine(options)
+    return Embedder(
+        path,
+        context_size=options["context_size"],
+        gpu_layers=options["gpu_layers"] or 0,
+        threads=options["threads"],
+    )

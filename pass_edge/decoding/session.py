@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.schedules import Schedule
-from pass_edge.drafting.tree import DraftTree
+from pass_edge.drafting.tree import NO_DRAFT, DraftTree
 from pass_edge.native.compute import compute
 from pass_edge.native.context import Floats
 from pass_edge.native.errors import ContextError
@@ -121,19 +122,27 @@ class Session:
     ) -> None:
         """Write the conversation to ``path``, with ``messages`` and ``sampling`` for whoever continues it,
         and with the KV cache if ``kv`` is set. Raises OutputError."""
-        root = () if self.root is None else (self.root,)
-        cache = SavedCache(self._context.layout, compute(self._cache.save)) if kv else None
-        model = identity(self._context.model.path)
-        write_session(SavedSession(model, (*self.tokens, *root), tuple(messages), sampling, cache), path)
+        saved = replace(self.saved(kv=kv), messages=tuple(messages), sampling=sampling)
+        write_session(saved, path)
 
     def load(self, path: str | Path) -> SavedSession:
-        """Continue the conversation in ``path``. A KV cache that fits is restored to the bit; otherwise the
+        """Continue the conversation in ``path``. Returns and raises as ``restore``; also raises SessionError
+        if it cannot be read."""
+        return self.restore(read_session(path))
+
+    def saved(self, *, kv: bool) -> SavedSession:
+        """Return the conversation, with its KV cache if ``kv`` is set."""
+        root = () if self.root is None else (self.root,)
+        cache = SavedCache(self._context.layout, compute(self._cache.save)) if kv else None
+        return SavedSession(self._model_identity, (*self.tokens, *root), cache=cache)
+
+    def restore(self, saved: SavedSession) -> SavedSession:
+        """Continue ``saved``. A KV cache that fits is restored to the bit; otherwise the
         tokens are decoded again, and ``cache`` is None in what is returned. Raises SessionError and
         ContextFullError, with this session unchanged; ContextError, with an empty one."""
-        model = self._context.model
-        saved = read_session(path).fitting(
-            identity(model.path),
-            n_vocab=self._n_vocab or model.n_vocab,
+        saved = saved.fitting(
+            self._model_identity,
+            n_vocab=self._n_vocab or self._context.model.n_vocab,
             room=self._batcher.room,
             layout=self._context.layout,
         )
@@ -148,7 +157,8 @@ class Session:
         """Decode one draft tree, keep the tokens that verification accepts, and draft what may follow.
         ``prefill`` must have set the root."""
         assert self.root is not None, "prefill first"
-        return self.decode_tree(self._schedule.tree(self.root), sampler)
+        tree = self._schedule.tree(self.root) if sampler.drafts else NO_DRAFT.below(self.root)
+        return self.decode_tree(tree, sampler)
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
@@ -176,23 +186,24 @@ class Session:
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
         committed = time.perf_counter()
-        self._schedule.learn(
-            StepResult(
-                tree,
-                new,
-                self._output(result, logits, verdict),
-                sampler,
-                [*history, *new],
-                self._rule,
-                start,
-                result.n_rows,
-                result.seconds + committed - began,
-                result.n_rows - len(layout.rows),
-                result.n_sharing,
-                result.n_waiting,
-                replay_seconds,
+        if sampler.drafts:
+            self._schedule.learn(
+                StepResult(
+                    tree,
+                    new,
+                    self._output(result, logits, verdict),
+                    sampler,
+                    [*history, *new],
+                    self._rule,
+                    start,
+                    result.n_rows,
+                    result.seconds + committed - began,
+                    result.n_rows - len(layout.rows),
+                    result.n_sharing,
+                    result.n_waiting,
+                    replay_seconds,
+                )
             )
-        )
         drafting_seconds = time.perf_counter() - committed
         chosen_from = (logits[node] for node in verdict.path)
         if self._batcher.is_shared:  # another conversation's pass may overwrite them
@@ -213,6 +224,10 @@ class Session:
         if result.hidden is None:
             return PassOutput(logits[group])
         return PassOutput(logits[group], result.hidden[node], result.hidden[group])
+
+    @cached_property
+    def _model_identity(self) -> dict[str, str]:
+        return identity(self._context.model.path)
 
     def _restore(self, tokens: Sequence[int], state: bytes) -> None:
         compute(lambda: self._cache.restore(state))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pass_edge.native.errors import LibraryError, SettingsError
 
@@ -66,6 +67,16 @@ class SlotPool:
             self._acquired += 1
             slot.acquired = self._acquired
             return slot.session, is_new
+
+    @contextmanager
+    def held(self, prompt: Sequence[int]) -> Iterator[Session]:
+        """Hold a session for as long as a ``with`` block takes. Raises as ``acquire``."""
+        holder = object()
+        session, _ = self.acquire(holder, prompt)
+        try:
+            yield session
+        finally:
+            self.release(holder)
 
     def release(self, holder: object) -> None:
         """Free the session of ``holder``, if it has one."""

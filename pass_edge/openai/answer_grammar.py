@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pass_edge.native.constraint import schema_grammar
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.thinking import Thinking, behind_thinking
 
 from .notations import Notation, Schemas
+from .output_form import form_grammar
 from .requests import ChatCompletionRequest
 from .tools import ToolCallParser, forced_call_grammar, free_call_grammar, schemas_of
 
@@ -28,10 +27,14 @@ class AnswerGrammar:
     has_format: bool
     is_parallel: bool
 
-    def new_parser(self) -> ToolCallParser:
-        """Return a parser that reads the calls of a text."""
+    def new_parser(self, *, is_alone: bool = True) -> ToolCallParser:
+        """Return a parser that reads the calls of a text. ``is_alone``: no text for the user stands before
+        it."""
         return ToolCallParser(
-            self.schemas, self.notation, is_parallel=self.is_parallel, reads_bare=not self.has_format
+            self.schemas,
+            self.notation,
+            is_parallel=self.is_parallel,
+            reads_bare=is_alone and not self.has_format,
         )
 
 
@@ -45,11 +48,11 @@ def answer_grammar(
     """Return the grammar of the answer to ``request``, which offers ``tools``. Raises SettingsError."""
     is_parallel = request.parallel_tool_calls is not False
     forced = forced_call_grammar(tools, request.tool_choice, notation, vocabulary, is_parallel=is_parallel)
-    given, wanted = grammar_text(request.grammar), format_grammar(request.response_format)
-    if given and (wanted or forced):
-        raise SettingsError("grammar excludes response_format and a forced tool; give one")
+    form = form_grammar(request)
+    if forced and request.grammar:
+        raise SettingsError("grammar excludes a forced tool; give one")
     # a call that is forced is no answer that a format is for
-    answer = "" if forced else given or wanted
+    answer = "" if forced else form
     if answer and tools:
         notation = _with_opener(notation)
     if tools and not forced:
@@ -77,30 +80,3 @@ def _with_opener(notation: Notation) -> Notation:
     if notation.opener:
         return notation
     return replace(notation, around=(next(iter(notation.readers)), ""))
-
-
-def grammar_text(grammar: object) -> str:
-    """Return the text of a request's ``grammar``; empty if it has none. Raises SettingsError."""
-    text = getattr(grammar, "_grammar", grammar)  # where a LlamaGrammar keeps its GBNF
-    if text is None or isinstance(text, str):
-        return text or ""
-    raise SettingsError("grammar must be GBNF text, or a LlamaGrammar")
-
-
-def format_grammar(response_format: Mapping[str, Any] | None) -> str:
-    """Return the grammar of a ``response_format``; empty if it allows any text. Raises SettingsError."""
-    kind = response_format.get("type") if response_format else "text"
-    if response_format is None or kind == "text":
-        return ""
-    if kind == "json_object":
-        return schema_grammar(response_format.get("schema", {"type": "object"}))
-    try:
-        if kind == "json_schema":
-            return schema_grammar(response_format["json_schema"]["schema"])
-    except (KeyError, TypeError):
-        raise SettingsError(
-            'a response_format of type json_schema must have {"json_schema": {"schema": …}}'
-        ) from None
-    raise SettingsError(
-        f"unknown response format {json.dumps(kind)}; known are text, json_object, json_schema"
-    )

@@ -7,7 +7,11 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from pass_edge.async_stream import in_a_thread
 from pass_edge.generation import Generation
 
-from .formatters import ChatFormatter, Json, TextFormatter, usage_of
+from .formatters import ChatFormatter, Json, TextFormatter, timings_of, usage_of
+from .llama_cpp_formatter import LlamaCppFormatter
+from .response_formatter import ResponseFormatter
+
+Formatter = TextFormatter | ChatFormatter | LlamaCppFormatter | ResponseFormatter
 
 
 class Answer:
@@ -20,27 +24,32 @@ class Answer:
     def __init__(
         self,
         generations: Sequence[Generation],
-        formatter: TextFormatter | ChatFormatter,
+        formatter: Formatter,
         *,
         n: int = 1,
         include_usage: bool = False,
+        include_timings: bool = False,
     ) -> None:
-        """``n``: generations for each prompt; ``include_usage``: whether the last chunk holds the usage."""
+        """``n``: generations for each prompt; ``include_usage``: whether the last chunk holds the usage;
+        ``include_timings``: whether chunks and result hold llama.cpp's timings."""
         self.generations = generations
         self._formatter = formatter
         self._n = n
         self._include_usage = include_usage
+        self._include_timings = include_timings
 
     def __iter__(self) -> Generator[Json, None, None]:
         for index, generation in enumerate(self.generations):
             yield from self._formatter.first_chunks(index)
             n_sent = 0
             for text in generation:
-                yield from self._formatter.text_chunks(index, generation, text, n_sent)
+                for chunk in self._formatter.text_chunks(index, generation, text, n_sent):
+                    yield self._timed(chunk, [generation])
                 n_sent = len(generation.logprobs)
-            yield from self._formatter.last_chunks(index, generation, n_sent)
+            for chunk in self._formatter.last_chunks(index, generation, n_sent):
+                yield self._timed(chunk, [generation])
         if self._include_usage:
-            yield self._formatter.usage_chunk(self.usage)
+            yield self._timed(self._formatter.usage_chunk(self.usage), self.generations)
 
     def __aiter__(self) -> AsyncGenerator[Json, None]:
         return in_a_thread(iter(self), self.cancel)
@@ -49,13 +58,19 @@ class Answer:
         """Run to the end and return OpenAI's result object."""
         for generation in self.generations:
             generation.run()
-        return self._formatter.result(self.generations, self.usage)
+        return self._result()
 
     async def aresult(self) -> Json:
         """Await ``result``. Cancelling the task that waits cancels the answer."""
         async for _ in in_a_thread(self._texts(), self.cancel):
             pass
-        return self._formatter.result(self.generations, self.usage)
+        return self._result()
+
+    def _result(self) -> Json:
+        return self._timed(self._formatter.result(self.generations, self.usage), self.generations)
+
+    def _timed(self, result: Json, generations: Sequence[Generation]) -> Json:
+        return {**result, "timings": timings_of(generations)} if self._include_timings else result
 
     def _texts(self) -> Generator[str, None, None]:
         for generation in self.generations:

@@ -3,31 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
+from numbers import Integral
 from typing import Any
 
 from pass_edge.engine import Engine
-from pass_edge.generation import Generation
+from pass_edge.generation import Generation, StoppingCriterion
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.model_path import readable
+from pass_edge.native.vocabulary import Text, Vocabulary, as_bytes, as_text
 from pass_edge.sampling.sampler import Sampling
-from pass_edge.thinking import Thinking
+from pass_edge.text_stream import stop_strings
+from pass_edge.thinking import Thinking, begun_turn, thinking_of
 
-from .answer_grammar import answer_grammar, grammar_text
-from .answers import Answer
+from .answer_grammar import answer_grammar
+from .answers import Answer, Formatter
 from .formatters import ChatFormatter, Json, TextFormatter
+from .infill import infill_prompt, infill_tokens
+from .llama_cpp_formatter import LlamaCppFormatter
+from .logit_bias import token_biases
 from .message_parser import MessageParser
-from .messages import plain_messages
+from .messages import begun_message, plain_messages
 from .notations import notation_of
-from .requests import RANDOM_SEED, ChatCompletionRequest, CompletionRequest, Prompt, Request
+from .output_form import form_grammar
+from .requests import (
+    RANDOM_SEED,
+    ChatCompletionRequest,
+    CompletionRequest,
+    LlamaCppRequest,
+    Prompt,
+    Request,
+    ResponseRequest,
+)
+from .response_formatter import ResponseFormatter
+from .responses import chat_request
 
+AnyRequest = CompletionRequest | ChatCompletionRequest | ResponseRequest
 _MAX_CHOICES = 128
 _SAMPLING_PARAMETERS = {each.name for each in fields(Sampling)} & {each.name for each in fields(Request)}
 
 
-def complete(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Json | Iterator[Json]:
+def complete(engine: Engine, request: AnyRequest) -> Json | Iterator[Json]:
     """Answer ``request``: return OpenAI's result object or, with ``request.stream``, an iterator over chunks.
 
     Raises SettingsError (a parameter is wrong or not supported), ContextFullError (the prompt does not fit),
@@ -37,41 +57,90 @@ def complete(engine: Engine, request: CompletionRequest | ChatCompletionRequest)
     return iter(answer) if request.stream else answer.result()
 
 
-async def acomplete(
-    engine: Engine, request: CompletionRequest | ChatCompletionRequest
-) -> Json | AsyncIterator[Json]:
+async def acomplete(engine: Engine, request: AnyRequest) -> Json | AsyncIterator[Json]:
     """Await ``complete``; the event loop stays free, and chunks are for ``async for``."""
     answer = await asyncio.to_thread(start, engine, request)
     return aiter(answer) if request.stream else await answer.aresult()
 
 
-def start(engine: Engine, request: CompletionRequest | ChatCompletionRequest) -> Answer:
+def start(engine: Engine, request: AnyRequest) -> Answer:
     """Check ``request`` and return its answer, not yet generated. Raises as ``complete`` does."""
-    _refuse_unsupported(request)
+    refuse_unsupported(request)
     if isinstance(request, ChatCompletionRequest):
-        return _start_chat(engine, request)
+        return _start_chat(engine, request, ChatFormatter)
+    if isinstance(request, ResponseRequest):
+        return _start_chat(engine, chat_request(request), partial(ResponseFormatter, request))
     return _start_completion(engine, request)
+
+
+def prompt_text(engine: Engine, request: ChatCompletionRequest) -> str:
+    """Return the prompt that the model's chat template makes of a request. Raises as ``complete`` does."""
+    return _turn(engine, request)[0]
+
+
+def _turn(engine: Engine, request: ChatCompletionRequest) -> tuple[str, Thinking | None, str]:
+    """The prompt of a chat, up to where the answer begins; the thinking that it may begin with; and the
+    content of the assistant's message that it continues."""
+    tools = list(request.tools or ()) if request.tool_choice != "none" else []
+    messages = plain_messages(request.messages)
+    begun = begun_message(
+        messages, continues=request.continue_final_message, opens_turn=request.add_generation_prompt
+    )
+    if begun and tools and request.tool_choice not in (None, "auto"):
+        raise SettingsError("a forced tool call cannot continue a message of the assistant; give one of both")
+    text = engine.prompt_text(
+        messages[:-1] if begun else messages,
+        tools=tools,
+        tool_choice=request.tool_choice,
+        template_arguments=_template_arguments(request),
+        opens_turn=bool(begun) or request.add_generation_prompt is not False,
+    )
+    thinking = thinking_of(engine.model.chat_template() or "", text)
+    if not begun:
+        return text, thinking, ""
+    content: str = begun["content"]
+    turn, thinking = begun_turn(thinking, text, str(begun.get("reasoning_content") or ""), content)
+    return text + turn, thinking, content
 
 
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
-    only = prompts[0] if len(prompts) == 1 and isinstance(prompts[0], str) else ""
-    if request.echo and (not only or request.logprobs is not None):
-        raise SettingsError("echo works for one prompt that is text, and without logprobs")
-    formatter = TextFormatter(
-        _model_name(request, engine), engine.model.vocabulary, prompt=only, echo=request.echo
-    )
+    vocabulary, suffix = engine.model.vocabulary, request.suffix
+    if request.echo and request.logprobs is not None:
+        raise SettingsError("echo works without logprobs only")
+    ids = [
+        infill_prompt(vocabulary, each, suffix) if suffix else _token_ids(engine, each) for each in prompts
+    ]
     generations = _generations(
         engine,
         request,
-        [_token_ids(engine, prompt) for prompt in prompts],
-        grammar=grammar_text(request.grammar),
+        ids,
+        grammar=form_grammar(request),
         logprobs=request.logprobs,
+        stopping_criteria=functions(request.stopping_criteria, "stopping_criteria"),
+        ends=infill_tokens(vocabulary) if suffix else (),
     )
-    return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
+    return _answer(request, generations, _completion_formatter(engine, request, prompts, ids))
 
 
-def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
+def _completion_formatter(
+    engine: Engine, request: CompletionRequest, prompts: Sequence[Prompt], ids: Sequence[Prompt]
+) -> TextFormatter | LlamaCppFormatter:
+    model, vocabulary = _model_name(request, engine), engine.model.vocabulary
+    if isinstance(request, LlamaCppRequest):
+        read = [_prompt_text(each, vocabulary) for each in ids]
+        return LlamaCppFormatter(request, model, vocabulary, read, request.n)
+    texts = [_prompt_text(each, vocabulary) for each in prompts]
+    return TextFormatter(model, vocabulary, prompts=texts, n=request.n, echo=request.echo)
+
+
+def _start_chat(
+    engine: Engine,
+    request: ChatCompletionRequest,
+    new_formatter: Callable[
+        [str, Vocabulary, Callable[[], MessageParser]], ChatFormatter | ResponseFormatter
+    ],
+) -> Answer:
     tools = list(request.tools or ()) if request.tool_choice != "none" else []
     vocabulary = engine.model.vocabulary
     if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
@@ -79,30 +148,37 @@ def _start_chat(engine: Engine, request: ChatCompletionRequest) -> Answer:
             "this model's chat template has no tools, so it cannot choose one; "
             'force a call with tool_choice ("required", or a tool)'
         )
-    prompt = engine.render(
-        plain_messages(request.messages),
-        tools=tools,
-        tool_choice=request.tool_choice,
-        template_arguments=_template_arguments(request),
-    )
-    thinking = engine.thinking_after(prompt)
+    text, thinking, content = _turn(engine, request)
     notation = notation_of(engine.model.chat_template() or "")
     answer = answer_grammar(request, tools, notation, thinking, vocabulary)
     generations = _generations(
         engine,
         request,
-        [prompt],
+        [engine.tokenize(text)],
         grammar=answer.grammar,
+        grammar_start=content if answer.has_format and not request.grammar else "",
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         visible=vocabulary.control_tokens_in("".join(answer.notation.texts)) if tools else (),
         stop=engine.chat_stop,
         thinking=thinking,
         thinking_budget=request.thinking_budget_tokens,
     )
-    formatter = ChatFormatter(
-        _model_name(request, engine), vocabulary, lambda: MessageParser(thinking, answer.new_parser())
+    formatter = new_formatter(
+        _model_name(request, engine),
+        vocabulary,
+        lambda: MessageParser(thinking, answer.new_parser(is_alone=not content.strip())),
     )
-    return Answer(generations, formatter, n=request.n, include_usage=_includes_usage(request))
+    return _answer(request, generations, formatter)
+
+
+def _answer(request: Request, generations: Sequence[Generation], formatter: Formatter) -> Answer:
+    return Answer(
+        generations,
+        formatter,
+        n=request.n,
+        include_usage=bool((request.stream_options or {}).get("include_usage")),
+        include_timings=request.timings_per_token,
+    )
 
 
 def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
@@ -120,8 +196,11 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    grammar_start: str = "",
     visible: Collection[int] = (),
     stop: Sequence[str] = (),
+    stopping_criteria: Sequence[StoppingCriterion] = (),
+    ends: Collection[int] = (),
     thinking: Thinking | None = None,
     thinking_budget: int | None = None,
 ) -> list[Generation]:
@@ -129,14 +208,18 @@ def _generations(
     stop at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
+    biases = biases_of(request, engine.model.vocabulary, grammar)
     return [
         engine.stream(
             prompt,
-            sampling=_sampling(request, grammar, choice),
+            sampling=sampling_of(request, grammar, choice, biases=biases, grammar_start=grammar_start),
             max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=(*([request.stop] if isinstance(request.stop, str) else request.stop or ()), *stop),
+            stop=[*stop_strings(request.stop), *stop],
             logprobs=logprobs,
             visible=visible,
+            logits_processors=functions(request.logits_processor, "logits_processor"),
+            stopping_criteria=stopping_criteria,
+            ends=(*ends, *(request.stop_token_ids or ())),
             thinking=thinking,
             thinking_budget=thinking_budget,
         )
@@ -145,17 +228,44 @@ def _generations(
     ]
 
 
-def _sampling(request: Request, grammar: str, choice: int) -> Sampling:
+def functions(given: Any, name: str) -> Sequence[Callable[..., Any]]:
+    """Return the functions of the parameter ``name``: one, several, or None. llama-cpp-python's lists of
+    functions, which can be called themselves, count as several. Raises SettingsError."""
+    listed = list(given) if isinstance(given, Iterable) else [given] if given is not None else []
+    if not all(map(callable, listed)):
+        raise SettingsError(f"{name} must be a function, or a list of functions")
+    return listed
+
+
+def biases_of(request: Request, vocabulary: Vocabulary, grammar: str) -> dict[int, float]:
+    """Return the biases of a request by token. Raises SettingsError."""
+    biases = token_biases(request.logit_bias, vocabulary)
+    if request.ignore_eos and grammar:
+        raise SettingsError("a text in a given form must be able to end; leave ignore_eos out")
+    return biases | dict.fromkeys(vocabulary.end_tokens if request.ignore_eos else (), -math.inf)
+
+
+def sampling_of(
+    request: Request,
+    grammar: str,
+    choice: int = 0,
+    *,
+    biases: Mapping[int, float],
+    grammar_start: str = "",
+) -> Sampling:
+    """Return how ``choice`` of ``request`` is sampled. Raises SettingsError."""
     parameters = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS} | {
         "top_k": max(0, request.top_k),  # llama.cpp also takes -1 for off
-        "logit_bias": {int(token): float(bias) for token, bias in (request.logit_bias or {}).items()},
+        "logit_bias": biases,
         "seed": None if request.seed in (None, RANDOM_SEED) else request.seed + choice,
         "grammar": grammar,
+        "grammar_start": grammar_start,
     }
     return Sampling(**parameters)
 
 
-def _refuse_unsupported(request: Request) -> None:
+def refuse_unsupported(request: Request) -> None:
+    """Raise SettingsError if ``request`` has a parameter that this engine lacks."""
     for each in fields(request):
         if "unsupported" in each.metadata and getattr(request, each.name) != each.default:
             hint = "; use tools and tool_choice" if each.name.startswith("function") else ""
@@ -163,23 +273,39 @@ def _refuse_unsupported(request: Request) -> None:
 
 
 def _prompts(prompt: Any) -> list[Prompt]:
-    """The prompts of a request: ``prompt`` may be one or several, each as text or as token ids."""
-    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-    if is_list and prompt and not all(isinstance(item, int) for item in prompt):
+    """The prompts of a request: ``prompt`` may be one, or a list. A list with a token id is one prompt."""
+    if isinstance(prompt, Text) or not prompt:
+        return [prompt]
+    if not any(isinstance(item, Integral) for item in prompt):
         return list(prompt)
+    if not all(isinstance(item, Integral | Text) for item in prompt):
+        raise SettingsError("a list holds either prompts, or the token ids and texts of one prompt; not both")
     return [prompt]
 
 
 def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:
-    if not isinstance(prompt, str):
-        return prompt
-    bos = engine.model.vocabulary.bos
-    return engine.tokenize(prompt) or [bos] * (bos >= 0)
+    """The token ids of a prompt. A BOS token comes before text at its beginning, if the model wants one."""
+    bos, tokenize = engine.model.vocabulary.bos, engine.model.vocabulary.tokenize
+    if isinstance(prompt, Text):
+        return engine.tokenize(prompt) or [bos] * (bos >= 0)
+    ids: list[int] = []
+    for i, part in enumerate(prompt):
+        if isinstance(part, Text):
+            ids += tokenize(part, parse_special=True).tolist() if i else engine.tokenize(part)
+        else:
+            ids.append(part)
+    return ids
+
+
+def _prompt_text(prompt: Prompt, vocabulary: Vocabulary) -> str:
+    """The text of a prompt, which stands before its answer."""
+    if isinstance(prompt, Text):
+        return as_text(prompt)
+    parts = (
+        as_bytes(part) if isinstance(part, Text) else vocabulary.piece(part, special=True) for part in prompt
+    )
+    return b"".join(parts).decode("utf-8", "replace")
 
 
 def _model_name(request: Request, engine: Engine) -> str:
     return request.model or readable(engine.model.path)
-
-
-def _includes_usage(request: Request) -> bool:
-    return bool((request.stream_options or {}).get("include_usage"))

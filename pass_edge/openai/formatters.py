@@ -6,10 +6,10 @@ more key, ``draft``: passes, drafted and accepted tokens, tokens per pass and pe
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any
 
 from pass_edge.generation import Generation
@@ -27,17 +27,20 @@ _FINISH_REASONS = {"stop": "stop", "length": "length", "context": "length", "can
 class TextFormatter:
     """Formats completions: text that follows a prompt."""
 
-    def __init__(self, model: str, vocabulary: Vocabulary, *, prompt: str = "", echo: bool = False) -> None:
-        """``prompt``: its text. Text offsets count from its end; with ``echo``, the answer starts with it."""
+    def __init__(
+        self, model: str, vocabulary: Vocabulary, *, prompts: Sequence[str], n: int = 1, echo: bool = False
+    ) -> None:
+        """``prompts``: their texts; each has ``n`` choices. Text offsets count from the beginning of the
+        prompt; with ``echo``, the answer starts with it."""
         self._header = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._vocabulary = vocabulary
-        self._prompt = prompt
-        self._echo = prompt if echo else ""
-        self._offsets: dict[int, int] = {}  # of each choice: where its next token begins
+        self._prompts = [prompt for prompt in prompts for _ in range(n)]
+        self._echo = echo
+        self._offsets: dict[int, TokenOffsets] = {}
 
     def first_chunks(self, index: int) -> list[Json]:
         """Return the chunks before the text of choice ``index``."""
-        return [self._chunk(index, self._echo, None)] if self._echo else []
+        return [self._chunk(index, self._prompts[index], None)] if self._echo else []
 
     def text_chunks(self, index: int, generation: Generation, text: str, n_sent: int) -> list[Json]:
         """Return the chunks for new ``text``; the first ``n_sent`` tokens' logprobs are sent already."""
@@ -45,7 +48,7 @@ class TextFormatter:
 
     def last_chunks(self, index: int, generation: Generation, n_sent: int) -> list[Json]:
         """Return the chunks after the text of choice ``index``: the last has the finish reason."""
-        return [self._chunk(index, "", self._logprobs(index, generation, n_sent), _finish_reason(generation))]
+        return [self._chunk(index, "", self._logprobs(index, generation, n_sent), finish_reason(generation))]
 
     def usage_chunk(self, usage: Json) -> Json:
         """Return the chunk that ends a stream with its usage."""
@@ -54,7 +57,12 @@ class TextFormatter:
     def result(self, generations: Sequence[Generation], usage: Json) -> Json:
         """Return one object with the finished ``generations``."""
         choices = [
-            _text_choice(i, self._echo + each.text, self._logprobs(i, each, 0), _finish_reason(each))
+            _text_choice(
+                i,
+                self._prompts[i] * self._echo + each.text,
+                self._logprobs(i, each, 0),
+                finish_reason(each),
+            )
             for i, each in enumerate(generations)
         ]
         return {**self._header, "object": "text_completion", "choices": choices, "usage": usage}
@@ -67,21 +75,43 @@ class TextFormatter:
         new = generation.logprobs[n_sent:]
         if not new:
             return None
-        texts = [_token_text(self._vocabulary, each.token) for each in new]
-        *starts, end = accumulate(map(len, texts), initial=self._offsets.get(index, len(self._prompt)))
-        self._offsets[index] = end
+        offsets = self._offsets.setdefault(index, TokenOffsets(self._vocabulary, len(self._prompts[index])))
         return {
-            "tokens": texts,
-            "text_offset": starts,
+            "tokens": [token_label(self._vocabulary, each.token) for each in new],
+            "text_offset": [offsets.next(each.token) for each in new],
             "token_logprobs": [each.logprob for each in new],
-            "top_logprobs": [
-                {
-                    _token_text(self._vocabulary, token): logprob
-                    for token, logprob in (*each.top, (each.token, each.logprob))
-                }
-                for each in new
-            ],
+            "top_logprobs": [self._top_logprobs(each) for each in new],
         }
+
+    def _top_logprobs(self, chosen: Logprob) -> dict[str, float]:
+        """The log-probabilities by the labels of their tokens, or by id where two labels are the same."""
+        by_label = {token_label(self._vocabulary, chosen.token): chosen.token}
+        for token, _ in chosen.top:
+            label = token_label(self._vocabulary, token)
+            by_label.setdefault(label if by_label.get(label, token) == token else f"token_id:{token}", token)
+        logprobs = dict((*chosen.top, (chosen.token, chosen.logprob)))
+        labels = {token: label for label, token in by_label.items()}
+        return {labels[token]: logprob for token, logprob in logprobs.items()}
+
+
+class TokenOffsets:
+    """Where the tokens of a text begin in it, in characters. A token within a character begins where the
+    character does."""
+
+    def __init__(self, vocabulary: Vocabulary, start: int) -> None:
+        """``start``: where the text begins."""
+        self._vocabulary = vocabulary
+        self._length = start
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, token: int) -> int:
+        """Return where ``token`` begins, which comes after those before it."""
+        raw = self._vocabulary.piece(token)
+        unfinished, _ = self._decoder.getstate()
+        is_broken_off = bool(unfinished and raw) and raw[0] & 0xC0 != 0x80
+        start = self._length + is_broken_off  # what was unfinished becomes U+FFFD
+        self._length += len(self._decoder.decode(raw))
+        return start
 
 
 class ChatFormatter:
@@ -107,7 +137,7 @@ class ChatFormatter:
         """As ``TextFormatter.last_chunks``."""
         parser = self._parsers.pop(index)
         chunks = self._chunks(index, parser.finish(), None)
-        reason = "tool_calls" if parser.is_complete else _finish_reason(generation)
+        reason = "tool_calls" if parser.is_complete else finish_reason(generation)
         return [*chunks, self._chunk(index, {}, self._logprobs(generation, n_sent), reason)]
 
     def _chunks(self, index: int, deltas: Sequence[Json], logprobs: Json | None) -> list[Json]:
@@ -139,7 +169,7 @@ class ChatFormatter:
             "index": index,
             "message": message,
             "logprobs": self._logprobs(generation, 0),
-            "finish_reason": "tool_calls" if parser.is_complete else _finish_reason(generation),
+            "finish_reason": "tool_calls" if parser.is_complete else finish_reason(generation),
         }
 
     def _chunk(self, index: int, delta: Json, logprobs: Json | None, reason: str | None = None) -> Json:
@@ -157,6 +187,30 @@ class ChatFormatter:
     def _token(self, token: int, logprob: float) -> Json:
         raw = self._vocabulary.piece(token, special=True)
         return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
+
+
+def timings_of(generations: Sequence[Generation]) -> Json:
+    """Return llama.cpp's timings: tokens, milliseconds and speed of prompts and of what was generated."""
+    stats = [generation.stats for generation in generations]
+    cached = sum(each.reused_tokens for each in stats)
+    prompt = sum(each.prompt_tokens for each in stats) - cached
+    generated = sum(len(generation.ids) for generation in generations)
+    return {
+        "cache_n": cached,
+        **_speed("prompt", prompt, sum(each.prompt_seconds for each in stats)),
+        **_speed("predicted", generated, sum(each.seconds for each in stats)),
+        "draft_n": sum(sum(each.drafted) for each in stats),
+        "draft_n_accepted": sum(sum(each.accepted) for each in stats),
+    }
+
+
+def _speed(name: str, tokens: int, seconds: float) -> Json:
+    return {
+        f"{name}_n": tokens,
+        f"{name}_ms": seconds * 1000,
+        f"{name}_per_token_ms": seconds * 1000 / tokens if tokens else 0.0,
+        f"{name}_per_second": tokens / seconds if seconds else 0.0,
+    }
 
 
 def usage_of(generations: Sequence[Generation], n: int) -> Json:
@@ -185,9 +239,15 @@ def _text_choice(index: int, text: str, logprobs: Json | None, reason: str | Non
     return {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _finish_reason(generation: Generation) -> str:
+def finish_reason(generation: Generation) -> str:
+    """Return OpenAI's finish reason of a generation that has ended."""
     return _FINISH_REASONS[generation.finish_reason or "length"]
 
 
-def _token_text(vocabulary: Vocabulary, token: int) -> str:
-    return vocabulary.piece(token).decode("utf-8", "replace")
+def token_label(vocabulary: Vocabulary, token: int) -> str:
+    """Return a token's text or, as OpenAI does, its bytes if they are no text: ``bytes:\\xe2\\x82``."""
+    raw = vocabulary.piece(token, special=True)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

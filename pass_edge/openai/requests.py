@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from pass_edge.native.vocabulary import Text
 from pass_edge.sampling.sampler import Sampling
 
-Prompt = str | Sequence[int]
+Prompt = Text | Sequence[int | Text]
+"""Text, token ids, or both in one list, as llama.cpp takes it."""
+Bias = float | Literal[False]
+LogitBias = Mapping[int | str, Bias] | Sequence[tuple[int | str, Bias]]
 RANDOM_SEED = -1
 """The seed by which users of llama.cpp ask for a random one."""
 
@@ -31,8 +35,14 @@ def _unsupported(default: Any) -> Any:
 class Parameters:
     """Parameters that completions and chats share, in the library and in the server.
 
-    ``grammar`` is GBNF, or a LlamaGrammar. ``max_tokens`` None or 0 generates as many tokens as fit. Choice i
-    of ``n`` is sampled with ``seed`` + i; None and -1 draw a random seed.
+    ``max_tokens`` None, 0 or less generates as many tokens as fit. Choice i of ``n`` is sampled with ``seed``
+    + i; None and -1 draw a random seed. ``logit_bias``: by token id or text, as pairs or as a mapping; False
+    bans. ``stop_token_ids`` end the text as its end token does; with ``ignore_eos``, that token never comes.
+    ``timings_per_token`` adds llama.cpp's timings to chunks and result.
+
+    These fields give the text a form, at most one of them: ``grammar`` (GBNF, or a LlamaGrammar);
+    ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
+    ``json_schema``; llama.cpp's ``json_schema``; vLLM's ``structured_outputs``.
     """
 
     temperature: float = _parameter(
@@ -42,7 +52,7 @@ class Parameters:
         Sampling.top_p, "Keep the likeliest tokens that hold this probability together; 1 is off.", gt=0, le=1
     )
     top_k: int = _parameter(
-        Sampling.top_k, "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=2**31 - 1
+        Sampling.top_k, "Keep this many of the likeliest tokens; 0 and -1 are off.", ge=-1, le=2**31 - 1
     )
     min_p: float = _parameter(
         Sampling.min_p, "Drop tokens less likely than this share of the likeliest one; 0 is off.", ge=0, lt=1
@@ -62,27 +72,43 @@ class Parameters:
         ge=-2,
         le=2,
     )
+    repeat_last_n: int = _parameter(
+        Sampling.repeat_last_n,
+        "Recent tokens that the penalties look at; -1 is all of them.",
+        ge=-1,
+        le=2**31 - 1,
+    )
     seed: int | None = _parameter(Sampling.seed, "The same seed gives the same text.")
-    logit_bias: Mapping[int, float] | None = None
+    logit_bias: LogitBias | None = None
+    ignore_eos: bool = False
     grammar: object = None
-    stop: str | Sequence[str] | None = ()
+    response_format: Mapping[str, Any] | None = None
+    json_schema: Mapping[str, Any] | bool | None = None
+    structured_outputs: Mapping[str, Any] | None = None
+    stop: Text | Sequence[Text] | None = ()
+    stop_token_ids: Sequence[int] | None = None
     max_tokens: int | None = None
     n: int = 1
     stream: bool = False
     stream_options: Mapping[str, Any] | None = None
+    timings_per_token: bool = False
     model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Parameters):
-    """Parameters of both requests that llama-cpp-python takes and the server does not."""
+    """Parameters of both requests that llama-cpp-python takes and the server does not.
+
+    ``logits_processor``, and ``stopping_criteria`` of completions: a function, or a list of them, as for
+    ``Engine.stream``.
+    """
 
     typical_p: float = _unsupported(1.0)
     tfs_z: float = _unsupported(1.0)
     mirostat_mode: int = _unsupported(0)
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
-    logits_processor: object = _unsupported(None)
+    logits_processor: object = None
 
 
 @dataclass(frozen=True)
@@ -90,27 +116,41 @@ class CompletionRequest(Request):
     """The parameters of ``create_completion``.
 
     Beyond llama-cpp-python's: several prompts in ``prompt``, ``n`` choices for each, and OpenAI's
-    ``stream_options``.
+    ``stream_options``. With a ``suffix``, the answer is what stands between ``prompt`` and it; the model must
+    have tokens for this.
     """
 
-    prompt: Prompt | Sequence[str] | Sequence[Sequence[int]]
+    prompt: Prompt | Sequence[Prompt]
     _: KW_ONLY
     max_tokens: int | None = 16
     logprobs: int | None = None
     echo: bool = False
-    suffix: str | None = _unsupported(None)
-    stopping_criteria: object = _unsupported(None)
+    suffix: str | None = None
+    stopping_criteria: object = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaCppRequest(CompletionRequest):
+    """A completion whose result has the form of llama.cpp's own endpoint. ``return_tokens``: with token ids;
+    ``response_fields``: the fields of the result, all if empty; "a/b" is the field b of a."""
+
+    max_tokens: int | None = None
+    return_tokens: bool = False
+    response_fields: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class ChatCompletionRequest(Request):
     """The parameters of ``create_chat_completion``, and OpenAI's ``n`` and ``stream_options``.
 
-    ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
-    ``json_schema``. ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
+    ``tool_choice``: "none", "auto" (if the chat template has tools), "required", or a tool.
     ``parallel_tool_calls`` False reads one call at most. ``chat_template_kwargs`` (such as
     ``{"enable_thinking": False}``) and ``reasoning_effort`` are told to the chat template. After
     ``thinking_budget_tokens`` tokens of thinking, the answer begins.
+
+    If the last message is the assistant's, the answer continues it and holds only what is new;
+    ``continue_final_message`` False begins a new message instead. ``add_generation_prompt`` False does not
+    open the assistant's turn.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -122,8 +162,51 @@ class ChatCompletionRequest(Request):
     chat_template_kwargs: Mapping[str, Any] | None = None
     reasoning_effort: str | None = None
     thinking_budget_tokens: int | None = None
-    response_format: Mapping[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     functions: object = _unsupported(None)
     function_call: object = _unsupported(None)
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    """A request for embeddings: ``input`` is one text or several, each as text or as token ids.
+    ``encoding_format``: "float", or "base64" (of float32). ``dimensions``: only the model's own."""
+
+    input: Prompt | Sequence[str] | Sequence[Sequence[int]]
+    _: KW_ONLY
+    encoding_format: str = "float"
+    dimensions: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class ResponseRequest(Request):
+    """The parameters of OpenAI's Responses API, and llama.cpp's of sampling.
+
+    ``input``: a text, or a list of items (messages, thinking, calls of functions and their outputs).
+    ``text``: its ``format``. ``reasoning``: its ``effort`` is told to the chat template. Nothing is kept,
+    whatever ``store`` says.
+    """
+
+    input: str | Sequence[Mapping[str, Any]]
+    _: KW_ONLY
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: Mapping[str, Any] | None = None
+    reasoning: Mapping[str, Any] | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    include: Sequence[str] | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: object = None
+    prompt: object = None
+    background: bool | None = None
+    truncation: str | None = None
+    top_logprobs: int | None = None

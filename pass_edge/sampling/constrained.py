@@ -110,7 +110,8 @@ class ConstrainedSampler(Sampler):
 
 def sampler_for(sampling: Sampling, vocabulary: Vocabulary, start: int) -> Sampler:
     """Return the sampler for the tokens after a prompt of ``start`` tokens. Raises SettingsError if the
-    grammar is wrong."""
+    grammar is wrong, or does not allow its start."""
     if not sampling.grammar:
         return Sampler(sampling)
-    return ConstrainedSampler(sampling, Constraint(vocabulary, sampling.grammar), start)
+    constraint = Constraint(vocabulary, sampling.grammar, sampling.grammar_start)
+    return ConstrainedSampler(sampling, constraint, start)

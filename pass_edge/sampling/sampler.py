@@ -33,7 +33,7 @@ class Sampling:
     ``repeat_last_n``: how many of the last tokens the penalties look at; -1 is all. ``logit_bias``: by token
     id, added to the logit; -inf bans the token. ``seed``: None draws one. ``grammar``: what the
     text must match from its first token on, in a notation of native/constraint.py (GBNF, Lark, JSON schema);
-    empty is none.
+    empty is none. ``grammar_start``: the beginning of what the grammar describes, if the prompt ends with it.
     """
 
     temperature: float = 0.8
@@ -47,6 +47,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     grammar: str = ""
+    grammar_start: str = ""
 
     def __post_init__(self) -> None:
         _require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
@@ -108,8 +109,11 @@ class Sampler:
     """Chooses tokens for one generation. Its state is only its settings and its seed.
 
     Attributes: ``sampling``; ``seed``; ``unconstrained``, the sampler that drafts are drawn with: this one,
-    or one without its grammar; ``forced_positions``, where a grammar left ``choose`` no choice.
+    or one without its grammar; ``forced_positions``, where a grammar left ``choose`` no choice; ``drafts``,
+    whether tokens may be drafted that it is to choose.
     """
+
+    drafts = True
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling

@@ -35,7 +35,10 @@ class AccessMiddleware:
             return
         headers = Headers(scope=scope)
         if scope["path"] not in _PATHS_WITHOUT_KEY and not self._has_key(headers):
-            status, message = 401, "the API key is missing or wrong; send it as: Authorization: Bearer KEY"
+            status, message = (
+                401,
+                "the API key is missing or wrong; send it as: Authorization: Bearer KEY, or X-Api-Key: KEY",
+            )
         elif self._key is None and not self._is_local(headers):
             status, message = (
                 403,
@@ -52,7 +55,9 @@ class AccessMiddleware:
         if self._key is None:
             return True
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key)
+        if scheme.lower() != "bearer":
+            key = headers.get("x-api-key", "")
+        return hmac.compare_digest(key.strip().encode("latin-1"), self._key)
 
     def _is_local(self, headers: Headers) -> bool:
         host = headers.get("host", "").lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -57,6 +58,37 @@ def status_and_code(error: PassEdgeError) -> tuple[int, str | None]:
     return (400 if isinstance(error, SettingsError | ModelError) else 500), None
 
 
+def _fault(errors: Sequence[Any], body: Any) -> tuple[str, str]:
+    """Return what is wrong with the first field of ``body`` that pydantic's ``errors`` name: its name, and a
+    message. Where several types are allowed, the type that fits best decides: the one whose error lies
+    deepest, and is not about the type itself."""
+    field = errors[0]["loc"][:2]
+    places = [(_place(error, body), error) for error in errors if error["loc"][:2] == field]
+    deepest = max(len(place) for place, _ in places)
+    candidates = [(place, error) for place, error in places if len(place) == deepest]
+    exact = [each for each in candidates if not each[1]["type"].endswith(("_type", "literal_error"))]
+    place, first = (exact or candidates)[0]
+    if exact:
+        return ".".join(map(str, place)), first["msg"].removeprefix("Value error, ")
+    wanted = dict.fromkeys(error["msg"].removeprefix("Input should be ") for _, error in candidates)
+    return ".".join(map(str, place)), f"Input should be {', or '.join(wanted)}"
+
+
+def _place(error: Any, body: Any) -> list[Any]:
+    """Where in ``body`` an error lies, without the names of types in pydantic's location."""
+    if "field" in error.get("ctx", {}):
+        return [error["ctx"]["field"]]
+    place: list[Any] = []
+    for part in error["loc"][1:]:
+        try:
+            body = body[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        place.append(part)
+    last = error["loc"][-1]
+    return [*place, last] if error["type"] == "missing" and last not in ("body", *place[-1:]) else place
+
+
 def install(app: FastAPI) -> None:
     """Make ``app`` answer every error with OpenAI's error object."""
 
@@ -66,14 +98,21 @@ def install(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", first["msg"])
             return error_response(400, f"the body is not JSON: {reason} (character {first['loc'][-1]})")
-        name = ".".join(str(part) for part in first["loc"][1:])
-        return error_response(
-            400, f"{name or 'the body (application/json)'}: {first['msg']}", param=name or None
-        )
+        if first["loc"][0] == "body" and not isinstance(error.body, dict):
+            return error_response(400, "the body must be a JSON object")
+        name, message = _fault(error.errors(), error.body)
+        return error_response(400, f"{name or 'the body'}: {message}", param=name or None)
 
-    async def http_error(_: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return error_response(error.status_code, str(error.detail))
+        message, path = str(error.detail), request.url.path
+        if message == "Not Found":
+            message = f"there is no {path} here; /docs lists the endpoints"
+        if message == "Method Not Allowed":
+            message = f"{path} is not for {request.method}; /docs lists the endpoints"
+        response = error_response(error.status_code, message)
+        response.headers.update(error.headers or {})
+        return response
 
     async def engine_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, PassEdgeError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pass_edge.openai.answers import Answer
+from pass_edge.openai.embeddings import EmbeddingAnswer
 
 from .admission import AdmissionQueue
 
@@ -47,14 +48,14 @@ class Metrics:
         """Count a request that was not admitted."""
         self._refused.inc()
 
-    def count_answer(self, answer: Answer, seconds: float) -> None:
+    def count_answer(self, answer: Answer | EmbeddingAnswer, seconds: float) -> None:
         """Count an answer that ended, whether complete, cancelled or failed."""
         usage = answer.usage
-        counts = {**usage, **usage["prompt_tokens_details"], **usage["draft"]}
+        counts = {**usage, **usage.get("prompt_tokens_details", {}), **usage.get("draft", {})}
         self._answers.inc()
         self._seconds.observe(seconds)
         for name, counter in self._tokens.items():
-            counter.inc(counts[name])
+            counter.inc(counts.get(name, 0))
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""

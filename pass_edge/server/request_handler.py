@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import fields
 from typing import Any
 
 from fastapi import Request
@@ -18,10 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from pass_edge.native.errors import PassEdgeError
 from pass_edge.openai.answers import Answer
+from pass_edge.openai.embeddings import EmbeddingAnswer
 
 from .admission import AdmissionQueue, Place
 from .errors import BusyError, error_object, json_response, status_and_code
 from .metrics import Metrics
+from .request_fields import IGNORED_HEADER, ignored_fields
 
 _SEND_SECONDS = 30.0  # a client that reads nothing for so long counts as disconnected
 _CLIENT_DISCONNECTED = 499
@@ -37,23 +40,33 @@ class RequestHandler:
         self._time_limit = time_limit
 
     async def respond(
-        self, request: Request, start_answer: Callable[[], Answer], *, stream: bool
+        self,
+        request: Request,
+        body: Any,
+        start_answer: Callable[[], Answer | EmbeddingAnswer],
+        *,
+        stream: bool,
     ) -> Response:
-        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread.
+        """Return the response to ``request``, whose answer ``start_answer`` makes, in a thread; ``body``: its
+        fields, a dataclass.
 
         The answer ends early if the client disconnects. Raises BusyError, and what ``start_answer`` raises.
         """
+        ignored = ignored_fields(await request.json(), known={each.name for each in fields(body)})
+        headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
         place = self._enter()
         try:
             answer = await run_in_threadpool(start_answer)
-            if stream:
-                return _EventStream(self._events(answer), place)
+            if stream and isinstance(answer, Answer):
+                return _EventStream(self._events(answer), place, headers)
             result = await _unless_disconnected(request, self._result(answer))
         except BaseException:
             place.leave()
             raise
         place.leave()
-        return json_response(result) if result is not None else Response(status_code=_CLIENT_DISCONNECTED)
+        if result is None:
+            return Response(status_code=_CLIENT_DISCONNECTED)
+        return json_response(result, headers=headers)
 
     def _enter(self) -> Place:
         try:
@@ -62,23 +75,24 @@ class RequestHandler:
             self._metrics.count_refusal()
             raise
 
-    async def _result(self, answer: Answer) -> dict[str, Any]:
+    async def _result(self, answer: Answer | EmbeddingAnswer) -> dict[str, Any]:
         async with self._slot(answer):
             return await answer.aresult()
 
     async def _events(self, answer: Answer) -> AsyncIterator[dict[str, str]]:
         async with self._slot(answer), aclosing(aiter(answer)) as chunks:
+            chunk: dict[str, Any] = {}
             try:
                 async for chunk in chunks:
-                    yield {"data": json.dumps(chunk)}
+                    yield _event(chunk)
             except PassEdgeError as error:
-                status, code = status_and_code(error)
-                yield {"data": json.dumps(error_object(status, str(error), code=code))}
+                yield _event(_error_after(chunk, error))
                 return
-        yield {"data": "[DONE]"}
+        if "object" in chunk:  # it is OpenAI's protocol that has this event, llama.cpp's own has not
+            yield {"data": "[DONE]"}
 
     @asynccontextmanager
-    async def _slot(self, answer: Answer) -> AsyncIterator[None]:
+    async def _slot(self, answer: Answer | EmbeddingAnswer) -> AsyncIterator[None]:
         """Wait for a slot and hold it, for as long as the time limit allows."""
         async with self._queue.slot():
             timer = asyncio.get_running_loop().call_later(self._time_limit, answer.cancel)
@@ -93,13 +107,28 @@ class RequestHandler:
 class _EventStream(EventSourceResponse):
     """Server-sent events. The request leaves its place when they end, or when they never begin."""
 
-    def __init__(self, events: AsyncIterator[dict[str, str]], place: Place) -> None:
-        super().__init__(events, sep="\n", send_timeout=_SEND_SECONDS)
+    def __init__(self, events: AsyncIterator[dict[str, str]], place: Place, headers: dict[str, str]) -> None:
+        super().__init__(events, headers=headers, sep="\n", send_timeout=_SEND_SECONDS)
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place, suppress(SendTimeoutError):
             await super().__call__(scope, receive, send)
+
+
+def _event(chunk: dict[str, Any]) -> dict[str, str]:
+    """A chunk as an event, which has a name if the chunk has a type: those of responses have one."""
+    name = {"event": chunk["type"]} if "type" in chunk else {}
+    return {**name, "data": json.dumps(chunk)}
+
+
+def _error_after(chunk: dict[str, Any], error: PassEdgeError) -> dict[str, Any]:
+    """The chunk that tells of an error after ``chunk``."""
+    status, code = status_and_code(error)
+    described = error_object(status, str(error), code=code)
+    if "type" not in chunk:
+        return described
+    return {**described["error"], "type": "error", "sequence_number": chunk["sequence_number"] + 1}
 
 
 async def _unless_disconnected(

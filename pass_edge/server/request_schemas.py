@@ -1,24 +1,54 @@
-"""Request bodies with OpenAI's fields and llama.cpp's: top_k, min_p, repeat_penalty, grammar.
+"""Request bodies with OpenAI's fields, llama.cpp's and vLLM's.
 
-An unknown field is an error, because a client could not rely on a field that is ignored.
+null means that a field is absent. request_fields.py says what becomes of fields that are not declared here.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
-from pass_edge.openai.requests import ChatCompletionRequest, CompletionRequest, Parameters
+from pass_edge.openai.requests import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    LlamaCppRequest,
+    Parameters,
+    ResponseRequest,
+)
+
+from .request_fields import known_fields
 
 TokenId = Annotated[int, Field(ge=0)]
-Bias = Annotated[float, Field(ge=-100, le=100)]
+Bias = Annotated[float, Strict()] | Literal[False]
 Object = dict[str, Any]
-Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest)
+Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, LlamaCppRequest, ResponseRequest)
 _INT64 = 2**63
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+_MAX_PROMPTS = 16
+
+
+def _positive_or_all(limit: int) -> int:
+    if limit == 0:
+        raise ValueError("it must be 1 or more, or -1 for as many tokens as fit")
+    return limit
+
+
+def _few_prompts(prompt: Any) -> Any:
+    is_list = isinstance(prompt, list) and not any(isinstance(item, int) for item in prompt)
+    if is_list and len(prompt) > _MAX_PROMPTS:
+        raise ValueError(f"there may be at most {_MAX_PROMPTS} prompts, not {len(prompt)}")
+    return prompt
+
+
+TokenLimit = Annotated[int, Field(ge=-1), AfterValidator(_positive_or_all)]
+TokensAndTexts = Annotated[list[TokenId | str], Field(min_length=1)]
+Prompts = Annotated[
+    str | Annotated[list[TokenId | str | TokensAndTexts], Field(min_length=1)], AfterValidator(_few_prompts)
+]
 
 
 class StreamOptions(BaseModel):
@@ -26,41 +56,79 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = Field(None, description="Not used.")
 
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
-class Body(Parameters):
+class Fields:
+    """A body whose fields may be null, and which may have hints beside them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, data: Any) -> Any:
+        return known_fields(data, {each.name for each in fields(cls)}) if isinstance(data, dict) else data
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class Body(Fields, Parameters):
     """Fields of both kinds of completions: ``Parameters``, with the limits of this server."""
 
     model: str | None = Field(None, description="Any name: there is one model.")
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    logit_bias: dict[TokenId, Bias] | None = Field(None, max_length=1024)
+    logit_bias: (
+        Annotated[dict[TokenId | str, Bias], Field(max_length=1024)]
+        | Annotated[list[tuple[TokenId | str, Bias]], Field(max_length=1024)]
+        | None
+    ) = Field(None, description="By token id or text; false bans the token.")
     grammar: str | None = Field(None, description="GBNF that the text must match.")
+    response_format: Object | None = None
+    json_schema: Object | bool | None = Field(None, description="A JSON schema that the text must match.")
+    structured_outputs: Object | None = Field(None, description="vLLM's: json, regex, choice or grammar.")
+    guided_json: Object | str | None = Field(None, description="As json in structured_outputs.")
+    guided_regex: str | None = Field(None, description="As regex in structured_outputs.")
+    guided_choice: list[str] | None = Field(None, description="As choice in structured_outputs.")
+    guided_grammar: str | None = Field(None, description="As grammar in structured_outputs.")
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    max_tokens: TokenLimit | None = Field(None, description="-1: as many as fit.")
+    max_completion_tokens: TokenLimit | None = Field(None, description="OpenAI's newer name of max_tokens.")
+    n_predict: TokenLimit | None = Field(None, description="llama.cpp's name of max_tokens.")
+    n_probs: int | None = Field(None, ge=0, le=20, description="llama.cpp's name of (top_)logprobs.")
     n: int = Field(1, ge=1, le=16)
     stream_options: StreamOptions | None = None  # type: ignore[assignment]
-    user: str | None = Field(None, description="Not used.")
 
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
 class CompletionBody(Body):
     """POST /v1/completions."""
 
-    prompt: (
-        str
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=16)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=16)]
+    prompt: Prompts
+    suffix: str | None = Field(
+        None, description="What follows the text, if the model was trained to fill in."
     )
-    max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
 
     def request(self, model: str) -> CompletionRequest:
         """Return the request to the engine; ``model`` is the name in the result."""
-        return _request(CompletionRequest, self, model=model)
+        logprobs = self.n_probs or None if self.logprobs is None else self.logprobs
+        return _request(CompletionRequest, self, model=model, logprobs=logprobs)
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class LlamaCppBody(Body):
+    """POST /completion, which is llama.cpp's own endpoint."""
+
+    prompt: Prompts
+    return_tokens: bool = False
+    response_fields: list[str] = Field(default_factory=list, max_length=64)
+    n_cmpl: int | None = Field(None, ge=1, le=16, description="llama.cpp's name of n.")
+
+    def request(self, model: str) -> LlamaCppRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        n = self.n if self.n_cmpl is None else self.n_cmpl
+        return _request(LlamaCppRequest, self, model=model, logprobs=self.n_probs or None, n=n)
 
 
 class Message(BaseModel):
@@ -75,13 +143,11 @@ class Message(BaseModel):
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
 class ChatBody(Body):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions; /apply-template takes it too."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: Object | None = None
     tools: list[Object] | None = Field(None, max_length=128)
     tool_choice: str | Object | None = None
     parallel_tool_calls: bool = Field(
@@ -91,11 +157,15 @@ class ChatBody(Body):
         None, description='Told to the chat template, e.g. {"enable_thinking": false}.'
     )
     reasoning_effort: str | None = Field(None, description="Told to the chat template.")
-    thinking_budget_tokens: int | None = Field(
-        None, ge=0, description="After so many tokens of thinking, the answer begins."
+    thinking_budget_tokens: Annotated[int, Field(ge=-1)] | None = Field(
+        None, description="After so many tokens of thinking, the answer begins; -1 leaves it to the server."
     )
-    metadata: Object | None = Field(None, description="Not used.")
-    store: bool | None = Field(None, description="Not used: nothing is stored.")
+    continue_final_message: bool | None = Field(
+        None, description="Whether the answer continues a last message of the assistant; by default it does."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Whether the assistant's turn is opened; by default it is."
+    )
 
     def request(self, model: str) -> ChatCompletionRequest:
         """Return the request to the engine; ``model`` is the name in the result."""
@@ -104,12 +174,90 @@ class ChatBody(Body):
             self,
             model=model,
             messages=[message.model_dump(exclude_unset=True) for message in self.messages],
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            thinking_budget_tokens=None if self.thinking_budget_tokens == -1 else self.thinking_budget_tokens,
+            logprobs=self.logprobs or bool(self.n_probs),
+            top_logprobs=self.top_logprobs or self.n_probs,
         )
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class EmbeddingBody(Fields):
+    """POST /v1/embeddings."""
+
+    input: (
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+    )
+    model: str | None = Field(None, description="Any name: there is one model.")
+    encoding_format: str | None = Field(None, description="float, or base64 of float32.")
+    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+
+    def request(self, model: str) -> EmbeddingRequest:
+        """Return the request to the model; ``model`` is the name in the result."""
+        encoding = self.encoding_format or "float"
+        return EmbeddingRequest(self.input, encoding_format=encoding, dimensions=self.dimensions, model=model)
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class ResponseBody(Body):
+    """POST /v1/responses."""
+
+    input: str | list[Object] = Field(description="A text, or the items of the conversation so far.")
+    instructions: str | None = None
+    max_output_tokens: TokenLimit | None = None
+    tools: list[Object] | None = Field(None, max_length=128, description="Functions.")
+    tool_choice: str | Object | None = None
+    parallel_tool_calls: bool | None = None
+    text: Object | None = Field(None, description="Its format: text, json_object, or json_schema.")
+    reasoning: Object | None = Field(None, description="Its effort is told to the chat template.")
+    chat_template_kwargs: Object | None = Field(None, description="Told to the chat template.")
+    metadata: Object | None = Field(None, description="Returned with the response.")
+    store: bool | None = Field(None, description="Nothing is stored, whatever it says.")
+    include: list[str] | None = Field(None, description="Logprobs are refused; others are not used.")
+    previous_response_id: str | None = Field(None, description="Refused: nothing is kept.")
+    conversation: str | Object | None = Field(None, description="Refused: nothing is kept.")
+    prompt: Object | None = Field(None, description="Refused: no prompts are kept.")
+    background: bool | None = Field(None, description="Only false.")
+    truncation: str | None = Field(None, description="Only disabled.")
+    top_logprobs: int | None = Field(None, ge=0, le=0)
+
+    def request(self, model: str) -> ResponseRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return _request(ResponseRequest, self, model=model)
 
 
 def _request(request_type: type[Request], body: Body, **changes: Any) -> Request:
     """Return a request with the fields that ``body`` has too, after ``changes``."""
     names = {each.name for each in fields(request_type)} & {each.name for each in fields(body)}
-    changes["stream_options"] = body.stream_options and body.stream_options.model_dump()
-    return request_type(**{name: getattr(body, name) for name in names} | changes)
+    limits = (body.max_completion_tokens, body.max_tokens, body.n_predict)
+    limit = next((limit for limit in limits if limit is not None), None)
+    guided = {name: getattr(body, f"guided_{name}") for name in ("json", "regex", "choice", "grammar")}
+    values = {name: getattr(body, name) for name in names} | changes
+    values["stream_options"] = body.stream_options and body.stream_options.model_dump()
+    values["structured_outputs"] = {**guided, **(body.structured_outputs or {})}
+    values["max_tokens"] = request_type.max_tokens if limit is None else limit
+    return request_type(**values)
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class TokenizeBody(Fields):
+    """POST /tokenize: llama.cpp's fields, and vLLM's, which name the text ``prompt``."""
+
+    content: str | None = None
+    prompt: str | None = Field(None, description="vLLM's name of content.")
+    model: str | None = None
+    add_special: bool = Field(False, description="Add BOS, if the model wants one.")
+    add_special_tokens: bool = Field(True, description="vLLM's name of add_special, for a prompt.")
+    parse_special: bool = Field(True, description="Read control tokens that are written out in the text.")
+    with_pieces: bool = Field(False, description="Return the text of each token, or its bytes.")
+    return_token_strs: bool = Field(False, description="Also return vLLM's token_strs.")
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class DetokenizeBody(Fields):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]
+    model: str | None = None

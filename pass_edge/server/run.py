@@ -12,6 +12,7 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from pass_edge import Engine
+from pass_edge.native.embedder import Embedder
 from pass_edge.native.errors import SettingsError
 
 from .admission import AdmissionQueue
@@ -23,8 +24,9 @@ class Server(uvicorn.Server):
     """Stops gracefully: after a signal it refuses new requests and answers the admitted ones. A second Ctrl-C
     stops it at once."""
 
-    def __init__(self, engine: Engine, settings: ServerSettings) -> None:
-        self.queue = AdmissionQueue(settings.queue, engine.parallel)
+    def __init__(self, engine: Engine | Embedder, settings: ServerSettings) -> None:
+        # passes of an embedding model take turns in any case
+        self.queue = AdmissionQueue(settings.queue, engine.parallel if isinstance(engine, Engine) else 1)
         app = create_app(engine, settings, self.queue)
         AppStatus.enable_automatic_graceful_drain = False  # it would cut the streams off
         super().__init__(
@@ -60,7 +62,7 @@ def listen(settings: ServerSettings) -> socket.socket:
 
 
 def serve(
-    engine: Engine,
+    engine: Engine | Embedder,
     settings: ServerSettings,
     listening: socket.socket,
     ready: Callable[[str], None] = lambda _: None,

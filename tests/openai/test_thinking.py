@@ -199,10 +199,10 @@ def test_stop_strings_count_behind_the_thinking(thinker: Engine, is_open: bool) 
         parts = []
         for token in tokens:
             parts.append(stream.feed(token))
-            if stream.stopped:
+            if stream.stop_string:
                 break
         assert ("".join(parts) + stream.finish()).lstrip() == expected
-        assert stream.stopped == (text != expected)
+        assert stream.stop_string == ("STOP" if text != expected else "")
 
 
 @pytest.mark.parametrize(

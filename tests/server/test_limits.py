@@ -90,6 +90,8 @@ def test_what_is_not_json_is_called_so(server: Running) -> None:
     for body, message in (
         (b'{"prompt": "x",}', "the body is not JSON: "),
         (b'{"prompt": []}', "prompt"),
+        (b"[]", "the body must be a JSON object"),
+        (b"", "the body must be a JSON object"),
     ):
         _, content, _ = post(server, "/v1/completions", body)
         assert content["error"]["message"].startswith(message)

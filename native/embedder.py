@@ -1,0 +1,124 @@
+"""An embedding model: texts in, one vector for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from .batch import joined, rows_of_sequence
+from .compute import compute
+from .context import Context, ContextSettings, Floats
+from .errors import ContextFullError, ModelError, SettingsError
+from .file_kind import Kind, kind_of
+from .gguf_file import GgufFile
+from .model import Model
+
+_TOGETHER = 16  # most texts that share a pass
+_DEFAULT_CONTEXT = 2048
+
+
+def is_embedding_model(path: str | Path) -> bool:
+    """Return whether the file at ``path`` is an embedding model. Raises ModelError."""
+    with GgufFile(path) as file:
+        return kind_of(file) is Kind.EMBEDDING
+
+
+class Embedder:
+    """An embedding model, loaded. Close it, or use it as a context manager. May be used from any thread.
+
+    Attributes: ``model``; ``context_size``: most tokens of a text; ``width``: numbers in a vector.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        context_size: int | None = None,
+        gpu_layers: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        """Load ``path``. ``context_size``: by default as the model was trained, but at most 2048. Raises
+        ModelError, also if the file does not say how tokens become one vector; ContextError."""
+        if not is_embedding_model(path):
+            raise ModelError(f"{path} is no embedding model")
+        with ExitStack() as opened:
+            self.model = opened.enter_context(Model(path, gpu_layers=gpu_layers))
+            trained = self.model.n_ctx_train
+            self.context_size = min(trained, context_size or _DEFAULT_CONTEXT)
+            rows = max(self.context_size, _TOGETHER)  # llama.cpp wants an output for each sequence
+            settings = ContextSettings(
+                cells=rows,
+                batch_size=rows,
+                sequences=_TOGETHER,
+                outputs=rows,
+                threads=threads,
+                flash_attention=None,
+                pooled=True,
+            )
+            self._context = opened.enter_context(Context(self.model, settings))
+            self.width = self._context.pooled_width
+            if not self.width:
+                raise ModelError(
+                    f"{path} does not say how a text's vectors become one (pooling_type), so it has no "
+                    "embeddings of texts; convert the model again with a newer llama.cpp"
+                )
+            self._opened = opened.pop_all()
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of ``text``, between the tokens that the model expects at its ends."""
+        return self.model.vocabulary.tokenize(text, add_special=True, parse_special=True).tolist()
+
+    def check(self, texts: Sequence[Sequence[int]]) -> None:
+        """Raise ContextFullError if a text is too long, SettingsError if it is empty or has a token that does
+        not exist."""
+        for number, text in enumerate(texts):
+            if not text:
+                raise SettingsError(f"text {number} is empty; it needs at least one token")
+            if len(text) > self.context_size:
+                raise ContextFullError(
+                    f"text {number} has {len(text)} tokens and the model reads {self.context_size} at most; "
+                    "shorten it"
+                )
+            if not all(0 <= token < self.model.n_vocab for token in text):
+                raise SettingsError(
+                    f"a token id of text {number} is outside the vocabulary of {self.model.n_vocab}"
+                )
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> Iterator[Floats]:
+        """Yield the vectors of ``texts``, token ids, as the model gives them: arrays (n, width) float32, a
+        few texts at a time. Raises as ``check`` does, ContextError."""
+        self.check(texts)
+        for group in self._groups(texts):
+            yield compute(lambda group=group: self._pass(group))  # type: ignore[misc]
+
+    def _groups(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+        """Yield ``texts`` in groups that share a pass."""
+        group: list[Sequence[int]] = []
+        for text in texts:
+            if len(group) == _TOGETHER or sum(map(len, group)) + len(text) > self.context_size:
+                yield group
+                group = []
+            group.append(text)
+        if group:
+            yield group
+
+    def _pass(self, texts: Sequence[Sequence[int]]) -> Floats:
+        rows = joined(
+            [rows_of_sequence(0, len(text), sequence=i, outputs=len(text)) for i, text in enumerate(texts)]
+        )
+        self._context.clear()
+        self._context.decode_tokens(rows, np.concatenate(texts).astype(np.int32))
+        return self._context.pooled(len(texts))
+
+    def close(self) -> None:
+        """Free the model; safe to call twice."""
+        self._opened.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
