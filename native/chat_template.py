@@ -80,6 +80,8 @@ def _formatter(template: str, eos: str, bos: str, *, opens_turn: bool) -> Jinja2
 def _message(message: Mapping[str, Any], *, arguments_as_text: bool) -> dict[str, Any]:
     content = message.get("content") or ""
     rendered = {**message, "content": as_text(content) if isinstance(content, Text) else content}
+    if "reasoning_content" in rendered:  # the templates of gpt-oss and LFM2 know it by another name
+        rendered.setdefault("thinking", rendered["reasoning_content"])
     if arguments_as_text and message.get("tool_calls"):
         rendered["tool_calls"] = [
             {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}

@@ -296,7 +296,19 @@ SCHEMAS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(schema=SCHEMAS)
-def test_texts_under_random_schemas_validate(write: Write, schema: Any) -> None:
-    check(write, schema, n=2)
+def validate_random_schemas(write: Write, count: int) -> None:
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(schema=SCHEMAS)
+    def validate(schema: Any) -> None:
+        check(write, schema, n=2)
+
+    validate()
+
+
+def test_texts_under_random_schemas_validate(write: Write) -> None:
+    validate_random_schemas(write, 100)
+
+
+@pytest.mark.slow
+def test_texts_under_many_random_schemas_validate(write: Write) -> None:
+    validate_random_schemas(write, 1000)
