@@ -74,7 +74,9 @@ def openai_agents(url: str) -> None:
         helper = agent(tools=[agents.function_tool(tool.weather)])
         await agents.Runner.run(helper, ASKED)
         assert tool.asked
-        forced = agents.ModelSettings(temperature=0, max_tokens=100, tool_choice="required")
+        forced = agents.ModelSettings(
+            temperature=0, max_tokens=100, tool_choice="required", parallel_tool_calls=False
+        )
         first = agents.Agent(name="first", model=model, model_settings=forced, handoffs=[agent()])
         assert (await agents.Runner.run(first, QUESTION)).last_agent.name == "agent"
 
