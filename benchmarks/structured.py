@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 import jsonschema
-from answers import table
+from answers import table, table_row
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.native.constraint import schema_grammar
@@ -88,60 +89,53 @@ def _is_valid(text: str, schema: dict[str, Any]) -> bool:
 @click.option("--max-tokens", default=200, show_default=True)
 @click.option("--threads", type=int, help="[default: all]")
 def main(model: Path, rounds: int, max_tokens: int, threads: int | None) -> None:
-    """Print the table for MODEL."""
+    """Print the table for MODEL, row by row."""
     threads = threads or default_threads()
     cases = json.loads(SCHEMAS.read_text())
     settings = {
         name: Settings(schedule=name, threads=threads, context_size=CONTEXT) for name in ("plain", "auto")
     }
+    ratios: Rates = {"plain": [], "auto": [], "seconds": [], "any text": []}
+    n_valid: Counter[str] = Counter()
     with (
         Engine(model, settings=settings["plain"]) as plain,
         Engine(model, settings=settings["auto"]) as auto,
         StockLlama(model, threads=threads, context_size=CONTEXT) as stock,
     ):
         engines = {"plain": plain, "auto": auto}
-        measure(engines, stock, cases[0], max_tokens)  # warms up
-        results = {
-            case["name"]: [measure(engines, stock, case, max_tokens) for _ in range(rounds)] for case in cases
-        }
-    rows: list[list[str]] = []
-    ratios: Rates = {"plain": [], "auto": [], "seconds": [], "overhead": []}
-    for name, measured in results.items():
-        rate = {
-            each: statistics.median(one[each]["rate"] for one in measured)
-            for each in ("stock", "plain", "auto", "free", "any text")
-        }
-        auto = measured[0]["auto"]
-        seconds = {
-            each: statistics.median(one[each]["seconds"] for one in measured)
-            for each in ("stock", "auto")
-            if measured[0][each]["seconds"] is not None
-        }
-        ratios["plain"].append(rate["plain"] / rate["stock"])
-        ratios["auto"].append(rate["auto"] / rate["stock"])
-        ratios["overhead"].append(rate["any text"] / rate["free"])
-        if len(seconds) == 2:
-            ratios["seconds"].append(seconds["stock"] / seconds["auto"])
-        rows.append(
-            [
-                name,
-                f"{rate['stock']:.1f}",
-                f"{ratios['plain'][-1]:.2f}",
-                f"{ratios['auto'][-1]:.2f}",
-                f"{auto['tokens'] / auto['passes']:.2f}",
-                f"{seconds['stock'] / seconds['auto']:.2f}" if len(seconds) == 2 else "–",
-            ]
-        )
-    means = {name: statistics.mean(values) for name, values in ratios.items() if values}
-    rows.append(
-        ["mean", "", f"{means['plain']:.2f}", f"{means['auto']:.2f}", "", f"{means.get('seconds', 0):.2f}"]
-    )
-    headings = ["schema", "stock, tokens/s", "plain", "auto", "tokens/pass", "whole answer"]
-    click.echo(table(headings, rows))
-    for each in ("stock", "plain", "auto"):
-        n_valid = sum(one[each]["is_valid"] for measured in results.values() for one in measured)
-        click.echo(f"{each}: {n_valid} of {len(cases) * rounds} answers match their schema")
-    click.echo(f"a grammar that forces nothing: {means['overhead']:.3f} of the speed without one")
+        measure(engines, stock, cases[0], max_tokens // 8)  # warms up
+        click.echo(table(["schema", "stock, tokens/s", "plain", "auto", "tokens/pass", "whole answer"], []))
+        for case in cases:
+            measured = [measure(engines, stock, case, max_tokens) for _ in range(rounds)]
+            n_valid.update(name for one in measured for name, each in one.items() if each["is_valid"])
+            click.echo(table_row([case["name"], *_row(measured, ratios)]))
+    means = {name: f"{statistics.mean(values):.2f}" for name, values in ratios.items() if values}
+    click.echo(table_row(["mean", "", means["plain"], means["auto"], "", means.get("seconds", "–")]))
+    click.echo(f"a grammar that forces nothing: {means['any text']} of the speed without one")
+    for name in ("stock", "plain", "auto"):
+        click.echo(f"{name}: {n_valid[name]} of {len(cases) * rounds} answers match their schema")
+
+
+def _row(measured: list[dict[str, Any]], ratios: Rates) -> list[str]:
+    """Return the figures of one schema, and add its ratios to ``ratios``."""
+    rate = {
+        name: statistics.median(one[name]["rate"] for one in measured)
+        for name in ("stock", "plain", "auto", "free", "any text")
+    }
+    for name, base in (("plain", "stock"), ("auto", "stock"), ("any text", "free")):
+        ratios[name].append(rate[name] / rate[base])
+    seconds = {name: [one[name]["seconds"] for one in measured] for name in ("stock", "auto")}
+    is_whole = None not in (*seconds["stock"], *seconds["auto"])
+    if is_whole:
+        ratios["seconds"].append(statistics.median(seconds["stock"]) / statistics.median(seconds["auto"]))
+    drafted = measured[0]["auto"]
+    return [
+        f"{rate['stock']:.1f}",
+        f"{ratios['plain'][-1]:.2f}",
+        f"{ratios['auto'][-1]:.2f}",
+        f"{drafted['tokens'] / drafted['passes']:.2f}",
+        f"{ratios['seconds'][-1]:.2f}" if is_whole else "–",
+    ]
 
 
 if __name__ == "__main__":

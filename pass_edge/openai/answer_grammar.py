@@ -47,7 +47,9 @@ def answer_grammar(
 ) -> AnswerGrammar:
     """Return the grammar of the answer to ``request``, which offers ``tools``. Raises SettingsError."""
     is_parallel = request.parallel_tool_calls is not False
-    forced = forced_call_grammar(tools, request.tool_choice, notation, vocabulary, is_parallel=is_parallel)
+    # small models that must call do so until their tokens are used up, so several calls must be asked for
+    forces_several = request.parallel_tool_calls is True
+    forced = forced_call_grammar(tools, request.tool_choice, notation, vocabulary, is_parallel=forces_several)
     form = form_grammar(request)
     if forced and request.grammar:
         raise SettingsError("grammar excludes a forced tool; give one")
