@@ -80,8 +80,11 @@ class ChainStatistics:
         self._probabilities[depth] = (1 - _HEAD_WEIGHT) * mean + _HEAD_WEIGHT * probability
 
     def probability(self, depth: int) -> float:
-        """Return the mean acceptance rate of the tokens that were drafted at ``depth`` lately."""
-        return self._probabilities.get(depth, 0.5)
+        """Return the mean acceptance rate of the tokens that were drafted at ``depth`` lately; if there were
+        none, that of the depth before."""
+        if depth < 0:
+            return 0.5
+        return self._probabilities.get(depth) or self.probability(depth - 1)
 
 
 class ReadingBudget:

@@ -302,6 +302,7 @@ class Planner:
             now = time.perf_counter()
             expected = path_probability * known.probability(depth + 1)
             if expected - selector.min_probability[0] < selector.tokens_per_second * (now - token_began):
+                known.observe(depth + 1, known.probability(depth))  # or it would never be tried again
                 break
             token_began = now
         gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
