@@ -14,8 +14,8 @@ tenth of a pass."""
 _GAIN_DECAY = 0.95
 """Weight of the old mean gain at each trial. Most drafts of a head lose a little, and some gain much, so the
 mean runs over some twenty trials."""
-_MIN_HEADS_TRIALS = 8
-"""Trials before heads may be judged not to pay."""
+_MIN_HEADS_TRIALS, _MIN_MODEL_TRIALS = 8, 2
+"""Trials before heads, or a draft model, may be judged not to pay."""
 _PROBABILITY_BUCKETS = 4
 """Buckets by the probability of the best n-gram draft, for the trials of heads."""
 _HEAD_WEIGHT = 0.05
@@ -36,8 +36,8 @@ class DraftStatistics:
     def __init__(self, *, lookahead_may_pay: bool = True) -> None:
         """``lookahead_may_pay``: if false, lookahead tokens start as a source that does not pay."""
         self.lookahead_trials = TrialBackoff(starts_rare=not lookahead_may_pay)
-        self.heads = ChainStatistics(_MAX_HEADS_INTERVAL)
-        self.draft_model = ChainStatistics(_MAX_INTERVAL)
+        self.heads = ChainStatistics(_MAX_HEADS_INTERVAL, _MIN_HEADS_TRIALS)
+        self.draft_model = ChainStatistics(_MAX_INTERVAL, _MIN_MODEL_TRIALS)
         self.reading = ReadingBudget()
         self._estimates: dict[float, AcceptanceEstimates] = {}
 
@@ -52,9 +52,9 @@ class DraftStatistics:
 class ChainStatistics:
     """Whether a source of chains, heads or a draft model, pays, and how far its chains go."""
 
-    def __init__(self, max_interval: int) -> None:
-        """``max_interval``: as for TrialBackoff."""
-        self._max_interval = max_interval
+    def __init__(self, max_interval: int, min_trials: int) -> None:
+        """Arguments: as for TrialBackoff."""
+        self._max_interval, self._min_trials = max_interval, min_trials
         self._trials: dict[tuple[int, int], TrialBackoff] = {}
         self._probabilities: dict[int, float] = {}
 
@@ -63,14 +63,12 @@ class ChainStatistics:
         path probability of the best draft of cheaper sources.
 
         A source that does not pay in a shared pass may pay in one that is not shared, and it adds little to a
-        draft that is nearly certain. ``starts_rare``: as for ``TrialBackoff``, in shared passes only.
+        draft that is nearly certain. ``starts_rare``: as for ``TrialBackoff``.
         """
         key = n_sharing, int(_PROBABILITY_BUCKETS * best_probability)
         if key not in self._trials:
             self._trials[key] = TrialBackoff(
-                starts_rare=starts_rare and n_sharing > 1,
-                max_interval=self._max_interval,
-                min_trials=_MIN_HEADS_TRIALS,
+                starts_rare=starts_rare, max_interval=self._max_interval, min_trials=self._min_trials
             )
         return self._trials[key]
 

@@ -37,7 +37,8 @@ GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
 """Numbers of nodes that trees may have on a GPU. There, passes of the same size as the one before are
 cheaper: llama.cpp keeps the graph, and CUDA records it once it is repeated."""
 _LIKELY = 0.5
-"""If a draft pays only above this probability, heads are tried rarely at first."""
+"""If a draft pays only above this probability, heads are tried rarely at first; and where a draft with more than
+this probability exists, so is the draft model."""
 _HEAD_COST = 0.1
 """Approximate time of a head, as a share of a pass over one row."""
 _REPLAN_INTERVAL = 8
@@ -241,7 +242,7 @@ class Planner:
             trials = known.trials(
                 selector.n_sharing,
                 builder.best_probability,
-                starts_rare=selector.min_probability[0] > _LIKELY,
+                starts_rare=selector.n_sharing > 1 and selector.min_probability[0] > _LIKELY,
             )
             if trials.is_due():
                 chain = self._drafter, known, estimates.hidden
@@ -263,7 +264,9 @@ class Planner:
         least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
         if not _allows_another_source(builder, result) or least >= 1:
             return
-        trials = known.trials(selector.n_sharing, builder.best_probability, starts_rare=least > _LIKELY)
+        best = builder.best_probability
+        rarely_pays = best > _LIKELY or (selector.n_sharing > 1 and least > _LIKELY)
+        trials = known.trials(selector.n_sharing, best, starts_rare=rarely_pays)
         if use.is_ready(trials, float(self._costs.at(result.depth)[0])):
             chain = use.conversation, known, estimates.draft_model
             use.record(trials, self._draft_chain(*chain, builder, selector, guide, result))
