@@ -37,8 +37,8 @@ GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
 """Numbers of nodes that trees may have on a GPU. There, passes of the same size as the one before are
 cheaper: llama.cpp keeps the graph, and CUDA records it once it is repeated."""
 _LIKELY = 0.5
-"""If a draft pays only above this probability, heads are tried rarely at first; and where a draft with more than
-this probability exists, so is the draft model."""
+"""If a draft pays only above this probability, heads are tried rarely at first. The draft model is, too,
+where there is a draft of more than this probability."""
 _HEAD_COST = 0.1
 """Approximate time of a head, as a share of a pass over one row."""
 _REPLAN_INTERVAL = 8
