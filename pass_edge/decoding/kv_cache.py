@@ -170,15 +170,21 @@ class ConversationCache:
             self._context.remove(sequence, 0)
         self.reset()
 
+    def longest_kept(self, length: int) -> int:
+        """Return how many of the first ``length`` tokens ``truncate`` keeps."""
+        if length >= self.length:
+            return self.length
+        if self._n_active_groups and length < len(self._prefix):
+            return 0
+        return self._recurrent.longest_kept(length) if self._recurrent else length
+
     def truncate(self, length: int) -> None:
         """Keep the first ``length`` tokens; of a recurrent memory, no more than the last prompt. A memory
         that cannot be rolled back there is cleared."""
         if length >= self.length:
             return
-        if self._recurrent:
-            length = self._recurrent.longest_kept(length)
-        cuts_prefix = self._n_active_groups and length < len(self._prefix)
-        if not length or cuts_prefix:
+        length = self.longest_kept(length)
+        if not length:
             self.clear()
             return
         end = bisect_right(self._stamps, self._kv_cache.last_stamp_of_others(self))

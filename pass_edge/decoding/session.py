@@ -74,7 +74,7 @@ class Session:
 
     def shared_with(self, tokens: Sequence[int]) -> int:
         """Return how many of ``tokens``, without the last, need not be decoded again."""
-        return _common_prefix(self.tokens, tokens[:-1])
+        return self._cache.longest_kept(_common_prefix(self.tokens, tokens[:-1]))
 
     def prefill(self, tokens: Sequence[int], wanted: Callable[[], bool] = lambda: True) -> int:
         """Make ``tokens`` (at least one) the conversation: decode all but the last, which becomes the root.

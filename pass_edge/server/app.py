@@ -59,7 +59,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _responses(model: type) -> dict[int | str, dict[str, Any]]:
+def _responses(model: Any) -> dict[int | str, dict[str, Any]]:
     """Describe an endpoint that returns ``model``, or streams it as events."""
     event = {"type": "object", "properties": {"data": {"type": "string"}}}
     events = {"text/event-stream": {"schema": event}}
@@ -151,7 +151,7 @@ def _add_generation(with_key: APIRouter, engine: Engine, model_name: str, handle
         start_answer = partial(start, engine, body.request(model_name))
         return await handler.respond(request, body, start_answer, stream=body.stream)
 
-    @with_key.post("/completion", responses=_responses(LlamaCppCompletion))
+    @with_key.post("/completion", responses=_responses(LlamaCppCompletion | list[LlamaCppCompletion]))
     async def completion(body: LlamaCppBody, request: Request) -> Response:
         """Complete a prompt; the result has the form of llama.cpp's own endpoint."""
         start_answer = partial(start, engine, body.request(model_name))

@@ -126,6 +126,18 @@ def test_a_chat_goes_on_from_the_end_of_the_last_prompt(path: Path) -> None:
             engine.stream([1, 2, 3, 4], **ask).run()
 
 
+def test_a_prompt_goes_to_the_conversation_that_can_be_continued(
+    recurrent_path: Callable[[str], Path],
+) -> None:
+    """A longer common beginning is worth nothing where the memory cannot return to its end."""
+    with engine_of(recurrent_path("lfm2"), parallel=2) as engine:
+        long, short = [5] * 30, [*[5] * 20, 7]
+        for prompt in (long, short):
+            engine.stream(prompt, max_tokens=1).run()
+        assert [session.shared_with([*long[:25], 7]) for session in engine.sessions] == [0, 20]
+        assert [session.shared_with([*short, 1]) for session in engine.sessions] == [0, 21]
+
+
 @pytest.mark.parametrize("kv", [True, False], ids=["cache", "tokens"])
 def test_a_saved_session_goes_on_as_it_would_have(path: Path, kv: bool, tmp_path: Path) -> None:
     lookahead = None if path.stem == "lfm2" else lookahead_for(path, hidden_head=random_head(1), rows=False)

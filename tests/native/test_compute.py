@@ -40,7 +40,7 @@ def test_an_interrupt_waits_until_what_is_computed_is_done(raised: type[BaseExce
     def work() -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
+            time.sleep(0.4)
         done.append(True)
 
     before = signal.signal(signal.SIGINT, interrupt)
