@@ -40,6 +40,7 @@ OURS: dict[str, dict[str, Any]] = {
     "plain": {"schedule": "plain"},
     "auto": {},
     "auto, no n-grams": {"ngrams": False},
+    "auto, draft model": {},  # --draft-model names it
 }
 Measured = dict[str, Any]
 
@@ -96,15 +97,23 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
 
 
 def measure_answers(
-    model: Path, threads: int, questions: int, code: int, tokens: int, temperature: float, names: list[str]
+    model: Path,
+    threads: int,
+    questions: int,
+    code: int,
+    tokens: int,
+    temperature: float,
+    names: list[str],
+    draft_model: Path | None,
 ) -> list[Measured]:
     """Return each question's category, and each contender's tokens, passes and seconds of prompt and
     answer."""
     sampling = Sampling(temperature=temperature, seed=1)
     prompts = [(c, q) for c, in_category in questions_by_category(questions).items() for q in in_category]
     prompts += [("code", q) for q in code_questions(code)]
+    options = OURS | {"auto, draft model": {"draft_model": draft_model}}
     engines = {
-        name: Engine(model, settings=Settings(threads=threads, context_size=CONTEXT, **OURS[name]))
+        name: Engine(model, settings=Settings(threads=threads, context_size=CONTEXT, **options[name]))
         for name in names
     }
     rows: list[Measured] = []
@@ -288,6 +297,9 @@ def ours(model: Path, settings: str) -> None:
 @click.option("--tokens", default=128, show_default=True, help="Most tokens of an answer.")
 @click.option("--temp", default=0.0, show_default=True)
 @click.option("--contender", "names", multiple=True, type=click.Choice(list(OURS)), default=("plain", "auto"))
+@click.option(
+    "--draft-model", type=click.Path(exists=True, path_type=Path), help="For the contender of that name."
+)
 @click.option("--rounds", default=2, show_default=True, help="Rounds of passes and prompts; 0 for none.")
 @click.option("--longest", default=4096, show_default=True, help="Longest prompt to measure.")
 @click.option("--threads", default=default_threads(), show_default=True)
@@ -298,6 +310,7 @@ def measure(
     tokens: int,
     temp: float,
     names: tuple[str, ...],
+    draft_model: Path | None,
     rounds: int,
     longest: int,
     threads: int,
@@ -314,7 +327,7 @@ def measure(
             prompts = tuple(n for n in PROMPTS if n <= longest)
             entry["passes"] = measure_passes(model, threads, prompts, rounds)
         if questions:
-            answers = measure_answers(model, threads, questions, code, tokens, temp, list(names))
+            answers = measure_answers(model, threads, questions, code, tokens, temp, list(names), draft_model)
             entry.setdefault("answers", {})[str(temp)] = answers
         path.write_text(json.dumps(results, indent=1) + "\n")
         click.echo("\n".join(" | ".join(row) for row in ([pass_row(model.name, entry)] if rounds else [])))

@@ -14,6 +14,12 @@ import numpy.typing as npt
 from .errors import ModelError
 from .library import llama
 
+_KINDS = ("none", "SPM", "BPE", "WPM", "UGM", "RWKV", "PLaMo-2")
+"""The types of tokenizers by number (`llama.h`, `enum llama_vocab_type`)."""
+_MAX_PADDING = 128
+"""Models of one family may have so many more tokens than others, which are no text."""
+_N_SPECIAL = 5
+"""The first tokens are special ones, which models of one family may name differently."""
 Tokens = npt.NDArray[np.int32]
 Text = str | bytes | bytearray
 """Text, or its UTF-8."""
@@ -98,6 +104,21 @@ class Vocabulary:
             count = llama.llama_token_to_piece(self.handle, token, buffer, len(buffer), 0, special)
         return buffer.raw[:count]
 
+    def difference_from(self, other: Vocabulary, n_vocab: int) -> str:
+        """Return how ``other`` differs from the first ``n_vocab`` tokens here, as a part of a sentence; "" if
+        token ids mean the same in both. It may have more or fewer tokens as padding."""
+        kinds = [_kind(each) for each in (self, other)]
+        if kinds[0] != kinds[1]:
+            return f"its tokenizer is of the type {kinds[1]}, not {kinds[0]}"
+        if not n_vocab - _MAX_PADDING <= other.size <= self.size + _MAX_PADDING:
+            return f"it has {other.size} tokens, not {n_vocab}"
+        get_text = llama.llama_vocab_get_text
+        for token in range(_N_SPECIAL, min(n_vocab, other.size) if self.has_text else 0):
+            ours, theirs = get_text(self.handle, token), get_text(other.handle, token)
+            if ours != theirs:
+                return f"its token {token} is {as_text(theirs)!r}, not {as_text(ours)!r}"
+        return ""
+
     def is_end(self, token: int) -> bool:
         """Return whether the token ends a generation (EOS, end of turn …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
@@ -121,6 +142,11 @@ class Vocabulary:
             token for token in range(self.size) if llama.llama_vocab_get_attr(self.handle, token) & unknown
         )
         return frozenset(token for token in tokens if not self.is_end(token))
+
+
+def _kind(vocabulary: Vocabulary) -> str:
+    number = llama.llama_vocab_type(vocabulary.handle)
+    return _KINDS[number] if number < len(_KINDS) else str(number)
 
 
 class Detokenizer:

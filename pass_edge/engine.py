@@ -47,6 +47,7 @@ class Engine:
     nothing trained drafts); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
     know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``parallel``;
     ``context_size`` in tokens of each; ``costs`` of passes on this machine, None unless the schedule is auto;
+    ``draft_model``, None without one;
     ``recurrent_bytes``, the size of the recurrent memory, 0 without one.
     """
 
@@ -64,7 +65,7 @@ class Engine:
         parts = EngineParts.assemble(Path(model), lookahead, settings or Settings(), note)
         self.settings, self.notes = parts.settings, parts.notes
         self.model, self.base, self.lookahead = parts.model, parts.base, parts.lookahead
-        self.calibration, self.costs = parts.calibration, parts.costs
+        self.calibration, self.costs, self.draft_model = parts.calibration, parts.costs, parts.draft_model
         self.recurrent_bytes = parts.recurrent_bytes
         self.schedule, self.parallel, self.context_size = parts.schedule, parts.parallel, parts.context_size
         self.sessions, self.session = parts.sessions, parts.sessions[0]

@@ -13,6 +13,7 @@ from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.decoding.session import Session
+from pass_edge.drafting.draft_model import DraftModel, load_draft
 from pass_edge.drafting.drafter import Drafter
 from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Base, Lookahead
@@ -28,7 +29,7 @@ from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import kernels
 from pass_edge.native.model import Model, check_is_gguf
-from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.cost_model import StepCosts, expected_speed, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
 from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
 
@@ -55,6 +56,10 @@ _HEAD_ALTERNATIVES = 2
 """Further tokens that heads draft at each depth; few of them pay."""
 _STATES_PART = 0.5
 """The most memory that the states of a recurrent memory may take, as a part of the model's size."""
+_MAX_MODEL_CHAIN = 16
+"""Tokens that a draft model drafts in a row, one pass each."""
+_VERY_GOOD = 0.9
+"""Few draft models are right more often."""
 _MAX_LOOKAHEAD_GROUP = 2
 """Lookahead tokens at a node: each takes a row at every node."""
 
@@ -75,6 +80,7 @@ class EngineParts:
     parallel: int = field(init=False)
     schedule: str = field(init=False)
     costs: StepCosts | None = field(init=False, default=None)
+    draft_model: DraftModel | None = field(init=False, default=None)
     sessions: tuple[Session, ...] = field(init=False)
     _embeddings: TokenEmbeddings | None = field(init=False, default=None)
     _max_drafts: int = field(init=False)
@@ -268,6 +274,8 @@ class EngineParts:
         """Return what makes the schedule of a session. All sessions share heads, costs and statistics."""
         if self.schedule == AUTO:
             return self._planners(batcher, opened, note)
+        if self.settings.draft_model and self.schedule != PLAIN:
+            self.notes.append(f"the schedule {self.schedule} asks no draft model; auto does")
         heads = None
         if self.schedule in (HEAD, FUSED):  # two-pass is the paper's: lookahead tokens alone
             heads = self._heads(opened, correct_lookahead=self.schedule == FUSED)
@@ -275,6 +283,7 @@ class EngineParts:
         return lambda: FixedSchedule(FORMS[self.schedule], drafter)
 
     def _planners(self, batcher: Batcher, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
+        draft = self._load_draft(opened, note)
         max_rows = self._max_drafts + 1 if self.parallel == 1 else self.calibration.widest_step
         costs = self.costs = step_costs(batcher.context, self.settings, max_rows, note)
         lookahead, n_lookahead = self.lookahead, 0
@@ -286,6 +295,10 @@ class EngineParts:
         n_alternatives = 0 if batcher.limits.chains_only else _HEAD_ALTERNATIVES
         drafter = Drafter(_MAX_HEAD_CHAIN, heads, n_alternatives=n_alternatives)
         statistics = DraftStatistics(lookahead_may_pay=may_pay)
+        make_chains = None
+        if draft:
+            self.draft_model = self._open_draft_model(draft, opened, costs)
+            make_chains = partial(self.draft_model.new_conversation, _MAX_MODEL_CHAIN, n_alternatives)
         return lambda: Planner(
             costs,
             drafter,
@@ -295,7 +308,26 @@ class EngineParts:
             max_drafted=self._max_drafts,
             tree_sizes=GPU_TREE_SIZES if on_gpu(self.settings) else (),
             limits=batcher.limits,
+            draft_model=make_chains() if make_chains else None,
         )
+
+    def _load_draft(self, opened: ExitStack, note: Note) -> Model | None:
+        path = self.settings.draft_model
+        if path is None:
+            return None
+        return opened.enter_context(load_draft(path, self.model, self.base.n_vocab, self.settings, note))
+
+    def _open_draft_model(self, draft: Model, opened: ExitStack, costs: StepCosts) -> DraftModel:
+        cells, threads = self.parallel * (self.context_size + SPARE_CELLS), costs.threads
+        draft_model = DraftModel(draft, self.base.n_vocab, self.settings, self.parallel, cells, threads)
+        opened.enter_context(closing(draft_model))
+        draft_seconds, seconds = draft_model.step_seconds, float(costs.at(0)[0])
+        if expected_speed(costs, draft_seconds, _VERY_GOOD) <= 1:
+            self.notes.append(
+                f"a pass of the draft model takes {1e3 * draft_seconds:.1f} ms, and one of the model "
+                f"{1e3 * seconds:.1f} ms, so drafts would not pay even if {_VERY_GOOD:.0%} of them were right"
+            )
+        return draft_model
 
     def _heads(self, opened: ExitStack, *, correct_lookahead: bool) -> Heads | None:
         lookahead, embeddings = self.lookahead, self._embeddings

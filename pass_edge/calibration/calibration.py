@@ -21,7 +21,7 @@ from pass_edge.native.library_probe import check_verdict, gpu_works, probe
 from pass_edge.native.model import Model, check_loads
 from pass_edge.settings import MAX_RECURRENT_DRAFTS, PROMPT_BATCH, Settings, context_settings
 
-from .measurement_cache import library_key, load, run_key, store
+from .measurement_cache import library_key, load, model_key, run_key, store
 
 _VERSION = 2
 """Of what is stored."""
@@ -84,8 +84,7 @@ def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Ca
     stored = load("calibration", key)
     if stored is not None:
         return Calibration(**stored)
-    may_repack = check_verdict(library_verdict(note))
-    check_loads(path)
+    may_repack = check_model(path, note)
     note("measuring this model on this machine (once)")
     best = _measure(path, settings, repack=may_repack)
     if may_repack and best.width < _SUFFICIENT_WIDTH:
@@ -93,6 +92,17 @@ def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Ca
         best = max(best, unpacked, key=lambda calibration: calibration.width)
     store("calibration", key, asdict(best))
     return best
+
+
+def check_model(path: Path, note: Callable[[str], None]) -> bool:
+    """Check that llama.cpp works here and can load ``path``, once for a build and a file. Return whether
+    weights may be repacked. Raises LibraryError, ModelError."""
+    may_repack = check_verdict(library_verdict(note))
+    key = f"{library_key()} {model_key(path)}"
+    if not load("loads", key):
+        check_loads(path)
+        store("loads", key, True)
+    return may_repack
 
 
 def library_verdict(note: Callable[[str], None]) -> str:

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pass_edge import Engine, ModelError
+from pass_edge import Engine, ModelError, Settings
 from pass_edge.calibration.calibration import library_verdict
 from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.commands.terminal.output import quiet
+from pass_edge.drafting.draft_model import DraftModel
 from pass_edge.models import default_model
 from pass_edge.native import build, devices
+from pass_edge.native.context import cache_bytes
 from pass_edge.native.cpu_count import cpu_quota
 from pass_edge.native.library import kernels, library_path, system_info
 from pass_edge.native.library_probe import BROKEN, WORKS
 from pass_edge.native.model import ALL_LAYERS
+from pass_edge.planning.cost_model import StepCosts, expected_speed
 from pass_edge.settings import PLAIN
 
-from .engine_options import model_argument
+from .engine_options import draft_model_option, model_argument
 
 
 @click.command()
 @model_argument
+@draft_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(model: Path | None, as_json: bool) -> None:
+def doctor(model: Path | None, draft_model: Path | None, as_json: bool) -> None:
     """Check this machine and a model, and suggest fixes.
 
-    The report covers llama.cpp's library, the devices, and MODEL or the default model.
+    The report covers llama.cpp's library, the devices, MODEL or the default model, and a draft model.
 
     \b
     pass-edge doctor
     pass-edge doctor model.gguf --json
+    pass-edge doctor model.gguf --draft-model small.gguf
     """
-    report = examine(model)
+    report = examine(model, draft_model)
     if as_json:
         click.echo(json.dumps(report))
         return
@@ -47,8 +53,8 @@ def doctor(model: Path | None, as_json: bool) -> None:
         click.echo(f"- {advice}")
 
 
-def examine(model: Path | None = None) -> dict[str, Any]:
-    """Return the report as plain data, for ``model`` or the default model."""
+def examine(model: Path | None = None, draft_model: Path | None = None) -> dict[str, Any]:
+    """Return the report as plain data, for ``model`` or the default model, with ``draft_model`` if given."""
     plan, verdict = build.plan(), library_verdict(quiet)
     advice = [] if verdict == WORKS else ["rebuild llama.cpp here: make clean setup"]
     report: dict[str, Any] = {
@@ -70,19 +76,19 @@ def examine(model: Path | None = None) -> dict[str, Any]:
         "advice": advice,
     }
     if verdict != BROKEN:
-        _examine_model(model, report)
+        _examine_model(model, draft_model, report)
     if problem := take_problem():
         advice.append(problem)
     return report
 
 
-def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
+def _examine_model(path: Path | None, draft_model: Path | None, report: dict[str, Any]) -> None:
     try:
         path = path or default_model()
     except ModelError as error:
         report["advice"].append(str(error))
         return
-    with Engine(path, note=quiet) as engine:
+    with Engine(path, settings=Settings(draft_model=draft_model), note=quiet) as engine:
         width = engine.calibration.width
         report["model"] = {
             "path": str(path),
@@ -96,7 +102,23 @@ def _examine_model(path: Path | None, report: dict[str, Any]) -> None:
         }
         if engine.recurrent_bytes:
             report["model"]["recurrent_memory"] = _recurrent_memory(engine)
+        if engine.draft_model and engine.costs:
+            report["model"]["draft_model"] = _draft_model(engine.draft_model, engine.costs)
         report["advice"] += engine.notes
+
+
+def _draft_model(draft_model: DraftModel, costs: StepCosts) -> str:
+    """Describe what a draft model costs, and what it gains if its drafts are right."""
+    mib = (draft_model.model.size + cache_bytes(draft_model.model, draft_model.context.settings)) / 2**20
+    seconds, speed_at = draft_model.step_seconds, partial(expected_speed, costs, draft_model.step_seconds)
+    times = f"{1e3 * seconds:.1f} ms a pass, where the model takes {1e3 * costs.at(0)[0]:.1f} ms"
+    paying = next((percent for percent in range(1, 101) if speed_at(percent / 100) > 1), None)
+    gain = (
+        f"pays if {paying} % of its drafts are right; {speed_at(0.8):.2f} times plain decoding if 80 % are"
+        if paying
+        else "cannot pay"
+    )
+    return f"{draft_model.model.description}, {mib:.0f} MiB: {times}; {gain}"
 
 
 def _recurrent_memory(engine: Engine) -> str:

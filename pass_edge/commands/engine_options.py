@@ -91,6 +91,12 @@ _SCHEDULE_OPTIONS: list[Option] = [
         help="Also draft what the conversation repeats.",
     ),
 ]
+draft_model_option = click.option(
+    "--draft-model",
+    "-md",
+    type=click.Path(path_type=Path),
+    help="A small GGUF file with the model's tokenizer, from which auto drafts too where that pays.",
+)
 _MACHINE_OPTIONS: list[Option] = [
     click.option(
         "--lookahead",
@@ -98,6 +104,7 @@ _MACHINE_OPTIONS: list[Option] = [
         show_default=True,
         help="A .pass.gguf file, auto (the one that fits the model), or none.",
     ),
+    draft_model_option,
     click.option("--threads", "-t", type=int, help="CPU threads. [default: the fastest number, or all]"),
     click.option(
         "--gpu-layers",

@@ -7,8 +7,10 @@ token, which the hidden head advances from token to token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from pass_edge.sampling.noise import DRAFT
 from pass_edge.sampling.sampler import Distribution, Sampler
@@ -87,6 +89,42 @@ class DraftToken:
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
+class DraftSource(Protocol):
+    """Drafts chains, token by token."""
+
+    def draft_tokens(self, result: StepResult) -> Iterator[DraftToken]:
+        """Yield the tokens of the chain after the new root; each is computed when it is asked for."""
+
+
+Predictions = Callable[[Sequence[int]], Iterator[HeadLogits]]
+"""Yields the logits for each depth. It is given the root and the chain so far, to which each drafted token is
+added before the next logits are asked for."""
+
+
+def drawn(predictions: Predictions, result: StepResult, n_alternatives: int) -> Iterator[DraftToken]:
+    """Yield the tokens of the chain after the new root, drawn from ``predictions`` as ``result.rule`` accepts
+    most often. ``n_alternatives``: most alternatives to each token."""
+    sampler, position = result.sampler.unconstrained, result.next_position
+    tokens, history = [result.new_tokens[-1]], list(result.history)
+    for logits in predictions(tokens):
+        if result.rule == REJECTION:
+            proposal = sampler.distribution(logits.for_all_tokens().logits, history)
+            token = proposal.draw(sampler.seed, position, DRAFT)
+            drafted = DraftToken(token, logits.confidence, proposal)
+        else:
+            if sampler.adjusts_logits:
+                logits = logits.for_all_tokens()
+            indices = sampler.ranked(
+                logits.logits, position, history, 1 + n_alternatives, tokens=logits.tokens
+            )
+            (token, _), *alternatives = map(logits.token_at, indices)
+            drafted = DraftToken(token, logits.confidence, alternatives=tuple(alternatives))
+        tokens.append(drafted.token)
+        yield drafted
+        history.append(drafted.token)
+        position += 1
+
+
 @dataclass(frozen=True)
 class Drafter:
     """Drafts chains from what passes have left.
@@ -116,29 +154,11 @@ class Drafter:
 
     def draft_tokens(self, result: StepResult) -> Iterator[DraftToken]:
         """Yield the tokens of the chain after the new root; each is computed when it is asked for."""
-        sampler, position = result.sampler.unconstrained, result.next_position
-        tokens, history = [result.new_tokens[-1]], list(result.history)
-        for logits in self._predictions(result.output, tokens):
-            if result.rule == REJECTION:
-                proposal = sampler.distribution(logits.for_all_tokens().logits, history)
-                token = proposal.draw(sampler.seed, position, DRAFT)
-                drafted = DraftToken(token, logits.confidence, proposal)
-            else:
-                if sampler.adjusts_logits:
-                    logits = logits.for_all_tokens()
-                indices = sampler.ranked(
-                    logits.logits, position, history, 1 + self.n_alternatives, tokens=logits.tokens
-                )
-                (token, _), *alternatives = map(logits.token_at, indices)
-                drafted = DraftToken(token, logits.confidence, alternatives=tuple(alternatives))
-            tokens.append(drafted.token)
-            yield drafted
-            history.append(drafted.token)
-            position += 1
+        return drawn(partial(self._predictions, result.output), result, self.n_alternatives)
 
     def _predictions(self, output: PassOutput, tokens: Sequence[int]) -> Iterator[HeadLogits]:
-        """Yield the logits for each depth, from the best source that there is. ``tokens``: the root and the
-        chain so far, to which the caller appends each drafted token before it asks for the next logits.
+        """Yield the logits for each depth, from the best source that there is. ``tokens``: as for
+        Predictions.
 
         Corrected lookahead outputs come first, then the hidden head, then plain lookahead outputs. Mixtures
         of them were measured, and are no better (docs/training.md).

@@ -80,7 +80,9 @@ def _is_the_models_own(name: str, value: Any, path: str | Path) -> bool:
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
     """Return the engine's settings that the constructor's arguments mean. Raises SettingsError."""
+    draft_model = given["draft_model"]  # llama-cpp-python takes objects that draft, never a file
     return Settings(
+        draft_model=draft_model if isinstance(draft_model, str | Path) else None,
         context_size=given["n_ctx"],
         gpu_layers=given["n_gpu_layers"],
         threads=given["n_threads"],

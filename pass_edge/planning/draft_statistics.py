@@ -14,26 +14,32 @@ tenth of a pass."""
 _GAIN_DECAY = 0.95
 """Weight of the old mean gain at each trial. Most drafts of a head lose a little, and some gain much, so the
 mean runs over some twenty trials."""
-_MIN_HEADS_TRIALS = 8
-"""Trials before heads may be judged not to pay."""
+_MIN_HEADS_TRIALS, _MIN_MODEL_TRIALS = 8, 2
+"""Trials before heads, or a draft model, may be judged not to pay."""
 _PROBABILITY_BUCKETS = 4
 """Buckets by the probability of the best n-gram draft, for the trials of heads."""
 _HEAD_WEIGHT = 0.05
 """Weight of the newest draft in the mean acceptance rate of a head's drafts at one depth."""
+_READING_SHARE, _MAX_READING = 0.02, 32.0
+"""Of the time of all passes, and in passes: what a draft model may read without promising a gain."""
+_LIKELY_PASSES = 64
+"""A conversation is taken to need as many passes more as it has had, but at least so many."""
 
 
 class DraftStatistics:
     """Acceptance rates of all draft sources, and whether a source pays for its time.
 
-    Attributes: ``lookahead_trials``, when to add lookahead tokens to a tree.
+    Attributes: ``lookahead_trials``, when to add lookahead tokens to a tree; ``heads`` and ``draft_model``,
+    what is known of their chains; ``reading``, what a draft model may read.
     """
 
     def __init__(self, *, lookahead_may_pay: bool = True) -> None:
         """``lookahead_may_pay``: if false, lookahead tokens start as a source that does not pay."""
         self.lookahead_trials = TrialBackoff(starts_rare=not lookahead_may_pay)
-        self._head_trials: dict[tuple[int, int], TrialBackoff] = {}
+        self.heads = ChainStatistics(_MAX_HEADS_INTERVAL, _MIN_HEADS_TRIALS)
+        self.draft_model = ChainStatistics(_MAX_INTERVAL, _MIN_MODEL_TRIALS)
+        self.reading = ReadingBudget()
         self._estimates: dict[float, AcceptanceEstimates] = {}
-        self._head_probabilities: dict[int, float] = {}
 
     def estimates(self, temperature: float) -> AcceptanceEstimates:
         """Return the acceptance rates at this temperature, rounded to a tenth."""
@@ -42,42 +48,81 @@ class DraftStatistics:
             self._estimates[temperature] = AcceptanceEstimates()
         return self._estimates[temperature]
 
-    def head_trials(self, n_sharing: int, best_probability: float, *, starts_rare: bool) -> TrialBackoff:
-        """Return when to ask heads in a pass that ``n_sharing`` share, with ``best_probability`` the
-        path probability of the best n-gram draft.
 
-        Heads that do not pay in a shared pass may pay in one that is not shared, and heads add little to an
-        n-gram draft that is nearly certain. ``starts_rare``: as for ``TrialBackoff``, in shared passes only.
+class ChainStatistics:
+    """Whether a source of chains, heads or a draft model, pays, and how far its chains go."""
+
+    def __init__(self, max_interval: int, min_trials: int) -> None:
+        """Arguments: as for TrialBackoff."""
+        self._max_interval, self._min_trials = max_interval, min_trials
+        self._trials: dict[tuple[int, int], TrialBackoff] = {}
+        self._probabilities: dict[int, float] = {}
+
+    def trials(self, n_sharing: int, best_probability: float, *, starts_rare: bool) -> TrialBackoff:
+        """Return when to ask the source in a pass that ``n_sharing`` share, with ``best_probability`` the
+        path probability of the best draft of cheaper sources.
+
+        A source that does not pay in a shared pass may pay in one that is not shared, and it adds little to a
+        draft that is nearly certain. ``starts_rare``: as for ``TrialBackoff``.
         """
         key = n_sharing, int(_PROBABILITY_BUCKETS * best_probability)
-        if key not in self._head_trials:
-            self._head_trials[key] = TrialBackoff(
-                starts_rare=starts_rare and n_sharing > 1,
-                max_interval=_MAX_HEADS_INTERVAL,
-                min_trials=_MIN_HEADS_TRIALS,
+        if key not in self._trials:
+            self._trials[key] = TrialBackoff(
+                starts_rare=starts_rare, max_interval=self._max_interval, min_trials=self._min_trials
             )
-        return self._head_trials[key]
+        return self._trials[key]
 
-    def observe_head(self, depth: int, probability: float) -> None:
-        """Record the acceptance rate of a token that a head has drafted at ``depth``."""
-        mean = self.head_probability(depth)
-        self._head_probabilities[depth] = (1 - _HEAD_WEIGHT) * mean + _HEAD_WEIGHT * probability
+    def observe(self, depth: int, probability: float) -> None:
+        """Record the acceptance rate of a token that was drafted at ``depth``."""
+        mean = self.probability(depth)
+        self._probabilities[depth] = (1 - _HEAD_WEIGHT) * mean + _HEAD_WEIGHT * probability
 
-    def head_probability(self, depth: int) -> float:
-        """Return the mean acceptance rate of the tokens that heads have drafted at ``depth`` lately."""
-        return self._head_probabilities.get(depth, 0.5)
+    def probability(self, depth: int) -> float:
+        """Return the mean acceptance rate of the tokens that were drafted at ``depth`` lately; if there were
+        none, that of the depth before."""
+        if depth < 0:
+            return 0.5
+        return self._probabilities.get(depth) or self.probability(depth - 1)
+
+
+class ReadingBudget:
+    """Decides whether a draft model may read a text that it has not followed. Times are in plain passes.
+
+    Reading is an investment: it pays if the draft model then gains more in the rest of the conversation.
+    Where it has not shown a gain, it may take a small share of all time, so that it can show one.
+    """
+
+    def __init__(self) -> None:
+        self._saved = _MAX_READING
+
+    def count_pass(self) -> None:
+        """Count one pass."""
+        self._saved = min(self._saved + _READING_SHARE, _MAX_READING)
+
+    def allows(self, needed: float, gain: float, n_passes: int) -> bool:
+        """Return whether a text may be read that takes ``needed``. ``gain``: what drafts gain in a pass;
+        ``n_passes``: those that the conversation has had."""
+        return needed <= max(self._saved, gain * max(n_passes, _LIKELY_PASSES))
+
+    def spend(self, passes: float) -> None:
+        """Record the time of reading."""
+        self._saved = max(0.0, self._saved - passes)
 
 
 class AcceptanceEstimates:
-    """Acceptance rates of drafts from n-grams, from hidden states and from lookahead outputs."""
+    """Acceptance rates of drafts from n-grams, hidden states, lookahead outputs, and a draft model."""
 
     def __init__(self) -> None:
-        self.ngrams, self.hidden, self.lookahead = ngram_rates(), head_rates(), head_rates()
+        self.ngrams = ngram_rates()
+        self.hidden, self.lookahead, self.draft_model = head_rates(), head_rates(), head_rates()
 
 
 class TrialBackoff:
     """Decides when to try a draft source that takes time: at every step while it pays, else after an interval
-    that doubles with each trial that shows no gain."""
+    that doubles with each trial that shows no gain.
+
+    Attributes: ``mean_gain``, of the last trials, in seconds.
+    """
 
     def __init__(
         self, *, starts_rare: bool = False, max_interval: int = _MAX_INTERVAL, min_trials: int = 0
@@ -88,7 +133,7 @@ class TrialBackoff:
         self._max_interval = max_interval
         self._trials_left = 0 if starts_rare else min_trials
         self._steps_waited = 0
-        self._mean_gain = 0.0
+        self.mean_gain = 0.0
 
     def is_due(self) -> bool:
         """Count one step, and return whether the source should be tried in it."""
@@ -99,6 +144,6 @@ class TrialBackoff:
         """Record the gain of one trial, in seconds; negative is a loss."""
         self._steps_waited = 0
         self._trials_left -= 1
-        self._mean_gain = _GAIN_DECAY * self._mean_gain + (1 - _GAIN_DECAY) * gain
-        pays = self._mean_gain > 0 or self._trials_left > 0
+        self.mean_gain = _GAIN_DECAY * self.mean_gain + (1 - _GAIN_DECAY) * gain
+        pays = self.mean_gain > 0 or self._trials_left > 0
         self._interval = 1 if pays else min(2 * self._interval, self._max_interval)

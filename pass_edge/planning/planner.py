@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pass_edge.drafting.drafter import Drafter, DraftToken, StepResult
+from pass_edge.drafting.draft_model import DraftConversation
+from pass_edge.drafting.drafter import Drafter, DraftSource, DraftToken, StepResult
 from pass_edge.drafting.ngrams import NgramContinuations, NgramIndex
 from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree, TreeLimits
 from pass_edge.sampling.sampler import Distribution
@@ -27,7 +28,8 @@ from pass_edge.settings import MAX_ROWS, REJECTION
 
 from .acceptance import AcceptanceRates, head_bucket, ngram_bucket
 from .cost_model import Doubles, StepCosts
-from .draft_statistics import AcceptanceEstimates, DraftStatistics
+from .draft_model_use import DraftModelUse
+from .draft_statistics import AcceptanceEstimates, ChainStatistics, DraftStatistics
 from .grammar_guide import GrammarGuide
 from .tree_selection import DraftBuilder, Throughput, TreeSelector
 
@@ -35,7 +37,8 @@ GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
 """Numbers of nodes that trees may have on a GPU. There, passes of the same size as the one before are
 cheaper: llama.cpp keeps the graph, and CUDA records it once it is repeated."""
 _LIKELY = 0.5
-"""If a draft pays only above this probability, heads are tried rarely at first."""
+"""If a draft pays only above this probability, heads are tried rarely at first. The draft model is, too,
+where there is a draft of more than this probability."""
 _HEAD_COST = 0.1
 """Approximate time of a head, as a share of a pass over one row."""
 _REPLAN_INTERVAL = 8
@@ -50,8 +53,8 @@ None for the root, continuations after the token)."""
 
 
 class Planner:
-    """The schedule "auto": a Schedule that drafts from n-grams of the conversation and from ``drafter``, and
-    decodes the drafts that are worth their rows. Not thread-safe."""
+    """The schedule "auto": a Schedule that drafts from n-grams of the conversation, from ``drafter`` and from
+    a draft model, and decodes the drafts that are worth their rows. Not thread-safe."""
 
     def __init__(
         self,
@@ -64,17 +67,19 @@ class Planner:
         max_drafted: int = MAX_ROWS,
         tree_sizes: Sequence[int] = (),
         limits: TreeLimits = _NO_LIMITS,
+        draft_model: DraftConversation | None = None,
     ) -> None:
         """``costs``: of passes, up to the widest one that may run. ``drafter``: drafts from heads and
         lookahead outputs. ``n_lookahead``: lookahead tokens at each node of a tree that has any.
         ``statistics``: shared with other conversations, or new ones if None. ``use_ngrams``: draft from the
         conversation too. ``max_drafted``: most tokens drafted in a pass. ``tree_sizes``: numbers of nodes
         that a tree may have, besides the largest tree that fits; empty allows any number. ``limits``: which
-        trees the model's memory can verify."""
+        trees the model's memory can verify. ``draft_model``: drafts from a draft model."""
         self._costs = costs
         self._drafter = drafter or Drafter(0)
         self._n_lookahead = n_lookahead
         self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
+        self._draft_model = DraftModelUse(draft_model, self._statistics.reading) if draft_model else None
         self._use_ngrams = use_ngrams
         self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
         self._limits = limits
@@ -85,14 +90,16 @@ class Planner:
         self._selector = TreeSelector(seconds, self._throughput, tree_sizes=tree_sizes)
         self._n_passes = 0
         self._draft, self._n_lookahead_next = NO_DRAFT, 0
-        self._predictions: list[tuple[AcceptanceRates, dict[int, int]]] = []
-        """By depth, what heads have drafted: their rates, and the bucket of each token, best token first."""
+        self._predictions: list[list[tuple[AcceptanceRates, dict[int, int]]]] = []
+        """By chain and depth, what was drafted: its rates, and the bucket of each token, best token first."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a conversation that holds ``tokens``, the root last."""
         if self._use_ngrams:
             self._index.reset_to(tokens)
         self._draft, self._n_lookahead_next, self._predictions = NO_DRAFT, 0, []
+        if self._draft_model:
+            self._draft_model.begin(tokens)
         self._n_passes = 0
         self._throughput = Throughput()
 
@@ -112,6 +119,7 @@ class Planner:
         self._draft_ngrams(builder, selector, estimates.ngrams, guide, by_rejection=by_rejection)
         if not guide.forces(0):
             self._draft_heads(builder, selector, estimates, guide, result)
+            self._ask_draft_model(builder, selector, estimates, guide, result)
         guide.draft_forced()
         self._select(builder.build(), selector, result.new_tokens[-1])
         elapsed = result.seconds + time.perf_counter() - began
@@ -123,17 +131,20 @@ class Planner:
         """Correct the costs by the time of the pass, and the acceptance rates by its tokens."""
         seconds = result.seconds - result.replay_seconds
         self._costs.observe(result.rows, result.depth, seconds, 1 / result.n_sharing)
-        self._observe_heads(result.new_tokens)
+        self._observe_chains(result.new_tokens)
+        if self._draft_model:
+            self._draft_model.append(result.new_tokens)
         if self._use_ngrams:
             self._observe_ngrams(result, estimates.ngrams)
 
-    def _observe_heads(self, new_tokens: Sequence[int]) -> None:
-        """Compare what heads have drafted, in the tree or not, with ``new_tokens``."""
-        for (rates, buckets), new in zip(self._predictions, new_tokens, strict=False):
-            for token, bucket in buckets.items():
-                rates.observe(bucket, token == new)
-            if new != next(iter(buckets)):  # deeper predictions followed another token
-                break
+    def _observe_chains(self, new_tokens: Sequence[int]) -> None:
+        """Compare what heads and the draft model have drafted, in the tree or not, with ``new_tokens``."""
+        for chain in self._predictions:
+            for (rates, buckets), new in zip(chain, new_tokens, strict=False):
+                for token, bucket in buckets.items():
+                    rates.observe(bucket, token == new)
+                if new != next(iter(buckets)):  # deeper predictions followed another token
+                    break
         self._predictions = []
 
     def _observe_ngrams(self, result: StepResult, rates: AcceptanceRates) -> None:
@@ -220,39 +231,65 @@ class Planner:
     ) -> None:
         """Draft from what the pass left: from lookahead outputs if it had lookahead tokens, else from its
         hidden state where heads are likely to pay. Record the gain of the source."""
-        # with the rejection rule all children of a node come from one distribution, so from one source
-        allowed = not (result.rule == REJECTION and builder)
+        allowed, known = _allows_another_source(builder, result), self._statistics.heads
         if len(result.output.lookahead_logits):
             seconds = self._costs.at(result.depth)
             paid = seconds[result.rows - 1] - seconds[result.rows - 1 - sum(result.tree.lookahead)]
-            gain = (
-                self._draft_chain(builder, selector, estimates.lookahead, guide, result) if allowed else 0.0
-            )
+            chain = self._drafter, known, estimates.lookahead
+            gain = self._draft_chain(*chain, builder, selector, guide, result) if allowed else 0.0
             self._statistics.lookahead_trials.record(gain - paid)
         elif allowed and self.needs_hidden and selector.min_probability[0] < 1:
-            trials = self._statistics.head_trials(
+            trials = known.trials(
                 selector.n_sharing,
                 builder.best_probability,
-                starts_rare=selector.min_probability[0] > _LIKELY,
+                starts_rare=selector.n_sharing > 1 and selector.min_probability[0] > _LIKELY,
             )
             if trials.is_due():
-                trials.record(self._draft_chain(builder, selector, estimates.hidden, guide, result))
+                chain = self._drafter, known, estimates.hidden
+                trials.record(self._draft_chain(*chain, builder, selector, guide, result))
 
-    def _draft_chain(
+    def _ask_draft_model(
         self,
         builder: DraftBuilder,
         selector: TreeSelector,
+        estimates: AcceptanceEstimates,
+        guide: GrammarGuide,
+        result: StepResult,
+    ) -> None:
+        """Draft from the draft model where it is likely to pay. Record its gain."""
+        use, known = self._draft_model, self._statistics.draft_model
+        if not use:
+            return
+        # the least that a draft must be worth: its row, and the time of the draft model's pass
+        least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
+        if not _allows_another_source(builder, result) or least >= 1:
+            return
+        best = builder.best_probability
+        rarely_pays = best > _LIKELY or (selector.n_sharing > 1 and least > _LIKELY)
+        trials = known.trials(selector.n_sharing, best, starts_rare=rarely_pays)
+        if use.is_ready(trials, float(self._costs.at(result.depth)[0])):
+            chain = use.conversation, known, estimates.draft_model
+            use.record(trials, self._draft_chain(*chain, builder, selector, guide, result))
+
+    def _draft_chain(
+        self,
+        source: DraftSource,
+        known: ChainStatistics,
         rates: AcceptanceRates,
+        builder: DraftBuilder,
+        selector: TreeSelector,
         guide: GrammarGuide,
         result: StepResult,
     ) -> float:
-        """Draft a chain from lookahead outputs and heads, with alternatives at each depth. Return the gain in
-        seconds: the value of the added drafts, less the time that drafting took."""
+        """Draft a chain from ``source``, with alternatives at each depth. ``known``, ``rates``: what is known
+        of it. Return the gain in seconds: the value of the added drafts, less the time that drafting took."""
         began = token_began = time.perf_counter()
         value_before = selector.value(builder.build())
         node, path_probability = 0, 1.0
-        for depth, draft_token in enumerate(self._drafter.draft_tokens(result)):
+        self._predictions.append([])
+        for depth, draft_token in enumerate(source.draft_tokens(result)):
             token_rates = self._rates_of(depth, draft_token, rates)
+            known.observe(depth, token_rates[draft_token.token])
             probabilities = {
                 token: path_probability * guide.rate(node, token, rate) for token, rate in token_rates.items()
             }
@@ -266,8 +303,9 @@ class Planner:
             node, path_probability = nodes[draft_token.token], probabilities[draft_token.token]
             # draft another token only if its expected value, less its row, exceeds the time it takes
             now = time.perf_counter()
-            expected = path_probability * self._statistics.head_probability(depth + 1)
+            expected = path_probability * known.probability(depth + 1)
             if expected - selector.min_probability[0] < selector.tokens_per_second * (now - token_began):
+                known.observe(depth + 1, known.probability(depth))  # or it would never be tried again
                 break
             token_began = now
         gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
@@ -275,14 +313,13 @@ class Planner:
 
     def _rates_of(self, depth: int, draft_token: DraftToken, rates: AcceptanceRates) -> dict[int, float]:
         """Return the acceptance rate of each token drafted at ``depth``, if all above it are right, and note
-        the prediction for ``_observe_heads``."""
+        the prediction for ``_observe_chains``."""
         buckets = {draft_token.token: head_bucket(depth, draft_token.confidence)}
         buckets |= {
             token: head_bucket(depth, confidence, alternative=True)
             for token, confidence in draft_token.alternatives
         }
-        self._predictions.append((rates, buckets))
-        self._statistics.observe_head(depth, rates.rate(buckets[draft_token.token]))
+        self._predictions[-1].append((rates, buckets))
         return {token: rates.rate(bucket) for token, bucket in buckets.items()}
 
     # -- select ---------------------------------------------------------------------------------------
@@ -293,6 +330,11 @@ class Planner:
         look_ahead = self._n_lookahead and self._statistics.lookahead_trials.is_due()
         self._n_lookahead_next = self._n_lookahead if look_ahead else 0
         self._draft = selector.select(draft, self._n_lookahead_next, root)
+
+
+def _allows_another_source(builder: DraftBuilder, result: StepResult) -> bool:
+    """With the rejection rule all children of a node come from one distribution, so from one source."""
+    return not (result.rule == REJECTION and builder)
 
 
 def may_look_ahead(costs: StepCosts, *, has_hidden_head: bool = False) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,23 @@ def test_doctor_looks_at_the_model_given(tiny_path: Path) -> None:
     assert json.loads(done.stdout)["model"]["path"] == str(tiny_path)
     missing = run("doctor", "nowhere.gguf")
     assert (missing.returncode, b"there is no file" in missing.stderr) == (2, True)
+
+
+def test_doctor_says_what_a_draft_model_costs(tiny_path: Path, model_path: Path) -> None:
+    done = run("doctor", str(tiny_path), "-md", str(tiny_path), "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)["model"]["draft_model"]
+    assert re.search(r"Q8_0, \d+ MiB: \d+\.\d ms a pass, where the model takes \d+\.\d ms; \w+", said)
+    other = run("doctor", str(tiny_path), "--draft-model", str(model_path))
+    assert (other.returncode, b"same tokenizer" in other.stderr) == (2, True)
+
+
+def test_a_draft_model_leaves_the_text_as_it_is(tiny_path: Path, speaking_path: Path) -> None:
+    ask = ("generate", "yes", "--raw", "-n", "24", "-s", "5", "-m", str(speaking_path))
+    text = run(*ask).stdout
+    assert run(*ask, "--draft-model", str(speaking_path)).stdout == text != b""
+    refused = run(*ask, "-md", str(tiny_path))
+    assert (refused.returncode, b"same tokenizer" in refused.stderr) == (2, True)
 
 
 def test_a_model_given_as_the_question_is_told(tiny_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_prediction_is_compared_only_once() -> None:
     sampler, output = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
     rates, bucket = planner._statistics.estimates(0).hidden, head_bucket(0, 1.0)
     before = rates.rate(bucket)
-    planner._predictions = [(rates, {3: bucket})]
+    planner._predictions = [[(rates, {3: bucket})]]
     for depth, new in ((1, 3), (2, 4), (3, 5)):
         tree = planner.tree(2)
         planner.learn(StepResult(tree, (new,), output, sampler, [], "sampling", depth, 1, 0.01))
