@@ -46,13 +46,14 @@ class Settings:
     most tokens to draft ahead; None: as many as pay with auto (with a recurrent memory, at most 8), else one.
     ``ngrams``: whether auto also drafts from the conversation. ``draft_model``: the file of a small model
     with the same tokenizer, from which auto drafts too. ``draft_p_min``: lowest confidence, 0 to 1, of a
-    draft that is verified (auto computes its own and ignores this). ``context_size``: tokens of a conversation; 0:
-    as many as the model was trained with; None: the same, but at most 4,096. ``parallel``: conversations side
-    by side, at most 16, each with as much of the KV cache; they share forward passes. ``cache_type_k``/
-    ``_v``: ggml types of the KV cache; None: the fastest pair for which batch sizes do not change the logits.
-    ``flash_attn``: "on", "off", or "auto" (if the device can). ``gpu_layers``: None: as many as fit into the
-    device's free memory; -1: all. ``think``: whether a model that can think does so in chats; None: as its
-    template has it. ``thinking_budget``: tokens of thinking after which the answer begins; None: no limit.
+    draft that is verified (auto computes its own and ignores this). ``context_size``: tokens of a
+    conversation; 0: as many as the model was trained with; None: the same, but at most 4,096. ``parallel``:
+    conversations side by side, at most 16, each with as much of the KV cache; they share forward passes.
+    ``cache_type_k``/``_v``: ggml types of the KV cache; None: the fastest pair for which batch sizes do not
+    change the logits. ``flash_attn``: "on", "off", or "auto" (if the device can). ``gpu_layers``: None: as
+    many as fit into the device's free memory; -1: all. ``think``: whether a model that can think does so in
+    chats; None: as its template has it. ``thinking_budget``: tokens of thinking after which the answer
+    begins; None: no limit.
     """
 
     schedule: str = "auto"
