@@ -62,5 +62,7 @@ class DraftModelUse:
 
     def record(self, trials: TrialBackoff, gain: float) -> None:
         """Record the ``gain`` of asking the draft model, in seconds, without what it read before."""
-        trials.record(gain - self._unpaid)
-        self._unpaid = 0.0
+        gain, self._unpaid = gain - self._unpaid, 0.0
+        trials.record(gain)
+        if gain < 0:
+            self._budget.record_loss()

@@ -22,6 +22,8 @@ _HEAD_WEIGHT = 0.05
 """Weight of the newest draft in the mean acceptance rate of a head's drafts at one depth."""
 _READING_SHARE, _MAX_READING = 0.02, 32.0
 """Of the time of all passes, and in passes: what a draft model may read without promising a gain."""
+_KEPT_AFTER_LOSS = 0.8
+"""The part of this that is left after a trial without a gain."""
 _LIKELY_PASSES = 64
 """A conversation is taken to need as many passes more as it has had, but at least so many."""
 
@@ -107,6 +109,10 @@ class ReadingBudget:
     def spend(self, passes: float) -> None:
         """Record the time of reading."""
         self._saved = max(0.0, self._saved - passes)
+
+    def record_loss(self) -> None:
+        """Record a trial that showed no gain."""
+        self._saved *= _KEPT_AFTER_LOSS
 
 
 class AcceptanceEstimates:

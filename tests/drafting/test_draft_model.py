@@ -223,7 +223,11 @@ def test_only_what_is_lacking_is_read(draft_model: DraftModel) -> None:
 def test_reading_is_allowed_where_gains_or_the_budget_pay_for_it() -> None:
     budget = ReadingBudget()
     assert budget.allows(32, gain=0, n_passes=0), "a new source may show what it can"
-    budget.spend(30)
+    for _ in range(4):
+        budget.record_loss()
+    assert not budget.allows(14, gain=0, n_passes=0)
+    assert budget.allows(13, gain=0, n_passes=0)
+    budget.spend(11)
     assert not budget.allows(3, gain=-1, n_passes=1000)
     assert budget.allows(60, gain=1, n_passes=0)
     assert not budget.allows(70, gain=1, n_passes=0)
