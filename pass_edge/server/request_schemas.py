@@ -150,8 +150,8 @@ class ChatBody(Body):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Object] | None = Field(None, max_length=128)
     tool_choice: str | Object | None = None
-    parallel_tool_calls: bool = Field(
-        True, description="A forced call is always one; a free answer may have more."
+    parallel_tool_calls: bool | None = Field(
+        None, description="true: several calls may be forced; false: at most one is read."
     )
     chat_template_kwargs: Object | None = Field(
         None, description='Told to the chat template, e.g. {"enable_thinking": false}.'

@@ -11,9 +11,10 @@ import pytest
 from pass_edge import Engine, Sampling, Settings, SettingsError
 from pass_edge.native.constraint import Constraint
 from pass_edge.openai.answer_grammar import answer_grammar
-from pass_edge.openai.notations import NOTATIONS, Notation, python_calls, xml_calls
+from pass_edge.openai.notations import HERMES, NOTATIONS, Notation, python_calls, xml_calls
 from pass_edge.openai.requests import ChatCompletionRequest
 from pass_edge.openai.tools import ToolCallParser, forced_call_grammar, free_call_grammar, schemas_of
+from pass_edge.server.request_schemas import ChatBody
 from tests.support.chat_requests import GO
 
 TOOLS: list[dict[str, Any]] = [
@@ -112,6 +113,26 @@ def test_the_arguments_of_a_free_call_match_its_schema(
             tokens = tokens[1:]  # the space that this tokenizer puts before a text
         assert (constraint.count_allowed(tokens) == len(tokens)) == allowed, written_text
         constraint.restart()
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_parallel"),
+    [({}, False), ({"parallel_tool_calls": False}, False), ({"parallel_tool_calls": True}, True)],
+)
+def test_several_calls_are_forced_only_where_that_is_asked_for(
+    engine: Engine, fields: dict[str, Any], is_parallel: bool
+) -> None:
+    body = ChatBody(
+        messages=[{"role": "user", "content": "x"}], tools=TOOLS, tool_choice="required", **fields
+    )
+    vocabulary = engine.model.vocabulary
+    answer = answer_grammar(body.request("model"), TOOLS, HERMES, None, vocabulary)
+    call = written(HERMES, "stop", "here")
+    tokens = vocabulary.tokenize(call + HERMES.between + call).tolist()
+    while tokens and not vocabulary.piece(tokens[0]).strip():
+        tokens = tokens[1:]
+    constraint = Constraint(vocabulary, answer.grammar)
+    assert (constraint.count_allowed(tokens) == len(tokens)) == is_parallel
 
 
 @pytest.mark.parametrize("notation", NOTATIONS, ids=lambda notation: notation.name)
