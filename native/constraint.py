@@ -58,8 +58,8 @@ class Constraint:
         self._unknown = vocabulary.unknown_tokens
         self._size = vocabulary.size
         self.is_end = vocabulary.is_end
-        ends = (token for token in (vocabulary.eos, *range(vocabulary.size)) if token >= 0)
-        self._end: int | None = next(filter(vocabulary.is_end, ends), None)
+        ends = vocabulary.end_tokens
+        self._end: int | None = vocabulary.eos if vocabulary.eos in ends else next(iter(ends), None)
         self._check()
         self._begun: list[int] = _tokenizer(vocabulary).tokenize_str(begun)
         if self.count_allowed(self._begun) < len(self._begun):

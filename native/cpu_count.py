@@ -20,8 +20,8 @@ def usable_cpus(root: Path = _ROOT) -> int:
 
     ``root``: the folder in which `proc` and `sys` are.
     """
-    quota = cpu_quota(root)
-    return max(1, min(_affinity(), math.ceil(quota) if quota else _affinity()))
+    cpus, quota = _affinity(), cpu_quota(root)
+    return max(1, min(cpus, math.ceil(quota)) if quota else cpus)
 
 
 def _affinity() -> int:

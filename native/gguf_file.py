@@ -211,8 +211,7 @@ def trained_context(path: str | Path) -> int:
     """Return the context in tokens that the model in ``path`` was trained with; 0 if the file does not say.
     Raises ModelError."""
     with GgufFile(path) as file:
-        length = file.get(f"{file.get('general.architecture')}.context_length")
-    return length if isinstance(length, int) else 0
+        return file.number(f"{file.text('general.architecture')}.context_length") or 0
 
 
 def _numbers(address: int | None, code: int, count: int) -> npt.NDArray[Any]:

@@ -47,8 +47,7 @@ class Engine:
     nothing trained drafts); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
     know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``parallel``;
     ``context_size`` in tokens of each; ``costs`` of passes on this machine, None unless the schedule is auto;
-    ``draft_model``, None without one;
-    ``recurrent_bytes``, the size of the recurrent memory, 0 without one.
+    ``draft_model``, None without one; ``recurrent_bytes``, the size of the recurrent memory, 0 without one.
     """
 
     def __init__(
@@ -143,8 +142,9 @@ class Engine:
         """``stream`` the answer to ``messages`` (each with ``role`` and ``content``), rendered by the
         model's own chat template with ``template_arguments``; ``options`` as for ``stream``. The text begins
         with the model's thinking, if it thinks (``thinking.split_thinking`` separates it)."""
-        prompt = self.render(messages, template_arguments=template_arguments)
-        thinking, sampling = self.thinking_after(prompt), sampling or Sampling()
+        prompt = self.prompt_text(messages, template_arguments=template_arguments)
+        thinking = thinking_of(self.model.chat_template() or "", prompt)
+        sampling = sampling or Sampling()
         if thinking and sampling.grammar:
             grammar = behind_thinking(sampling.grammar, thinking, self.model.vocabulary)
             sampling = replace(sampling, grammar=grammar)
@@ -157,13 +157,6 @@ class Engine:
         model has no chat template of its own."""
         template = chat_template.default_of(self.model)
         return (template.end,) if template else ()
-
-    def thinking_after(self, prompt: Sequence[int]) -> Thinking | None:
-        """Return the tags of the thinking that the chat template lets a model begin with after ``prompt``;
-        None if its model does not think."""
-        piece = self.model.vocabulary.piece
-        end = b"".join(piece(token, special=True) for token in prompt[-8:]).decode(errors="replace")
-        return thinking_of(self.model.chat_template() or "", end)
 
     def render(
         self,

@@ -57,8 +57,8 @@ class Generation:
     ``conversation``, the prompt and the answer so far as tokens; and, complete once iteration ends, ``ids``
     (the generated tokens, without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of
     ``ids``, if asked for), ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end
-    token, stop string or stopping criterion),
-    "length", "context" (the context is full), "cancelled", or None while running.
+    token, stop string or stopping criterion), "length", "context" (the context is full), "cancelled", or None
+    while running.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Detokenizer, Text, Vocabulary, as_text
 
-from .thinking import Thinking, ThinkingParser
+from .thinking import Thinking, ThinkingParser, overlap
 
 
 class TextStream:
@@ -49,8 +49,8 @@ class TextStream:
 
     def _split(self, text: str, *, is_last: bool = False) -> tuple[str, str]:
         """Return the new text up to the end of the thinking, tags and all, and that of the answer."""
+        _, answer = self._thinking.feed(text, is_last=is_last)
         text = self._undecided + text
-        _, answer = self._thinking.feed(text[len(self._undecided) :], is_last=is_last)
         decided = len(text) - self._thinking.n_held
         self._undecided = text[decided:]
         return text[: decided - len(answer)], text[decided - len(answer) : decided]
@@ -61,19 +61,9 @@ class TextStream:
         if found:
             length, self.stop_string = min(found)
         else:
-            length = len(self._held) - self._partial_stop()
+            length = len(self._held) - max((overlap(self._held, each) for each in self._stop), default=0)
         released, self._held = self._held[:length], self._held[length:]
         return released
-
-    def _partial_stop(self) -> int:
-        """Return the length of the longest end of the held text that may begin a stop string."""
-        lengths = (
-            length
-            for string in self._stop
-            for length in range(min(len(string) - 1, len(self._held)), 0, -1)
-            if self._held.endswith(string[:length])
-        )
-        return max(lengths, default=0)
 
 
 def stop_strings(stop: Text | Sequence[Text] | None) -> list[str]:

@@ -121,6 +121,12 @@ def may_become(text: str, beginning: str) -> bool:
     return len(text) < len(beginning) and beginning.startswith(text)
 
 
+def overlap(text: str, beginning: str) -> int:
+    """Return the length of the longest part of ``beginning``, not all of it, that ends ``text``."""
+    lengths = range(min(len(beginning) - 1, len(text)), 0, -1)
+    return next((length for length in lengths if text.endswith(beginning[:length])), 0)
+
+
 class ThinkingParser:
     """Separates the thinking at the beginning of a text from the answer while the text arrives."""
 
@@ -171,8 +177,7 @@ class ThinkingParser:
         elif is_last:
             thought, self._held = before.rstrip(), ""
         else:
-            kept = next((n for n in range(len(closing) - 1, 0, -1) if before.endswith(closing[:n])), 0)
-            thought = before[: len(before) - kept].rstrip()
+            thought = before[: len(before) - overlap(before, closing)].rstrip()
             self._held = before[len(thought) :]
         self._has_thought = self._has_thought or bool(thought)
         return thought

@@ -74,7 +74,7 @@ class Session:
 
     def shared_with(self, tokens: Sequence[int]) -> int:
         """Return how many of ``tokens``, without the last, need not be decoded again."""
-        return self._cache.longest_kept(_common_prefix(self.tokens, tokens[:-1]))
+        return self._cache.longest_kept(common_prefix(self.tokens, tokens[:-1]))
 
     def prefill(self, tokens: Sequence[int], wanted: Callable[[], bool] = lambda: True) -> int:
         """Make ``tokens`` (at least one) the conversation: decode all but the last, which becomes the root.
@@ -238,7 +238,8 @@ class Session:
         self.tokens = list(tokens[: self._cache.length])
 
 
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens at the beginning of both are the same."""
     length = min(len(one), len(other))
     differing = (i for i in range(length) if one[i] != other[i])
     return next(differing, length)

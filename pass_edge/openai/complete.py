@@ -81,7 +81,7 @@ def prompt_text(engine: Engine, request: ChatCompletionRequest) -> str:
 def _turn(engine: Engine, request: ChatCompletionRequest) -> tuple[str, Thinking | None, str]:
     """The prompt of a chat, up to where the answer begins; the thinking that it may begin with; and the
     content of the assistant's message that it continues."""
-    tools = list(request.tools or ()) if request.tool_choice != "none" else []
+    tools = _offered_tools(request)
     messages = plain_messages(request.messages)
     begun = begun_message(
         messages, continues=request.continue_final_message, opens_turn=request.add_generation_prompt
@@ -141,7 +141,7 @@ def _start_chat(
         [str, Vocabulary, Callable[[], MessageParser]], ChatFormatter | ResponseFormatter
     ],
 ) -> Answer:
-    tools = list(request.tools or ()) if request.tool_choice != "none" else []
+    tools = _offered_tools(request)
     vocabulary = engine.model.vocabulary
     if tools and request.tool_choice in (None, "auto") and not has_tools(engine.model):
         raise SettingsError(
@@ -179,6 +179,10 @@ def _answer(request: Request, generations: Sequence[Generation], formatter: Form
         include_usage=bool((request.stream_options or {}).get("include_usage")),
         include_timings=request.timings_per_token,
     )
+
+
+def _offered_tools(request: ChatCompletionRequest) -> list[Mapping[str, Any]]:
+    return list(request.tools or ()) if request.tool_choice != "none" else []
 
 
 def _template_arguments(request: ChatCompletionRequest) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pass_edge.decoding.saved_session import SavedSession
+from pass_edge.decoding.session import common_prefix
 from pass_edge.engine import Engine
 from pass_edge.generation import StoppingCriterion, any_meets
 from pass_edge.native.context import Floats
@@ -82,11 +83,7 @@ class Evaluation:
             raise SettingsError("the logits of all tokens need Llama(…, logits_all=True)")
         if self._scores is None:  # pages that are not written take no memory
             self._scores = np.empty((self._engine.context_size, self._engine.base.n_vocab), np.float32)
-        known = next(
-            (i for i, (a, b) in enumerate(zip(self._scored, self.tokens, strict=False)) if a != b),
-            min(len(self._scored), len(self.tokens)),
-        )
-        for i in range(known, len(self.tokens)):
+        for i in range(common_prefix(self._scored, self.tokens), len(self.tokens)):
             self._scores[i] = self._logits_after(self.tokens[: i + 1])
         self._scored = [*self.tokens]
         return self._scores

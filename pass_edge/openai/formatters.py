@@ -181,12 +181,8 @@ class ChatFormatter:
         return {"content": content, "refusal": None} if content else None
 
     def _logprob(self, logprob: Logprob) -> Json:
-        top = [self._token(token, value) for token, value in logprob.top]
-        return {**self._token(logprob.token, logprob.logprob), "top_logprobs": top}
-
-    def _token(self, token: int, logprob: float) -> Json:
-        raw = self._vocabulary.piece(token, special=True)
-        return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
+        top = [token_logprob(self._vocabulary, token, value) for token, value in logprob.top]
+        return {**token_logprob(self._vocabulary, logprob.token, logprob.logprob), "top_logprobs": top}
 
 
 def timings_of(generations: Sequence[Generation]) -> Json:
@@ -242,6 +238,12 @@ def _text_choice(index: int, text: str, logprobs: Json | None, reason: str | Non
 def finish_reason(generation: Generation) -> str:
     """Return OpenAI's finish reason of a generation that has ended."""
     return _FINISH_REASONS[generation.finish_reason or "length"]
+
+
+def token_logprob(vocabulary: Vocabulary, token: int, logprob: float) -> Json:
+    """Return a token's text and bytes with its log-probability, as chats have them."""
+    raw = vocabulary.piece(token, special=True)
+    return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
 
 
 def token_label(vocabulary: Vocabulary, token: int) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from pass_edge.generation import Generation
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob
+from pass_edge.text_stream import stop_strings
 
-from .formatters import Json, timings_of
+from .formatters import Json, timings_of, token_logprob
 from .requests import LlamaCppRequest
 
 _SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
@@ -91,7 +92,7 @@ class LlamaCppFormatter:
             "logit_bias": biases,
             "n_predict": limit,
             "max_tokens": limit,
-            "stop": [request.stop] if isinstance(request.stop, str) else list(request.stop or ()),
+            "stop": stop_strings(request.stop),
             "ignore_eos": request.ignore_eos,
             "stream": request.stream,
             "n_probs": request.logprobs or 0,
@@ -108,8 +109,7 @@ class LlamaCppFormatter:
         return {**self._token(chosen.token, chosen.logprob), "top_logprobs": top}
 
     def _token(self, token: int, logprob: float) -> Json:
-        raw = self._vocabulary.piece(token, special=True)
-        return {"id": token, "token": raw.decode(errors="replace"), "bytes": list(raw), "logprob": logprob}
+        return {"id": token, **token_logprob(self._vocabulary, token, logprob)}
 
     def _chosen(self, result: Json) -> Json:
         """The fields that ``response_fields`` names ("a/b" is the field b of a), or all."""

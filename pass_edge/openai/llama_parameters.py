@@ -14,6 +14,7 @@ from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import GGML_TYPES
 from pass_edge.native.vocabulary import Text
 from pass_edge.settings import Settings
+from pass_edge.text_stream import stop_strings
 
 from .requests import ChatCompletionRequest, CompletionRequest
 
@@ -155,7 +156,7 @@ def handler_arguments(request: ChatCompletionRequest) -> dict[str, Any]:
         if each.name not in theirs and getattr(request, each.name) != each.default:
             raise SettingsError(f"{each.name} is not supported with a chat_format or chat_handler")
     given = {name: getattr(request, name) for name in theirs}
-    return given | {"stop": [request.stop] if isinstance(request.stop, Text) else list(request.stop or ())}
+    return given | {"stop": stop_strings(request.stop)}
 
 
 def token_ids(tokens: Sequence[int]) -> list[int]:

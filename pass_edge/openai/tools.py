@@ -15,7 +15,7 @@ from typing import Any
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.lark_rules import LarkRules
 from pass_edge.native.vocabulary import Vocabulary
-from pass_edge.thinking import may_become
+from pass_edge.thinking import may_become, overlap
 
 from .notations import HERMES, Call, IncompleteError, Notation, Schemas, json_calls
 from .notations.call import Schema
@@ -282,7 +282,7 @@ class ToolCallParser:
             return min(found, key=lambda each: (each[0], -len(each[1])))
         if is_last:
             return len(text), ""
-        return len(text) - max(_overlap(text, tag) for tag in self._tags), ""
+        return len(text) - max(overlap(text, tag) for tag in self._tags), ""
 
     def _drop_separators(self, *, is_last: bool) -> bool:
         """Drop what stands between two calls, or behind the last one. Return whether the rest is known to be
@@ -304,11 +304,6 @@ class ToolCallParser:
     def _marks(self) -> tuple[str, ...]:
         """What may stand behind a call and is no text."""
         return (*self._notation.marks, *([_FENCE] if self._is_fenced else []))
-
-
-def _overlap(text: str, tag: str) -> int:
-    """Return the length of the longest proper prefix of ``tag`` that ends ``text``."""
-    return next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)
 
 
 def _is_object(text: str) -> bool:

@@ -42,12 +42,16 @@ def resolved(schema: Any, root: Schema) -> dict[str, Any]:
     return {**definitions, **schema} if isinstance(schema, Mapping) else {}
 
 
+def listed_values(schema: Schema) -> list[Any] | None:
+    """Return the values that a schema lists, as a constant or an enumeration; None if it lists none."""
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    return values if isinstance(values, list) else None
+
+
 def texts_of(schema: Schema) -> list[str] | None:
     """Return the texts that a parameter may be, if it is one of some; None if it is anything else."""
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-        return values
-    return None
+    values = listed_values(schema)
+    return values if values and all(isinstance(value, str) for value in values) else None
 
 
 def may_be_text(schema: Schema) -> bool:
@@ -64,8 +68,7 @@ def _types(schema: Any) -> set[str]:
     everything = {"string", "other"}
     if not isinstance(schema, Mapping):
         return everything
-    if "const" in schema or isinstance(schema.get("enum"), list):
-        values = [schema["const"]] if "const" in schema else schema["enum"]
+    if (values := listed_values(schema)) is not None:
         return {"string" if isinstance(value, str) else "other" for value in values}
     if "type" in schema:
         names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]

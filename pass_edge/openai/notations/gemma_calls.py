@@ -10,7 +10,7 @@ from typing import Any
 
 from pass_edge.native.lark_rules import LarkRules
 
-from .arguments_schema import resolved
+from .arguments_schema import listed_values, resolved
 from .call import Call, IncompleteError, Reader, Schema, Schemas
 
 _KEY = re.compile(r"([{,]\s*)([A-Za-z_][\w.-]*)\s*:")
@@ -79,10 +79,8 @@ class _Values:
         return f"{rules.text('{')} {rules.listed(members, ',')} {rules.text('}')}"
 
     def _alternatives(self, schema: Schema) -> list[str]:
-        if "const" in schema:
-            return [self._literal(schema["const"])]
-        if isinstance(schema.get("enum"), list):
-            return [self._literal(value) for value in schema["enum"]]
+        if (values := listed_values(schema)) is not None:
+            return [self._literal(value) for value in values]
         for key in ("anyOf", "oneOf"):
             if isinstance(schema.get(key), list):
                 return [self.value(each) for each in schema[key]]
