@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
+from typing import Any
 
 from pass_edge.async_stream import in_a_thread
 from pass_edge.generation import Generation
@@ -66,8 +67,11 @@ class Answer:
             pass
         return self._result()
 
-    def _result(self) -> Json:
-        return self._timed(self._formatter.result(self.generations, self.usage), self.generations)
+    def _result(self) -> Any:
+        result = self._formatter.result(self.generations, self.usage)
+        if isinstance(result, list):  # llama.cpp's form of several choices: each has its own timings
+            return result
+        return self._timed(result, self.generations)
 
     def _timed(self, result: Json, generations: Sequence[Generation]) -> Json:
         return {**result, "timings": timings_of(generations)} if self._include_timings else result

@@ -232,6 +232,13 @@ def test_timings_come_when_asked_for(server: Running) -> None:
     assert [chunk.timings["predicted_n"] for chunk in chunks][-1] == 5
 
 
+def test_each_of_llama_cpps_choices_has_its_own_timings(server: Running) -> None:
+    body = {"prompt": "the yes no", "max_tokens": 5, "timings_per_token": True, "logit_bias": {"2": False}}
+    for several in ({"n": 2}, {"prompt": ["the yes no", "yes"]}):
+        choices = post(server, "/completion", {**body, **several})[1]
+        assert [choice["timings"]["predicted_n"] for choice in choices] == [5, 5]
+
+
 def test_values_at_which_a_filter_is_off_change_nothing(server: Running) -> None:
     off = {
         "typical_p": 1.0,
