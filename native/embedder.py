@@ -94,6 +94,12 @@ class Embedder:
         for group in self._groups(texts):
             yield compute(lambda group=group: self._pass(group))  # type: ignore[misc]
 
+    def vectors(self, texts: Sequence[str]) -> Floats:
+        """Return the vectors of ``texts``, (n, width) float32, each of length 1, so that a product of two is
+        their similarity. Raises as ``embed`` does."""
+        found = [normalized(some) for some in self.embed([self.tokenize(text) for text in texts])]
+        return np.concatenate([np.zeros((0, self.width), np.float32), *found])
+
     def _groups(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         """Yield ``texts`` in groups that share a pass."""
         group: list[Sequence[int]] = []
@@ -122,3 +128,9 @@ class Embedder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def normalized(vectors: Floats) -> Floats:
+    """Return ``vectors`` (n, width) scaled to the length 1; null vectors stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, np.float32(1))

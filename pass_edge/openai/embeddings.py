@@ -7,10 +7,8 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from pass_edge.native.context import Floats
-from pass_edge.native.embedder import Embedder
+from pass_edge.native.embedder import Embedder, normalized
 from pass_edge.native.errors import ContextError, SettingsError
 
 from .requests import EmbeddingRequest
@@ -82,12 +80,6 @@ def _texts(request: EmbeddingRequest) -> Sequence[str | Sequence[int]]:
     if not given:
         raise SettingsError("input is empty; give at least one text")
     return given
-
-
-def normalized(vectors: Floats) -> Floats:
-    """Return ``vectors`` (n, width) scaled to the length 1; null vectors stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, np.float32(1))
 
 
 def _floats(vector: Floats) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 from collections.abc import Callable
@@ -55,8 +56,10 @@ def listen(settings: ServerSettings) -> socket.socket:
         listening.bind((settings.host, settings.port))
         listening.listen()
     except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        hint = "; --port takes another one, and --port 0 a free one" if is_taken else ""
         raise SettingsError(
-            f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}"
+            f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}{hint}"
         ) from error
     return listening
 
