@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from pass_edge.native.errors import SettingsError
+
 from .errors import BusyError
 
 
@@ -21,6 +23,9 @@ class AdmissionQueue:
     """
 
     def __init__(self, max_waiting: int, parallel: int = 1) -> None:
+        """Raises SettingsError if ``max_waiting`` is negative."""
+        if max_waiting < 0:
+            raise SettingsError(f"queue is {max_waiting}; it must be 0 or more")
         self._max_size = max_waiting + parallel
         self._closed = False
         self._slots = asyncio.Semaphore(parallel)
