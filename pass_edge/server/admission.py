@@ -14,6 +14,8 @@ from pass_edge.native.errors import SettingsError
 
 from .errors import BusyError
 
+SHUTTING_DOWN = "the server is shutting down"
+
 
 class AdmissionQueue:
     """Admits a limited number of requests and answers ``parallel`` of them at a time, in order of arrival.
@@ -54,7 +56,7 @@ class AdmissionQueue:
     def enter(self) -> Place:
         """Admit a request. Raises BusyError if the queue is full or closed."""
         if self._closed:
-            raise BusyError(503, "the server is shutting down")
+            raise BusyError(503, SHUTTING_DOWN)
         if self.size >= self._max_size:
             raise BusyError(429, f"the server is busy with {self.size} requests; try again soon")
         self.size += 1

@@ -19,6 +19,7 @@ from pass_edge.openai.embeddings import EmbeddingAnswer
 
 from . import errors, properties, tokens
 from .access import AccessMiddleware
+from .admission import SHUTTING_DOWN
 from .metrics import Metrics
 from .model_pool import ModelPool, ServedModel
 from .paths import ToleranceMiddleware
@@ -113,7 +114,7 @@ def create_app(pool: ModelPool, settings: ServerSettings) -> FastAPI:
     async def health() -> Health:
         """Tell whether the server takes requests, and how many it could answer at once."""
         if pool.is_closed:
-            raise HTTPException(503, "the server is shutting down")
+            raise HTTPException(503, SHUTTING_DOWN)
         slots = sum(model.queue.parallel for model in pool.models)
         return Health(slots=slots, slots_idle=slots - sum(model.queue.active for model in pool.models))
 

@@ -25,8 +25,8 @@ from pass_edge.native.embedder import Embedder
 from pass_edge.native.errors import PassEdgeError, SettingsError
 from pass_edge.native.file_kind import Kind
 
-from .admission import AdmissionQueue
-from .errors import ModelNotFoundError
+from .admission import SHUTTING_DOWN, AdmissionQueue
+from .errors import BusyError, ModelNotFoundError
 
 log = logging.getLogger("pass_edge.server")
 T = TypeVar("T")
@@ -113,6 +113,11 @@ class Load:
             self.waiting -= 1
             if not self.waiting:
                 self._taken.set()
+
+    def finish(self, failure: str) -> None:
+        """Tell those who wait that the load has ended, if they have not been told so."""
+        if not self.finished.done():
+            self.finished.set_result(failure)
 
     async def wait_until_taken(self) -> None:
         """Wait until nobody waits for the load any more."""
@@ -203,7 +208,8 @@ class ModelPool:
 
     async def hold(self, model: ServedModel, held: ExitStack) -> AnyEngine:
         """Return the engine of ``model``, loaded if it was not; it is not unloaded until ``held`` is closed.
-        Raises HTTPException (500) if it cannot be loaded. Cancelling the wait does not cancel the load."""
+        Raises HTTPException (500) if it cannot be loaded, BusyError if the server shuts down meanwhile.
+        Cancelling the wait does not cancel the load."""
         if model.loaded:
             return held.enter_context(model.loaded.use())
         if model.load is None:
@@ -211,6 +217,8 @@ class ModelPool:
             model.load.task = asyncio.create_task(self._load(model, model.load))
         with model.load.wait() as finished:
             if failure := await asyncio.shield(finished):
+                if self.is_closed:
+                    raise BusyError(503, SHUTTING_DOWN)
                 raise HTTPException(500, f"{model.name} cannot be loaded: {failure}")
             assert model.loaded
             return held.enter_context(model.loaded.use())
@@ -226,9 +234,12 @@ class ModelPool:
         return all(model.queue.is_closed for model in self.models)
 
     def refuse_new(self) -> None:
-        """Admit no more requests; those admitted stay."""
+        """Admit no more requests. Those admitted stay, but for those that wait for a model to load: loading
+        takes too long. May be called by a signal handler."""
         for model in self.models:
             model.queue.close()
+            if load := model.load:
+                load.finished.get_loop().call_soon_threadsafe(load.finish, SHUTTING_DOWN)
 
     # -- loading ----------------------------------------------------------------------------------
 
@@ -245,7 +256,7 @@ class ModelPool:
             if load.waiting:
                 model.failure = await self._try_to_load(model)
             model.load = None
-            load.finished.set_result(model.failure)
+            load.finish(model.failure)
             await load.wait_until_taken()
 
     async def _try_to_load(self, model: ServedModel) -> str:
