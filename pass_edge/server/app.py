@@ -17,7 +17,7 @@ from pass_edge.native.file_kind import Kind
 from pass_edge.openai.complete import prompt_text, start
 from pass_edge.openai.embeddings import EmbeddingAnswer
 
-from . import errors, properties, tokens
+from . import errors, page, properties, tokens
 from .access import AccessMiddleware
 from .admission import SHUTTING_DOWN
 from .metrics import Metrics
@@ -109,6 +109,9 @@ def create_app(pool: ModelPool, settings: ServerSettings) -> FastAPI:
     async def prometheus() -> Response:
         """Return the metrics in Prometheus's text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    if settings.page:
+        app.add_api_route("/", page.page, response_class=Response, include_in_schema=False)
 
     @app.get("/health")
     async def health() -> Health:
