@@ -65,8 +65,8 @@ def test_the_report_shows_every_prompt_and_loads_nothing(
 def test_prompts_are_text_whatever_they_hold() -> None:
     row = {f"{name}_tokens_per_second": None for name in ("stock", "plain", "auto")}
     report = {
-        "model": "<b>m</b>", "threads": 1, "schedule": "auto", "notes": ["<i>"], "same_ids": True, "passes": None,
-        "interrupted": True, "medians": {"stock_ratio": None, "ratio": 1.0},
+        "model": "<b>m</b>", "threads": 1, "schedule": "auto", "notes": ["<i>"], "same_ids": True,
+        "passes": None, "interrupted": True, "medians": {"stock_ratio": None, "ratio": 1.0},
         "prompts": [{"prompt": "<script>alert(1)</script>", **row}],
     }  # fmt: skip
     html = report_html(report, headline="<u>", verdict="<s>", columns={}, cells=lambda _: [])
