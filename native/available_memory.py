@@ -25,8 +25,8 @@ def _available_in_system(root: Path) -> int:
 def _room_of(folder: Path) -> int | None:
     """Return the bytes that one group may still take; None without a limit. Pages of files that it has not
     used for long count as free, because the kernel drops them first."""
-    limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")  # v2, v1
-    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+    limit = _number(folder, "memory.max", "memory.limit_in_bytes")
+    used = _number(folder, "memory.current", "memory.usage_in_bytes")
     if limit is None or used is None:
         return None
     counts = dict(line.split(maxsplit=1) for line in lines_of(folder / "memory.stat") if " " in line)
@@ -34,6 +34,6 @@ def _room_of(folder: Path) -> int | None:
     return limit - used + droppable
 
 
-def _number(file: Path) -> int | None:
-    text = "".join(lines_of(file)).strip()  # "max" for no limit
-    return int(text) if text.isdecimal() else None
+def _number(folder: Path, v2_name: str, v1_name: str) -> int | None:
+    lines = lines_of(folder / v2_name) or lines_of(folder / v1_name)
+    return int(lines[0]) if lines and lines[0].isdecimal() else None  # "max" for no limit
