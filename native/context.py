@@ -9,9 +9,10 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
+from .available_memory import available_memory
 from .batch import Batch, Int32s, Rows
 from .compute import compute
-from .devices import available_memory, default_threads
+from .devices import default_threads
 from .errors import ContextError, ContextFullError, SettingsError
 from .library import GGML_TYPES, llama, llama_ext, take_errors
 from .model import Model

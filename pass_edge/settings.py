@@ -12,6 +12,7 @@ from pass_edge.native.errors import SettingsError
 from pass_edge.native.gguf_file import trained_context
 from pass_edge.native.gpu_offload import fitting_layers
 from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.memory_need import bytes_needed
 from pass_edge.native.model import Model
 
 AUTO, PLAIN, HEAD, TWO_PASS, FUSED = "auto", "plain", "head", "two-pass", "fused"
@@ -103,9 +104,18 @@ def with_fitting_layers(settings: Settings, path: Path) -> Settings:
     """Return ``settings`` with as many GPU layers as fit, if they do not say how many. Raises ModelError."""
     if settings.gpu_layers is not None:
         return settings
+    cells = settings.parallel * _context_size(settings, path)
+    return replace(settings, gpu_layers=fitting_layers(path, cells))
+
+
+def memory_needed(settings: Settings, path: Path) -> int:
+    """Estimate the bytes of memory that the model in ``path`` takes with ``settings``. Raises ModelError."""
+    return bytes_needed(path, settings.parallel * (_context_size(settings, path) + SPARE_CELLS))
+
+
+def _context_size(settings: Settings, path: Path) -> int:
     size = settings.context_size
-    size = DEFAULT_CONTEXT if size is None else size or trained_context(path)
-    return replace(settings, gpu_layers=fitting_layers(path, settings.parallel * size))
+    return DEFAULT_CONTEXT if size is None else size or trained_context(path)
 
 
 def on_gpu(settings: Settings) -> bool:

@@ -42,8 +42,9 @@ def parse_seed(value: str | int) -> int:
     return secrets.randbits(63) if int(value) == RANDOM_SEED else int(value)
 
 
-def _model_option(help: str) -> Option:
-    return click.option("--model", "-m", type=click.Path(path_type=Path), help=help)
+def _model_option(help: str, *, several: bool = False) -> Option:
+    name = "models" if several else "model"
+    return click.option("--model", "-m", name, type=click.Path(path_type=Path), multiple=several, help=help)
 
 
 _DEFAULT_MODEL = "A GGUF file. [default: SmolLM2-135M]"
@@ -195,9 +196,10 @@ def shared_options(command: Command) -> Command:
     return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS + _SAMPLING_OPTIONS)
 
 
-def engine_options(command: Command) -> Command:
-    """Add the options of the model, the schedule and the machine."""
-    return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
+def serving_options(command: Command) -> Command:
+    """Add the options of one or several models, the schedule and the machine."""
+    models = _model_option("A GGUF file; may be repeated. [default: SmolLM2-135M]", several=True)
+    return _add(command, [models, *_SCHEDULE_OPTIONS, *_MACHINE_OPTIONS])
 
 
 def thinking_options(command: Command) -> Command:
@@ -233,16 +235,21 @@ def _add(command: Command, options: Sequence[Option]) -> Command:
 
 def open_engine(options: dict[str, Any]) -> Engine:
     """Open the engine of a command's ``options``, and print its notes."""
-    names = {each.name for each in fields(Settings)} & set(options)
     engine = Engine(
         options["model"] or default_model(),
         lookahead=None if options["lookahead"] == "none" else options["lookahead"],
-        settings=Settings(**{name: options[name] for name in names}),
+        settings=settings_from(options),
         note=lambda text: quiet(f"{text} …"),
     )
     for note in engine.notes:
         quiet(note)
     return engine
+
+
+def settings_from(options: dict[str, Any]) -> Settings:
+    """Return the settings of a command's ``options``. Raises SettingsError."""
+    names = {each.name for each in fields(Settings)} & set(options)
+    return Settings(**{name: options[name] for name in names})
 
 
 def sampling_from(options: dict[str, Any]) -> Sampling:

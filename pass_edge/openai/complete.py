@@ -178,6 +178,7 @@ def _answer(request: Request, generations: Sequence[Generation], formatter: Form
         n=request.n,
         include_usage=bool((request.stream_options or {}).get("include_usage")),
         include_timings=request.timings_per_token,
+        mark_drafts=request.mark_drafts,
     )
 
 

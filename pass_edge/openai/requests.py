@@ -38,7 +38,8 @@ class Parameters:
     ``max_tokens`` None, 0 or less generates as many tokens as fit. Choice i of ``n`` is sampled with ``seed``
     + i; None and -1 draw a random seed. ``logit_bias``: by token id or text, as pairs or as a mapping; False
     bans. ``stop_token_ids`` end the text as its end token does; with ``ignore_eos``, that token never comes.
-    ``timings_per_token`` adds llama.cpp's timings to chunks and result.
+    ``timings_per_token`` adds llama.cpp's timings to chunks and result. With ``mark_drafts``, a chunk of a
+    stream holds either drafted text, and ``"drafted": true``, or sampled text.
 
     These fields give the text a form, at most one of them: ``grammar`` (GBNF, or a LlamaGrammar);
     ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
@@ -92,6 +93,7 @@ class Parameters:
     stream: bool = False
     stream_options: Mapping[str, Any] | None = None
     timings_per_token: bool = False
+    mark_drafts: bool = False
     model: str | None = None
 
 

@@ -29,6 +29,7 @@ Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, LlamaCppR
 _INT64 = 2**63
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_PROMPTS = 16
+_MODEL = "The name of one of several models; a single model answers to any."
 
 
 def _positive_or_all(limit: int) -> int:
@@ -74,7 +75,7 @@ class Fields:
 class Body(Fields, Parameters):
     """Fields of both kinds of completions: ``Parameters``, with the limits of this server."""
 
-    model: str | None = Field(None, description="Any name: there is one model.")
+    model: str | None = Field(None, description=_MODEL)
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     logit_bias: (
         Annotated[dict[TokenId | str, Bias], Field(max_length=1024)]
@@ -190,7 +191,7 @@ class EmbeddingBody(Fields):
         | Annotated[list[str], Field(min_length=1, max_length=2048)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=2048)]
     )
-    model: str | None = Field(None, description="Any name: there is one model.")
+    model: str | None = Field(None, description=_MODEL)
     encoding_format: str | None = Field(None, description="float, or base64 of float32.")
     dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
 
@@ -247,7 +248,7 @@ class TokenizeBody(Fields):
 
     content: str | None = None
     prompt: str | None = Field(None, description="vLLM's name of content.")
-    model: str | None = None
+    model: str | None = Field(None, description=_MODEL)
     add_special: bool = Field(False, description="Add BOS, if the model wants one.")
     add_special_tokens: bool = Field(True, description="vLLM's name of add_special, for a prompt.")
     parse_special: bool = Field(True, description="Read control tokens that are written out in the text.")
@@ -260,4 +261,4 @@ class DetokenizeBody(Fields):
     """POST /detokenize."""
 
     tokens: list[TokenId]
-    model: str | None = None
+    model: str | None = Field(None, description=_MODEL)
