@@ -49,8 +49,8 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Write ``model`` merged with ``lookahead`` to ``output``, and return warnings. The pieces of a split model
-    become one file.
+    """Write ``model`` merged with ``lookahead`` to ``output``, and return warnings. The pieces of a split
+    model become one file.
 
     All tensors but the embedding matrix and the output head are copied byte for byte. ``embedding_type``:
     another type for the embedding matrix, such as ``"f16"``. ``progress``: called with the number of tensors

@@ -154,8 +154,8 @@ class Engine:
     @property
     def chat_stop(self) -> tuple[str, ...]:
         """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
-        model has no chat template of its own."""
-        template = chat_template.default_of(self.model)
+        chat template is not the model's own."""
+        template = chat_template.known_template(self.model)
         return (template.end,) if template else ()
 
     def render(

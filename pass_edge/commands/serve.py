@@ -12,7 +12,7 @@ from pass_edge.commands.terminal.standard_input import text
 from pass_edge.native.embedder import Embedder, is_embedding_model
 from pass_edge.native.process_memory import limit_malloc_arenas
 
-from .engine_options import engine_options, open_engine, thinking_options
+from .engine_options import engine_options, open_engine, template_options, thinking_options
 
 
 @click.command()
@@ -57,6 +57,7 @@ from .engine_options import engine_options, open_engine, thinking_options
     help="Seconds that answers have to end in after Ctrl-C.",
 )
 @thinking_options
+@template_options
 @engine_options
 def serve(body_limit: float, **options: Any) -> None:
     """Serve a model by OpenAI's protocol.
