@@ -18,6 +18,7 @@ from pass_edge.sampling.logprobs import Logprob, logprob_of
 from pass_edge.sampling.sampler import Sampler
 
 from .async_stream import in_a_thread
+from .line_limit import LineLimit
 from .stats import Stats
 from .text_stream import TextStream
 from .thinking import Thinking
@@ -76,11 +77,14 @@ class Generation:
         ends: Collection[int] = (),
         thinking: Thinking | None = None,
         stopping_criteria: Sequence[StoppingCriterion] = (),
+        min_tokens: int = 0,
+        kept_stops: Collection[str] = (),
+        line_limit: LineLimit | None = None,
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
         part of the text; ``ends``: tokens that end it as end tokens do; ``thinking``: what the text may begin
-        with; ``stopping_criteria``: as for ``Engine.stream``."""
+        with; the others: as for ``Engine.stream``."""
         self._slots = slots
         self._vocabulary = vocabulary
         self.conversation = list(prompt)  # and the answer so far
@@ -89,7 +93,9 @@ class Generation:
         self._limit_reason = limit_reason
         self._alternatives = logprobs
         self._ends = ends
-        self._output = TextStream(vocabulary, stop, visible, thinking)
+        self._output = TextStream(vocabulary, stop, visible, thinking, kept_stops)
+        self._min_tokens = min_tokens
+        self._line_limit = line_limit
         self._stopping_criteria = stopping_criteria
         self.thinking = thinking
         self._cancelled = False
@@ -138,6 +144,9 @@ class Generation:
         session, is_new = self._slots.acquire(self, self.conversation)
         if is_new:
             self._read_prompt(session)
+        if not self._max_tokens:
+            self.finish_reason = self._limit_reason
+            return Piece("", "")
         began = time.perf_counter()
         piece = self._step(session)
         self.stats.seconds += time.perf_counter() - began
@@ -158,8 +167,11 @@ class Generation:
         self.stats.count(step)
         *drafted, sampled = (self._take(step, i) for i in range(len(step.tokens)))
         if self.finish_reason:
-            sampled += self._output.finish()
+            sampled += self._cut(self._output.finish())
         return Piece("".join(drafted), sampled)
+
+    def _cut(self, text: str) -> str:
+        return self._line_limit.cut(text, self.stats.seconds) if self._line_limit else text
 
     def _take(self, step: Step, i: int) -> str:
         """Add token ``i`` of ``step`` to the answer, and return the text that it makes certain."""
@@ -177,9 +189,13 @@ class Generation:
         self.conversation.append(token)
         if self._alternatives is not None:
             self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
-        text = self._output.feed(token) if self._vocabulary.has_text else ""
+        text = ""
+        if self._vocabulary.has_text:
+            text = self._cut(self._output.feed(token, may_stop=len(self.ids) > self._min_tokens))
         if self.stop_string:
             self.finish_reason = "stop"
+        elif self._line_limit and self._line_limit.is_reached:
+            self.finish_reason = "length"
         elif len(self.ids) >= self._max_tokens:
             self.finish_reason = self._limit_reason
         return text

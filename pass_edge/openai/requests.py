@@ -38,7 +38,11 @@ class Parameters:
     ``max_tokens`` None, 0 or less generates as many tokens as fit. Choice i of ``n`` is sampled with ``seed``
     + i; None and -1 draw a random seed. ``logit_bias``: by token id or text, as pairs or as a mapping; False
     bans. ``stop_token_ids`` end the text as its end token does; with ``ignore_eos``, that token never comes.
-    ``timings_per_token`` adds llama.cpp's timings to chunks and result.
+    ``timings_per_token`` adds llama.cpp's timings to chunks and result. ``min_tokens``: as for
+    ``Engine.stream``; ``include_stop_str_in_output``: the text includes the string it stopped at;
+    ``skip_special_tokens`` False: it includes the text of control tokens. ``samplers``: llama.cpp's list,
+    which leaves out those that are off. Code ends at a line that is indented by less than ``n_indent``, and
+    at the end of its line after ``t_max_predict_ms``.
 
     These fields give the text a form, at most one of them: ``grammar`` (GBNF, or a LlamaGrammar);
     ``response_format``: ``{"type": "json_object"}``, with a ``schema`` if one is to be matched, or OpenAI's
@@ -87,6 +91,12 @@ class Parameters:
     structured_outputs: Mapping[str, Any] | None = None
     stop: Text | Sequence[Text] | None = ()
     stop_token_ids: Sequence[int] | None = None
+    min_tokens: int = _parameter(0, "Tokens before which nothing ends the text.", ge=0, le=2**31 - 1)
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    samplers: Sequence[str] | None = None
+    n_indent: int = _parameter(0, "End the text at a line that is indented less.", ge=0, le=2**31 - 1)
+    t_max_predict_ms: int | None = None
     max_tokens: int | None = None
     n: int = 1
     stream: bool = False
@@ -110,6 +120,11 @@ class Request(Parameters):
     mirostat_eta: float = 0.1
     logits_processor: object = None
 
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens of the text; None for as many as fit."""
+        return self.max_tokens if self.max_tokens and self.max_tokens > 0 else None
+
 
 @dataclass(frozen=True)
 class CompletionRequest(Request):
@@ -131,12 +146,29 @@ class CompletionRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaCppRequest(CompletionRequest):
-    """A completion whose result has the form of llama.cpp's own endpoint. ``return_tokens``: with token ids;
-    ``response_fields``: the fields of the result, all if empty; "a/b" is the field b of a."""
+    """A completion whose result has the form of llama.cpp's own endpoint. ``max_tokens`` 0 only reads the
+    prompt. ``return_tokens``: with token ids; ``response_fields``: the fields of the result, all if empty;
+    "a/b" is the field b of a."""
 
     max_tokens: int | None = None
     return_tokens: bool = False
     response_fields: Sequence[str] = ()
+
+    @property
+    def token_limit(self) -> int | None:
+        return None if self.max_tokens is None or self.max_tokens < 0 else self.max_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfillRequest(LlamaCppRequest):
+    """A request for the text between ``input_prefix``, with ``prompt`` behind it, and ``input_suffix``.
+    ``input_extra``: further texts of the project, each with its ``text`` and ``filename``. What does not fit
+    into the context is left out, far from the place."""
+
+    prompt: str = ""
+    input_prefix: str
+    input_suffix: str
+    input_extra: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +182,7 @@ class ChatCompletionRequest(Request):
 
     If the last message is the assistant's, the answer continues it and holds only what is new;
     ``continue_final_message`` False begins a new message instead. ``add_generation_prompt`` False does not
-    open the assistant's turn.
+    open the assistant's turn. With ``echo``, the answer also holds the content that it continues.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -164,6 +196,7 @@ class ChatCompletionRequest(Request):
     thinking_budget_tokens: int | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
+    echo: bool = False
     logprobs: bool | None = None
     top_logprobs: int | None = None
     functions: object = _unsupported(None)

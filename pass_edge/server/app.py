@@ -31,6 +31,7 @@ from .request_schemas import (
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
+    InfillBody,
     LlamaCppBody,
     ResponseBody,
     TokenizeBody,
@@ -157,6 +158,12 @@ def _add_generation(with_key: APIRouter, engine: Engine, model_name: str, handle
         start_answer = partial(start, engine, body.request(model_name))
         return await handler.respond(request, body, start_answer, stream=body.stream)
 
+    @with_key.post("/infill", responses=_responses(LlamaCppCompletion | list[LlamaCppCompletion]))
+    async def infill(body: InfillBody, request: Request) -> Response:
+        """Write the text between a prefix and a suffix, as llama.cpp's endpoint for editors does."""
+        start_answer = partial(start, engine, body.request(model_name))
+        return await handler.respond(request, body, start_answer, stream=body.stream)
+
     @with_key.post("/apply-template")
     def apply_template(body: ChatBody) -> Prompt:
         """Return the prompt that the model's chat template makes of messages."""
@@ -197,7 +204,7 @@ def _add_embeddings(
 
     _refuse(
         with_key,
-        ["/v1/completions", "/v1/chat/completions", "/v1/responses", "/completion"],
+        ["/v1/completions", "/v1/chat/completions", "/v1/responses", "/completion", "/infill"],
         f"{model_name} is an embedding model, which writes no text; it answers at /v1/embeddings",
     )
 

@@ -15,6 +15,7 @@ from pass_edge.openai.requests import (
     ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
+    InfillRequest,
     LlamaCppRequest,
     Parameters,
     ResponseRequest,
@@ -45,6 +46,7 @@ def _few_prompts(prompt: Any) -> Any:
 
 
 TokenLimit = Annotated[int, Field(ge=-1), AfterValidator(_positive_or_all)]
+LlamaCppLimit = Annotated[int, Field(ge=-1)]
 TokensAndTexts = Annotated[list[TokenId | str], Field(min_length=1)]
 Prompts = Annotated[
     str | Annotated[list[TokenId | str | TokensAndTexts], Field(min_length=1)], AfterValidator(_few_prompts)
@@ -91,6 +93,12 @@ class Body(Fields, Parameters):
     guided_grammar: str | None = Field(None, description="As grammar in structured_outputs.")
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    samplers: str | Annotated[list[str], Field(max_length=32)] | None = Field(
+        None, description="llama.cpp's list: samplers that it leaves out are off."
+    )
+    t_max_predict_ms: int | None = Field(
+        None, ge=-1, lt=_INT64, description="End the text at a line break after so long."
+    )
     max_tokens: TokenLimit | None = Field(None, description="-1: as many as fit.")
     max_completion_tokens: TokenLimit | None = Field(None, description="OpenAI's newer name of max_tokens.")
     n_predict: TokenLimit | None = Field(None, description="llama.cpp's name of max_tokens.")
@@ -121,6 +129,8 @@ class LlamaCppBody(Body):
     """POST /completion, which is llama.cpp's own endpoint."""
 
     prompt: Prompts
+    n_predict: LlamaCppLimit | None = Field(None, description="-1: as many as fit; 0 only reads the prompt.")
+    max_tokens: LlamaCppLimit | None = Field(None, description="OpenAI's name of n_predict.")
     return_tokens: bool = False
     response_fields: list[str] = Field(default_factory=list, max_length=64)
     n_cmpl: int | None = Field(None, ge=1, le=16, description="llama.cpp's name of n.")
@@ -129,6 +139,36 @@ class LlamaCppBody(Body):
         """Return the request to the engine; ``model`` is the name in the result."""
         n = self.n if self.n_cmpl is None else self.n_cmpl
         return _request(LlamaCppRequest, self, model=model, logprobs=self.n_probs or None, n=n)
+
+
+class ExtraText(BaseModel):
+    """A text of the project. Other fields, such as the time, are not used."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    filename: str | None = None
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class InfillBody(LlamaCppBody):
+    """POST /infill, which is llama.cpp's own endpoint for code."""
+
+    prompt: str = Field("", description="Text behind input_prefix.")
+    input_prefix: str = Field(description="What stands before the text.")
+    input_suffix: str = Field(description="What stands behind it.")
+    input_extra: list[ExtraText] = Field(
+        default_factory=list, max_length=1024, description="Further texts of the project."
+    )
+
+    def request(self, model: str) -> InfillRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return InfillRequest(
+            **vars(super().request(model)),
+            input_prefix=self.input_prefix,
+            input_suffix=self.input_suffix,
+            input_extra=[each.model_dump(exclude_none=True) for each in self.input_extra],
+        )
 
 
 class Message(BaseModel):
@@ -166,6 +206,7 @@ class ChatBody(Body):
     add_generation_prompt: bool | None = Field(
         None, description="Whether the assistant's turn is opened; by default it is."
     )
+    echo: bool = Field(False, description="Begin the answer with the content that it continues.")
 
     def request(self, model: str) -> ChatCompletionRequest:
         """Return the request to the engine; ``model`` is the name in the result."""
