@@ -35,7 +35,7 @@ class EmbeddingAnswer:
         self._request = request
         self._texts = [embedder.tokenize(each) if isinstance(each, str) else each for each in _texts(request)]
         self._is_cancelled = False
-        embedder.check(self._texts)
+        embedder.check_texts(self._texts)
 
     def result(self) -> Json:
         """Run to the end and return OpenAI's result object; the vectors have the length 1. Raises
