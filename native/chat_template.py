@@ -17,7 +17,7 @@ from .vocabulary import Text, as_text
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
-    *("raise_exception", "add_generation_prompt", "strftime_now"),
+    *("raise_exception", "add_generation_prompt", "strftime_now", "self"),
 }
 
 

@@ -24,7 +24,7 @@ from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.vocabulary import Text, as_bytes
 from pass_edge.sampling.constrained import sampler_for
 from pass_edge.sampling.minimum import MinimumSampler
-from pass_edge.sampling.processed import LogitsProcessor, ProcessedSampler, processed
+from pass_edge.sampling.processed import UNDRAFTED, LogitsProcessor, processed
 from pass_edge.sampling.sampler import Sampler, Sampling
 from pass_edge.sampling.thinking_budget import BudgetedSampler
 
@@ -34,8 +34,6 @@ from .line_limit import LineLimit
 from .settings import AUTO, Settings
 from .text_stream import stop_strings
 from .thinking import Thinking, behind_thinking, closed_thinking, thinking_of
-
-_UNDRAFTED = ProcessedSampler(Sampler(Sampling(temperature=0)), ())
 
 
 class Engine:
@@ -81,6 +79,7 @@ class Engine:
         max_tokens: int | None = None,
         stop: Text | Sequence[Text] | None = (),
         logprobs: int | None = None,
+        scores_prompt: bool = False,
         visible: Collection[int] = (),
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
@@ -95,7 +94,8 @@ class Engine:
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
-        alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
+        alternatives each token's logprob comes with, None for no logprobs. ``scores_prompt``: the tokens of
+        the prompt get logprobs too, which takes a pass for each. ``visible``: control tokens whose
         text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
         the thinking that the text may begin with, which are part of the text; stop strings count behind it,
         and it is ended after ``thinking_budget`` tokens (None: as the settings say). ``logits_processors``
@@ -138,6 +138,7 @@ class Engine:
             limit_reason="length" if limit == max_tokens else "context",
             stop=stop_strings(stop),
             logprobs=logprobs,
+            scores_prompt=scores_prompt,
             visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
             ends=frozenset(ends),
             thinking=thinking,
@@ -238,7 +239,7 @@ class Engine:
     def logits_after(self, tokens: Sequence[int]) -> Floats:
         """Return the model's logits for the token after ``tokens``, (n_vocab,) float32. Raises as
         ``stream``."""
-        with closing(self.steps(tokens, _UNDRAFTED)) as steps:
+        with closing(self.steps(tokens, UNDRAFTED)) as steps:
             return next(steps).logits[0].copy()
 
     def saved(self, tokens: Sequence[int]) -> SavedSession:

@@ -15,6 +15,7 @@ from pass_edge.decoding.slots import SlotPool
 from pass_edge.native.context import Floats
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob, logprob_of
+from pass_edge.sampling.processed import UNDRAFTED
 from pass_edge.sampling.sampler import Sampler
 
 from .async_stream import in_a_thread
@@ -57,9 +58,9 @@ class Generation:
     Attributes: ``seed``; ``sampling``; ``thinking``, the tags of the thinking that the text may begin with;
     ``conversation``, the prompt and the answer so far as tokens; and, complete once iteration ends, ``ids``
     (the generated tokens, without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of
-    ``ids``, if asked for), ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end
-    token, stop string or stopping criterion), "length", "context" (the context is full), "cancelled", or None
-    while running.
+    ``ids``, if asked for), ``prompt_logprobs`` (for each token of the prompt but the first, if asked for),
+    ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end token, stop string or
+    stopping criterion), "length", "context" (the context is full), "cancelled", or None while running.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Generation:
         limit_reason: str,
         stop: Sequence[str],
         logprobs: int | None,
+        scores_prompt: bool = False,
         visible: Collection[int] = (),
         ends: Collection[int] = (),
         thinking: Thinking | None = None,
@@ -92,6 +94,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
+        self._scores_prompt = scores_prompt and logprobs is not None
         self._ends = ends
         self._output = TextStream(vocabulary, stop, visible, thinking, kept_stops)
         self._min_tokens = min_tokens
@@ -104,6 +107,7 @@ class Generation:
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[Logprob] = []
+        self.prompt_logprobs: list[Logprob] = []
         self.finish_reason: str | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
 
@@ -154,10 +158,22 @@ class Generation:
 
     def _read_prompt(self, session: Session) -> None:
         began = time.perf_counter()
+        if self._scores_prompt:
+            self._score_prompt(session)
         reused = session.prefill(self.conversation, lambda: not self._cancelled)
         if not self.ids:
             self.stats.reused_tokens = reused
         self.stats.prompt_seconds += time.perf_counter() - began
+
+    def _score_prompt(self, session: Session) -> None:
+        self._scores_prompt = False
+        prompt = self.conversation[: self.stats.prompt_tokens]
+        for length in range(1, len(prompt)):
+            if self._cancelled:
+                return
+            session.prefill(prompt[:length])
+            (logits,) = session.step(UNDRAFTED).logits
+            self.prompt_logprobs.append(logprob_of(prompt[length], logits, self._alternatives or 0))
 
     def _step(self, session: Session) -> Piece:
         if self._cancelled:

@@ -109,8 +109,6 @@ def _turn(engine: Engine, request: ChatCompletionRequest) -> tuple[str, Thinking
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
     vocabulary = engine.model.vocabulary
-    if request.echo and request.logprobs is not None:
-        raise SettingsError("echo works without logprobs only")
     ids = [_completion_prompt(engine, request, each) for each in prompts]
     fills_in = bool(request.suffix) or isinstance(request, InfillRequest)
     generations = _generations(
@@ -119,6 +117,7 @@ def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
         ids,
         grammar=form_grammar(request),
         logprobs=request.logprobs,
+        scores_prompt=request.echo,
         stopping_criteria=functions(request.stopping_criteria, "stopping_criteria"),
         ends=[token for token in infill_tokens(vocabulary) if token >= 0] if fills_in else (),
     )
@@ -217,6 +216,7 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    scores_prompt: bool = False,
     grammar_start: str = "",
     visible: Collection[int] = (),
     stop: Sequence[str] = (),
@@ -238,6 +238,7 @@ def _generations(
             max_tokens=request.token_limit,
             stop=[*stops, *stop],
             logprobs=logprobs,
+            scores_prompt=scores_prompt,
             visible=visible if request.skip_special_tokens else range(vocabulary.size),
             logits_processors=functions(request.logits_processor, "logits_processor"),
             stopping_criteria=stopping_criteria,

@@ -131,8 +131,9 @@ class CompletionRequest(Request):
     """The parameters of ``create_completion``.
 
     Beyond llama-cpp-python's: several prompts in ``prompt``, ``n`` choices for each, and OpenAI's
-    ``stream_options``. With a ``suffix``, the answer is what stands between ``prompt`` and it; the model must
-    have tokens for this.
+    ``stream_options``. With ``echo`` and ``logprobs``, the prompt has logprobs, too, which takes a pass for
+    each of its tokens; ``max_tokens`` 0 then generates nothing. With a ``suffix``, the answer is what stands
+    between ``prompt`` and it; the model must have tokens for this.
     """
 
     prompt: Prompt | Sequence[Prompt]
@@ -142,6 +143,11 @@ class CompletionRequest(Request):
     echo: bool = False
     suffix: str | None = None
     stopping_criteria: object = None
+
+    @property
+    def token_limit(self) -> int | None:
+        only_scores = self.echo and self.logprobs is not None and self.max_tokens == 0
+        return 0 if only_scores else super().token_limit
 
 
 @dataclass(frozen=True, kw_only=True)

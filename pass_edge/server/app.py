@@ -23,6 +23,7 @@ from pass_edge.openai.embeddings import EmbeddingAnswer
 from . import errors, properties, tokens
 from .access import AccessMiddleware
 from .admission import AdmissionQueue
+from .errors import json_response
 from .metrics import Metrics
 from .paths import ToleranceMiddleware
 from .request_handler import RequestHandler
@@ -164,10 +165,10 @@ def _add_generation(with_key: APIRouter, engine: Engine, model_name: str, handle
         start_answer = partial(start, engine, body.request(model_name))
         return await handler.respond(request, body, start_answer, stream=body.stream)
 
-    @with_key.post("/apply-template")
-    def apply_template(body: ChatBody) -> Prompt:
+    @with_key.post("/apply-template", responses={200: {"model": Prompt}})
+    def apply_template(body: ChatBody) -> Response:
         """Return the prompt that the model's chat template makes of messages."""
-        return Prompt(prompt=prompt_text(engine, body.request(model_name)))
+        return json_response({"prompt": prompt_text(engine, body.request(model_name))})
 
     @with_key.post("/tokenize")
     def tokenize(body: TokenizeBody) -> Tokens:

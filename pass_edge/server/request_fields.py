@@ -22,7 +22,7 @@ HINTS = frozenset(
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "prediction", "verbosity"),
         "max_tool_calls",  # it counts tools of the server, which has none
         # llama.cpp: the KV cache, which is always used and changes no text here; and its drafts
-        *("cache_prompt", "id_slot", "n_keep", "n_discard", "n_cache_reuse", "sse_ping_interval"),
+        *("cache_prompt", "id_slot", "slot_id", "n_keep", "n_discard", "n_cache_reuse", "sse_ping_interval"),
         "t_max_prompt_ms",  # llama.cpp passes it over, too
         *("return_tokens", "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type"),
         # llama.cpp: settings of samplers that are off
@@ -57,6 +57,8 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "response_fields": ([],),
     "post_sampling_probs": (False,),
     "backend_sampling": (False,),
+    "image_data": ([],),
+    "penalize_nl": (False,),
     "return_progress": (False,),
     "lora": ([],),
     "grammar_lazy": (False,),
@@ -110,9 +112,15 @@ def known_fields(data: Mapping[str, Any], known: Collection[str]) -> dict[str, A
     given = {name: value for name, value in data.items() if value is not None}
     for name, value in given.items():
         if name not in known and name not in HINTS and value not in NOT_SUPPORTED.get(name, ()):
-            reason = _complaint(name, known)
-            raise PydanticCustomError("unknown_field", "{reason}", {"reason": reason, "field": name})
+            raise PydanticCustomError(
+                "unknown_field", "{reason}", {"reason": _complaint(name, known), "field": encodable(name)}
+            )
     return {name: value for name, value in given.items() if name in known}
+
+
+def encodable(text: str) -> str:
+    """Return ``text`` with U+FFFD for lone surrogates, which JSON may have and pydantic cannot report."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def ignored_fields(data: Any, known: Collection[str] = ()) -> list[str]:
