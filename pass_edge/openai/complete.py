@@ -309,13 +309,25 @@ def refuse_unsupported(request: Request) -> None:
 
 def _prompts(prompt: Any) -> list[Prompt]:
     """The prompts of a request: ``prompt`` may be one, or a list. A list with a token id is one prompt."""
+    prompt = _text_or_list(prompt)
     if isinstance(prompt, Text) or not prompt:
         return [prompt]
     if not any(isinstance(item, Integral) for item in prompt):
-        return list(prompt)
+        return [*map(_text_or_list, prompt)]
     if not all(isinstance(item, Integral | Text) for item in prompt):
         raise SettingsError("a list holds either prompts, or the token ids and texts of one prompt; not both")
     return [prompt]
+
+
+def _text_or_list(prompt: Any) -> Prompt:
+    if isinstance(prompt, Text):
+        return prompt
+    try:
+        return list(prompt)
+    except TypeError:
+        raise SettingsError(
+            f"the prompt is {prompt!r:.60}; it must be text, token ids, or a list of prompts"
+        ) from None
 
 
 def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:

@@ -7,9 +7,12 @@ request bodies and the command line's options are made from these two.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields
+from functools import cache
+from numbers import Real
+from typing import Any, Literal, get_args, get_type_hints
 
+from pass_edge.native.errors import SettingsError
 from pass_edge.native.vocabulary import Text
 from pass_edge.sampling.sampler import Sampling
 
@@ -29,6 +32,20 @@ def _parameter(default: Any, description: str, **limits: float) -> Any:
 def _unsupported(default: Any) -> Any:
     """A parameter of llama-cpp-python that this engine lacks: any value but the default is refused."""
     return field(default=default, metadata={"unsupported": True})
+
+
+@cache
+def _kinds(request: type) -> dict[str, set[Any]]:
+    """Return the types of each field."""
+    hints = get_type_hints(request)
+    return {each.name: {*get_args(hints[each.name])} or {hints[each.name]} for each in fields(request)}
+
+
+def _number(name: str, value: Any, *, whole: bool) -> float:
+    is_number = isinstance(value, Real) and (not whole or value == value // 1)
+    if not is_number:
+        raise SettingsError(f"{name} is {value!r:.60}; it must be a {'whole ' if whole else ''}number")
+    return int(value) if whole else float(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +120,17 @@ class Parameters:
     stream_options: Mapping[str, Any] | None = None
     timings_per_token: bool = False
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Take None for absent where it means nothing else. Raises SettingsError if another value than a
+        number stands for one."""
+        request: Any = type(self)
+        for each in fields(self):
+            value, kinds = getattr(self, each.name), _kinds(request)[each.name]
+            if value is None and type(None) not in kinds and each.default is not MISSING:
+                object.__setattr__(self, each.name, each.default)
+            elif value is not None and kinds <= {int, float, type(None)}:
+                object.__setattr__(self, each.name, _number(each.name, value, whole=float not in kinds))
 
 
 @dataclass(frozen=True, kw_only=True)
