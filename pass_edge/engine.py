@@ -102,8 +102,8 @@ class Engine:
         change the logits of each token before it is chosen; with them, nothing is drafted.
         ``stopping_criteria`` are asked before each token is taken whether to stop. Nothing ends the text
         before it has ``min_tokens`` tokens, and stop strings count behind them; ``max_tokens`` 0 only reads
-        the prompt. ``kept_stops``: those of ``stop`` that the text includes. Raises ContextFullError if the
-        prompt does not fit, SettingsError.
+        the prompt. ``kept_stops``: those of ``stop`` that the text includes. ``line_limit`` ends code. Raises
+        ContextFullError if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, Text) else _token_ids(prompt)

@@ -34,10 +34,11 @@ from pass_edge.settings import AUTO, Settings
 
 from .answers import Answer
 from .complete import biases_of, functions, refuse_unsupported, sampling_of, start
+from .embeddings import embeddings_object
 from .evaluation import Evaluation, LlamaState
 from .formatters import Json
 from .hub import download
-from .llama_embeddings import checked_texts, embed, embedding_result, open_embedder
+from .llama_embeddings import checked_texts, embed, open_embedder
 from .llama_parameters import (
     CHAT,
     COMPLETION,
@@ -381,7 +382,7 @@ class Llama:
     def create_embedding(self, input: str | Sequence[str], model: str | None = None) -> Json:
         """Return the vectors of ``input``, as ``embed`` makes them, in OpenAI's result object."""
         vectors, n_tokens = self.embed(checked_texts(input), return_count=True)
-        return embedding_result(vectors, model or self.model_path, n_tokens)
+        return embeddings_object(vectors, model or self.model_path, n_tokens)
 
     def pooling_type(self) -> int:
         """Return llama.cpp's number of the way in which the vectors of tokens become one; 0 for none."""

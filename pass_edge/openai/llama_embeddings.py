@@ -13,7 +13,6 @@ from pass_edge.native.errors import SettingsError
 from pass_edge.settings import Settings
 
 from .embeddings import normalized
-from .formatters import Json
 
 _UNSPECIFIED = -1  # `llama.h`, `enum llama_pooling_type`
 
@@ -54,16 +53,3 @@ def checked_texts(given: Any) -> list[str]:
     if not isinstance(texts, Sequence) or not all(isinstance(each, str) for each in texts):
         raise SettingsError(f"input is {given!r:.60}; it must be text, or a list of texts")
     return list(texts)
-
-
-def embedding_result(vectors: Sequence[list[float]], model: str, n_tokens: int) -> Json:
-    """Return OpenAI's result object."""
-    return {
-        "object": "list",
-        "data": [
-            {"object": "embedding", "embedding": vector, "index": index}
-            for index, vector in enumerate(vectors)
-        ],
-        "model": model,
-        "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
-    }
