@@ -132,9 +132,14 @@ class Context:
         return self._view(llama_ext.llama_get_embeddings_nextn(self._handle), count, self.model.n_embd)
 
     @property
+    def pooling_type(self) -> int:
+        """How the vectors of a sequence's tokens become one (`llama.h`, `enum llama_pooling_type`)."""
+        return int(llama.llama_pooling_type(self._handle))
+
+    @property
     def pooled_width(self) -> int:
         """The numbers in a sequence's vector; 0 if the model's file does not say how to make one."""
-        if llama.llama_pooling_type(self._handle) in _NO_VECTOR:
+        if self.pooling_type in _NO_VECTOR:
             return 0
         return int(llama.llama_model_n_embd_out(self.model.handle))
 

@@ -38,17 +38,19 @@ class Model:
         *,
         gpu_layers: int = 0,
         repack: bool = True,
+        chat_template: str | None = None,
         mtp: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> None:
         """Load ``path``. Raises ModelError.
 
         ``gpu_layers``: 0 uses no GPU at all. ``repack``: let the CPU backend repack quantized weights for its
-        fastest kernels (`use_extra_bufts`). ``mtp``: load the file's MTP layers too. ``progress``: called
-        with the loaded part, 0…1.
+        fastest kernels (`use_extra_bufts`). ``chat_template``: Jinja source, instead of the file's. ``mtp``:
+        load the file's MTP layers too. ``progress``: called with the loaded part, 0…1.
         """
         self.path = check_is_gguf(Path(path))
         self.gpu_layers = gpu_layers if can_offload() else 0
+        self._chat_template = chat_template
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         if gpu_layers == 0:  # otherwise llama.cpp computes wide batches on a GPU, with other bits
@@ -122,7 +124,9 @@ class Model:
         return buffer.value.decode("utf-8", "replace")
 
     def chat_template(self) -> str | None:
-        """Return the model's chat template (Jinja source); None if it has none."""
+        """Return the model's chat template (Jinja source); None if it has none and was given none."""
+        if self._chat_template is not None:
+            return self._chat_template
         template = llama.llama_model_chat_template(self.handle, None)
         return template.decode("utf-8", "replace") if template else None
 

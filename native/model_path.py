@@ -84,3 +84,8 @@ def pieces_of(path: Path) -> tuple[Path, ...]:
         return (path,)
     stem, count = match[1], int(match[2])
     return tuple(path.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
+
+
+def size_on_disk(path: Path) -> int:
+    """Return the bytes of a model's file, or of all its pieces."""
+    return sum(piece.stat().st_size for piece in pieces_of(path))

@@ -20,9 +20,9 @@ from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
 from pass_edge.drafting.mtp import MtpLayers
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
-from pass_edge.native.chat_template import default_of
+from pass_edge.native.chat_template import template_source
 from pass_edge.native.context import Context, ContextSettings
-from pass_edge.native.default_templates import warning
+from pass_edge.native.default_templates import default_template, warning
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
@@ -93,6 +93,7 @@ class EngineParts:
     ) -> EngineParts:
         """Load the model in ``path`` and what belongs to it. Raises subclasses of PassEdgeError."""
         parts = cls(settings)
+        template = None if settings.chat_template is None else template_source(settings.chat_template)
         path = check_is_gguf(path)
         parts._place_layers(path, note)
         # reading the file's table needs much memory for a moment, so it comes before the model takes its own
@@ -105,7 +106,13 @@ class EngineParts:
         with parts.opened as opened:
             gpu_layers = parts.settings.gpu_layers or 0
             parts.model = opened.enter_context(
-                Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack, mtp=parts._uses_mtp)
+                Model(
+                    path,
+                    gpu_layers=gpu_layers,
+                    repack=parts.calibration.repack,
+                    chat_template=template,
+                    mtp=parts._uses_mtp,
+                )
             )
             parts._warn_of_template()
             parts._choose_context()
@@ -159,8 +166,8 @@ class EngineParts:
 
     def _warn_of_template(self) -> None:
         vocabulary = self.model.vocabulary
-        if vocabulary.has_text and (template := default_of(self.model)):
-            self.notes.append(warning(vocabulary, template))
+        if vocabulary.has_text and not self.model.chat_template():
+            self.notes.append(warning(vocabulary, default_template(vocabulary)))
 
     def _choose_context(self) -> None:
         wanted, trained = self.settings.context_size, self.model.n_ctx_train

@@ -56,6 +56,8 @@ class Settings:
     ``flash_attn``: "on", "off", or "auto" (if the device can). ``gpu_layers``: None: as many as fit into the
     device's free memory; -1: all. ``think``: whether a model that can think does so in chats; None: as its
     template has it. ``thinking_budget``: tokens of thinking after which the answer begins; None: no limit.
+    ``chat_template``: the chat template in Jinja, or llama.cpp's name of one, such as "chatml"; None: the
+    model's own.
     """
 
     schedule: str = "auto"
@@ -74,6 +76,7 @@ class Settings:
     cache_type_v: str | None = None
     think: bool | None = None
     thinking_budget: int | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, SCHEDULES)

@@ -21,7 +21,7 @@ from pass_edge.native.model_path import readable
 from pass_edge.native.process_memory import limit_malloc_arenas
 from pass_edge.settings import memory_needed
 
-from .engine_options import open_engine, serving_options, settings_from, thinking_options
+from .engine_options import open_engine, serving_options, settings_from, template_options, thinking_options
 
 if TYPE_CHECKING:
     from pass_edge.server.model_pool import ModelSource
@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     help="Seconds that answers have to end in after Ctrl-C.",
 )
 @thinking_options
+@template_options
 @serving_options
 def serve(models: tuple[Path, ...], body_limit: float, **options: Any) -> None:
     """Serve a model by OpenAI's protocol, or several.

@@ -20,6 +20,7 @@ from pass_edge.openai.embeddings import EmbeddingAnswer
 from . import errors, page, properties, tokens
 from .access import AccessMiddleware
 from .admission import SHUTTING_DOWN
+from .errors import json_response
 from .metrics import Metrics
 from .model_pool import ModelPool, ServedModel
 from .paths import ToleranceMiddleware
@@ -29,6 +30,7 @@ from .request_schemas import (
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
+    InfillBody,
     LlamaCppBody,
     ResponseBody,
     TokenizeBody,
@@ -171,16 +173,25 @@ def _add_answers(with_key: APIRouter, handler: RequestHandler, *, in_document: b
         """Complete a prompt; the result has the form of llama.cpp's own endpoint."""
         return await respond(request, body, stream=body.stream)
 
+    @with_key.post(
+        "/infill",
+        responses=_responses(LlamaCppCompletion | list[LlamaCppCompletion]),
+        include_in_schema=in_document,
+    )
+    async def infill(body: InfillBody, request: Request) -> Response:
+        """Write the text between a prefix and a suffix, as llama.cpp's endpoint for editors does."""
+        return await respond(request, body, stream=body.stream)
+
 
 def _add_tools(with_key: APIRouter, handler: RequestHandler, *, in_document: bool) -> None:
     """Add the endpoints that tell of prompts, tokens and properties of models that write text."""
 
-    @with_key.post("/apply-template", include_in_schema=in_document)
-    async def apply_template(body: ChatBody) -> Prompt:
+    @with_key.post("/apply-template", responses={200: {"model": Prompt}}, include_in_schema=in_document)
+    async def apply_template(body: ChatBody) -> Response:
         """Return the prompt that the model's chat template makes of messages."""
         return await handler.ask(
             body.model,
-            lambda engine, model: Prompt(prompt=prompt_text(engine, body.request(model.name))),
+            lambda engine, model: json_response({"prompt": prompt_text(engine, body.request(model.name))}),
         )
 
     @with_key.post("/tokenize", include_in_schema=in_document)

@@ -116,6 +116,8 @@ def install(app: FastAPI) -> None:
         message, path = str(error.detail), request.url.path
         if message == "Not Found":
             message = f"there is no {path} here; /docs lists the endpoints"
+        if message == "There was an error parsing the body":  # FastAPI's, of whatever json.loads raises
+            message = "the body cannot be read as JSON: it must be UTF-8, uncompressed, and not nested deeply"
         if message == "Method Not Allowed":
             message = f"{path} is not for {request.method}; /docs lists the endpoints"
         code = "model_not_found" if isinstance(error, ModelNotFoundError) else None
