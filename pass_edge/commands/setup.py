@@ -87,9 +87,7 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         status = process.wait()
     if status:
         click.echo("".join(log), err=True)
-        raise LibraryError(
-            "llama.cpp could not be built; its output ends above. Nothing was changed"
-        )
+        raise LibraryError("llama.cpp could not be built; its output ends above. Nothing was changed")
 
 
 @contextmanager
