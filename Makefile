@@ -70,6 +70,9 @@ endif
 test: .venv/dev
 	@$(BIN)/pytest $(WORKERS)
 
+test-install: wheels
+	@for way in wheel clone pip; do echo "== $$way"; PYTHON=$(PYTHON) tests/install/$$way.sh || exit 1; done
+
 models: .venv/dev
 	@$(BIN)/python benchmarks/fetch_models.py build/models
 

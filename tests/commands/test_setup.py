@@ -16,6 +16,7 @@ from pass_edge.commands import doctor
 from pass_edge.native import build
 from tests.support.command_line import run
 
+REAL = sys.executable
 PYTHON = f"""#!{sys.executable}
 import os, sys, time
 from pathlib import Path
@@ -98,9 +99,8 @@ def test_ctrl_c_ends_the_build_and_changes_nothing(
         f"import sys; sys.executable = {pretended!r}; from pass_edge.native import build; "
         "build.has_compilers = lambda: True; from pass_edge.__main__ import main; main(['setup'])"
     )
-    real = os.path.realpath("/proc/self/exe")
     process = subprocess.Popen(
-        [real, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        [REAL, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )
     until(started.exists)
     process.send_signal(signal.SIGINT)
