@@ -1,7 +1,7 @@
 # Sourced by the scripts here: shows and times each command that a newcomer types, in an empty folder.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-wheels=$(realpath -m "$checkout/${WHEELS:-build/release}")
+wheels=$(cd "$checkout" && realpath -m "${WHEELS:-build/release}")
 model=$(sed -n 's/^MODEL := //p' "$checkout/Makefile")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
