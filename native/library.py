@@ -18,6 +18,11 @@ except (ImportError, OSError, RuntimeError) as error:  # a missing or unloadable
         "`pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python==0.3.36`."
     ) from error
 
+try:
+    from llama_cpp import llama_cpp_ext as llama_ext  # not part of llama.h: what MTP layers need
+except (ImportError, AttributeError):  # a build that does not export it
+    llama_ext = None
+
 log = logging.getLogger("pass_edge.llama_cpp")
 log.addHandler(logging.NullHandler())
 

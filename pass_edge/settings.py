@@ -45,7 +45,8 @@ class Settings:
     text with and without drafts) or "rejection" (the paper's rule: the same distribution). ``draft_max``:
     most tokens to draft ahead; None: as many as pay with auto (with a recurrent memory, at most 8), else one.
     ``ngrams``: whether auto also drafts from the conversation. ``draft_model``: the file of a small model
-    with the same tokenizer, from which auto drafts too. ``draft_p_min``: lowest confidence, 0 to 1, of a
+    with the same tokenizer, from which auto drafts too. ``mtp``: whether auto drafts from the model's own MTP
+    layers, if it has any and there is no draft model. ``draft_p_min``: lowest confidence, 0 to 1, of a
     draft that is verified (auto computes its own and ignores this). ``context_size``: tokens of a
     conversation; 0: as many as the model was trained with; None: the same, but at most 4,096. ``parallel``:
     conversations side by side, at most 16, each with as much of the KV cache; they share forward passes.
@@ -62,6 +63,7 @@ class Settings:
     draft_p_min: float = 0.0
     ngrams: bool = True
     draft_model: str | Path | None = None
+    mtp: bool = True
     context_size: int | None = None
     parallel: int = 1
     threads: int | None = None

@@ -117,8 +117,10 @@ def _examine_model(path: Path | None, draft_model: Path | None, report: dict[str
 
 
 def _draft_model(draft_model: DraftModel, costs: StepCosts) -> str:
-    """Describe what a draft model costs, and what it gains if its drafts are right."""
-    mib = (draft_model.model.size + cache_bytes(draft_model.model, draft_model.context.settings)) / 2**20
+    """Describe what a draft model or MTP layers cost, and what they gain if their drafts are right."""
+    model, settings = draft_model.model, draft_model.context.settings
+    mib = (cache_bytes(model, settings) + (0 if settings.mtp else model.size)) / 2**20
+    name = f"MTP layers of the model ({model.n_mtp_layers})" if settings.mtp else model.description
     seconds, speed_at = draft_model.step_seconds, partial(expected_speed, costs, draft_model.step_seconds)
     times = f"{1e3 * seconds:.1f} ms a pass, where the model takes {1e3 * costs.at(0)[0]:.1f} ms"
     paying = next((percent for percent in range(1, 101) if speed_at(percent / 100) > 1), None)
@@ -127,7 +129,7 @@ def _draft_model(draft_model: DraftModel, costs: StepCosts) -> str:
         if paying
         else "cannot pay"
     )
-    return f"{draft_model.model.description}, {mib:.0f} MiB: {times}; {gain}"
+    return f"{name}, {mib:.0f} MiB: {times}; {gain}"
 
 
 def _recurrent_memory(engine: Engine) -> str:

@@ -105,6 +105,12 @@ _MACHINE_OPTIONS: list[Option] = [
         help="A .pass.gguf file, auto (the one that fits the model), or none.",
     ),
     draft_model_option,
+    click.option(
+        "--mtp/--no-mtp",
+        default=Settings.mtp,
+        show_default=True,
+        help="Also draft with the model's own MTP layers, if it has any.",
+    ),
     click.option("--threads", "-t", type=int, help="CPU threads. [default: the fastest number, or all]"),
     click.option(
         "--gpu-layers",
