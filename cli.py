@@ -22,6 +22,7 @@ _COMMANDS = (
     "generate",
     "serve",
     "doctor",
+    "setup",
     "bench",
     "train",
     "convert",
@@ -128,6 +129,7 @@ def main() -> None:
     pass-edge generate "Why is the sky blue?"   answer one question
     pass-edge serve                             serve the model by OpenAI's protocol
     pass-edge doctor                            check this machine, and suggest fixes
+    pass-edge setup                             build our kernels for this machine
     pass-edge bench                             measure what drafting gains here
 
     `pass-edge COMMAND --help` explains a command and its options.

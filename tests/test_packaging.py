@@ -68,7 +68,10 @@ def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
         expected |= {f"{place}/{path.relative_to(ROOT / folder)}" for path in (ROOT / folder).rglob("*.py")}
     expected |= {"pass_edge/native/build.cmake", "pass_edge/server/page.html"}
     expected |= {"pass_edge/commands/bench_report.html"}
-    expected |= {f"pass_edge/native/kernels/{path.name}" for path in (ROOT / "native/kernels").iterdir()}
+    for folder in ("kernels", "variants"):
+        expected |= {
+            f"pass_edge/native/{folder}/{path.name}" for path in (ROOT / "native" / folder).iterdir()
+        }
     expected |= {f"pass_edge/data/{path.name}" for path in (ROOT / "pass_edge/data").glob("*.gguf")}
     assert modules(wheel) == expected
 
