@@ -226,6 +226,11 @@ class DraftConversation:
         while n < end and held[n] == tokens[n]:
             n += 1
         self._n_right = n
-        if n < len(held):
-            self._model.context.remove(self._sequence, n)
-            del held[n:]
+        self._cut(n)
+
+    def _cut(self, length: int) -> None:
+        """Remove what is held beyond the first ``length`` tokens."""
+        if length < len(self._held):
+            self._model.context.remove(self._sequence, length)
+            del self._held[length:]
+            self._n_right = min(self._n_right, length)

@@ -65,11 +65,11 @@ class MtpConversation(DraftConversation):
 
     def observe_states(self, start: int, states: Floats) -> None:
         """Take the model's hidden states of the tokens at the positions from ``start`` on, (n, n_embd)
-        float32. Those of later tokens are forgotten."""
+        float32; the array is kept, so it must not change. Those of later tokens are forgotten."""
         n_kept = start - self._first_state
         if not 0 <= n_kept <= len(self._states):
             self._states, self._first_state, n_kept = [], start, 0
-        self._states[n_kept:] = states.copy()
+        self._states[n_kept:] = states
         n_excess = max(0, len(self._states) - _STATES_KEPT)
         del self._states[:n_excess]
         self._first_state += n_excess
@@ -103,10 +103,3 @@ class MtpConversation(DraftConversation):
             self._held = self._tokens[:first_known]
             self._n_right = first_known
         self._n_computed = self._n_right
-
-    def _cut(self, length: int) -> None:
-        """Remove what is held beyond the first ``length`` tokens."""
-        if length < len(self._held):
-            self._layers.context.remove(self._sequence, length)
-            del self._held[length:]
-            self._n_right = min(self._n_right, length)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.security import HTTPBearer
@@ -53,6 +54,8 @@ from .response_schemas import (
 )
 from .response_schemas import Response as ResponseObject
 from .settings import ServerSettings
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request was refused."},
@@ -147,37 +150,30 @@ def _add_answers(with_key: APIRouter, handler: RequestHandler, *, in_document: b
     """Add the endpoints of models that write text."""
     respond = partial(handler.respond, kind=Kind.TEXT, start_answer=start)
 
-    @with_key.post("/v1/completions", responses=_responses(Completion), include_in_schema=in_document)
+    def endpoint(path: str, model: Any) -> Callable[[Endpoint], Endpoint]:
+        return with_key.post(path, responses=_responses(model), include_in_schema=in_document)
+
+    @endpoint("/v1/completions", Completion)
     async def completions(body: CompletionBody, request: Request) -> Response:
         """Complete a prompt."""
         return await respond(request, body, stream=body.stream)
 
-    @with_key.post(
-        "/v1/chat/completions", responses=_responses(ChatCompletion), include_in_schema=in_document
-    )
+    @endpoint("/v1/chat/completions", ChatCompletion)
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
         return await respond(request, body, stream=body.stream)
 
-    @with_key.post("/v1/responses", responses=_responses(ResponseObject), include_in_schema=in_document)
+    @endpoint("/v1/responses", ResponseObject)
     async def responses(body: ResponseBody, request: Request) -> Response:
         """Answer a conversation, in the words of OpenAI's newer API. Nothing is kept."""
         return await respond(request, body, stream=body.stream)
 
-    @with_key.post(
-        "/completion",
-        responses=_responses(LlamaCppCompletion | list[LlamaCppCompletion]),
-        include_in_schema=in_document,
-    )
+    @endpoint("/completion", LlamaCppCompletion | list[LlamaCppCompletion])
     async def completion(body: LlamaCppBody, request: Request) -> Response:
         """Complete a prompt; the result has the form of llama.cpp's own endpoint."""
         return await respond(request, body, stream=body.stream)
 
-    @with_key.post(
-        "/infill",
-        responses=_responses(LlamaCppCompletion | list[LlamaCppCompletion]),
-        include_in_schema=in_document,
-    )
+    @endpoint("/infill", LlamaCppCompletion | list[LlamaCppCompletion])
     async def infill(body: InfillBody, request: Request) -> Response:
         """Write the text between a prefix and a suffix, as llama.cpp's endpoint for editors does."""
         return await respond(request, body, stream=body.stream)
