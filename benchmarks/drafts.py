@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 from answers import table
+from rich.console import Console
 from rich.progress import Progress, track
 
 from pass_edge import Engine, Settings, read_lookahead
@@ -30,7 +31,7 @@ def answers(model: Path, work: Path, questions: int, tokens: int, temp: float) -
     folder = work / f"{model.stem}-{temp:g}-{questions}-{tokens}"
     with (
         Engine(model, lookahead=None, settings=Settings(schedule="plain")) as engine,
-        Progress() as bar,
+        Progress(console=Console(stderr=True)) as bar,
     ):
         task = bar.add_task("answering", total=questions)
         return make_texts(
@@ -75,7 +76,9 @@ def main(
     frozen = FrozenModel(model)
     rows, anchors = [], 0
     for path in lookahead:
-        measured = measure(frozen, track(texts, path.name), read_lookahead(path), every)
+        measured = measure(
+            frozen, track(texts, path.name, console=Console(stderr=True)), read_lookahead(path), every
+        )
         name = path.name.removesuffix(".pass.gguf")
         rows += [row(name, source, drafts) for source, drafts in measured.items()]
         anchors = max(drafts.anchors for drafts in measured.values())

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
@@ -112,7 +113,7 @@ def row(
     drafting.session._schedule._index = Oracle(truth, *acceptance, plain.base.n_vocab)  # type: ignore[attr-defined]
     maximum = limit(drafting, depth + tokens // 2)
     speeds: dict[str, list[float]] = {"plain": [], "oracle": []}
-    for _ in track(range(repeats), f"{depth} tokens before", transient=True):
+    for _ in track(range(repeats), f"{depth} tokens before", transient=True, console=Console(stderr=True)):
         for name, engine in (("plain", plain), ("oracle", drafting)):
             generation = engine.stream(prompt, sampling=GREEDY, max_tokens=tokens).run()
             assert generation.ids == truth[depth:], "the oracle changed the text"

@@ -33,6 +33,7 @@ from answers import (
 )
 from contender_process import ContenderProcess, Opened
 from peers_report import Entrant, Round, Run, plot, report
+from rich.console import Console
 from rich.progress import track
 
 from pass_edge import Engine, Settings
@@ -199,7 +200,7 @@ def open_all(entrants: list[Entrant], greeting: list[int]) -> tuple[dict[str, Co
 
 def answer_all(contenders: dict[str, Contender], prompts: list[tuple[str, list[int]]]) -> Iterator[Round]:
     """Have all contenders answer each of ``prompts`` (category, ids) in turn."""
-    for turn, (category, ids) in enumerate(track(prompts, "answering")):
+    for turn, (category, ids) in enumerate(track(prompts, "answering", console=Console(stderr=True))):
         answers = {name: contenders[name](ids) for name in rotated(list(contenders), turn)}
         for name, answer in answers.items():
             if answer.prompt_tokens != len(ids):

@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 from answers import CONTEXT, code_questions, cpu_name, questions_by_category, rotated, table
+from rich.console import Console
 from rich.progress import track
 
 from pass_edge import Engine, Sampling, Settings
@@ -139,7 +140,7 @@ def measure_answers(
                 "passes": stats.passes,
             }
 
-        for turn, (category, question) in enumerate(track(prompts, model.name)):
+        for turn, (category, question) in enumerate(track(prompts, model.name, console=Console(stderr=True))):
             ids = encode_prompt(engines[names[0]], question)
             order = rotated(["stock", *names], turn)
             rows.append({"category": category} | {name: answer(name, ids) for name in order})

@@ -8,11 +8,11 @@ Rows that have an answer are skipped, so a run that was stopped (Ctrl-C) goes on
 import argparse
 import asyncio
 import csv
-import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import track
+import click
 
 from pass_edge import ContextFullError, Engine, Sampling, Settings, default_model
 
@@ -24,15 +24,14 @@ def save(path: Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 async def answer_all(engine: Engine, rows: list[dict[str, str]], args: argparse.Namespace) -> None:
     """Fill in the column of the rows that lack it, and save them every few seconds."""
     todo = [row for row in rows if not row[args.column]]
-    shared = iter(track(todo, "answering"))
 
-    async def work() -> None:
+    async def work(shared: Iterator[dict[str, str]]) -> None:
         for row in shared:  # each worker takes the next one that nobody has
             messages = [{"role": "user", "content": args.prompt.format_map(row)}]
             try:
@@ -47,7 +46,8 @@ async def answer_all(engine: Engine, rows: list[dict[str, str]], args: argparse.
             save(args.file, rows)
 
     saving = asyncio.create_task(keep_saving())
-    await asyncio.gather(*(work() for _ in range(engine.parallel)))
+    with click.progressbar(todo, label="answering", file=sys.stderr) as bar:
+        await asyncio.gather(*map(work, [iter(bar)] * engine.parallel))
     saving.cancel()
 
 

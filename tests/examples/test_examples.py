@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -295,7 +296,8 @@ def reviews(tmp_path: Path) -> Path:
 
 def test_a_batch_answers_the_rows_that_have_no_answer(run: Run, reviews: Path) -> None:
     before = table(reviews)
-    run("batch", reviews, "Is it good? {text}", "-n", 3, "-p", 3)
+    printed = run("batch", reviews, "Is it good? {text}", "-n", 3, "-p", 3)
+    assert printed == ""  # its progress is told on standard error
     after = table(reviews)
     assert all(row["answer"] for row in after)
     assert after[2]["answer"] == "kept"
@@ -317,8 +319,10 @@ def test_a_batch_that_is_stopped_goes_on_later(
 
     monkeypatch.setattr(Engine, "chat", counted)
     arguments = ("batch", reviews, "{text}", "-n", 4, "-p", 1, "-m", speaking_path, "-c", "new")
+    n_threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         run(*arguments)
+    assert threading.active_count() == n_threads  # no progress bar goes on
     stopped = table(reviews)
     assert [row["id"] for row in stopped] == list("012345")
     assert 2 <= sum(bool(row["new"]) for row in stopped) < 6
