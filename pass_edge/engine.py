@@ -44,11 +44,12 @@ class Engine:
     forward passes; further ones wait until one of these has ended or been dropped. ``sessions`` are not
     thread-safe by themselves. After a fork only the parent can use it.
 
-    Attributes: ``name``, as the user typed it or the file's; ``model``; ``base``, the identity that its file states; ``settings``; ``lookahead`` (None:
-    nothing trained drafts); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
-    know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``parallel``;
-    ``context_size`` in tokens of each; ``costs`` of passes on this machine, None unless the schedule is auto;
-    ``draft_model``, None without one; ``recurrent_bytes``, the size of the recurrent memory, 0 without one.
+    Attributes: ``name``, as the user typed it, or the file's; ``model``; ``base``, the identity that its file
+    states; ``settings``; ``lookahead`` (None: nothing trained drafts); ``schedule``, the one in force;
+    ``calibration``; ``notes``: what a user should know, such as why nothing is drafted; ``sessions``, and
+    ``session``, the first of them; ``parallel``; ``context_size`` in tokens of each; ``costs`` of passes on
+    this machine, None unless the schedule is auto; ``draft_model``, None without one; ``recurrent_bytes``, the
+    size of the recurrent memory, 0 without one.
     """
 
     def __init__(

@@ -234,13 +234,14 @@ def _bars(progress: Progress | None) -> Iterator[Progress]:
     if progress:
         yield progress
         return
-    from tqdm.auto import tqdm
+    from huggingface_hub import utils
 
+    make_bar: Any = utils.tqdm  # its types are not stated
     bars: dict[str, Any] = {}
 
     def show(file: str, done: int, total: int) -> None:
         if file not in bars:
-            bars[file] = tqdm(total=total, unit="B", unit_scale=True, desc=file)
+            bars[file] = make_bar(total=total, unit="B", unit_scale=True, desc=file)
         bars[file].update(done - bars[file].n)
 
     try:
