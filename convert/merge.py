@@ -49,7 +49,8 @@ def merge(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Write ``model`` merged with ``lookahead`` to ``output``, and return warnings.
+    """Write ``model`` merged with ``lookahead`` to ``output``, and return warnings. The pieces of a split
+    model become one file.
 
     All tensors but the embedding matrix and the output head are copied byte for byte. ``embedding_type``:
     another type for the embedding matrix, such as ``"f16"``. ``progress``: called with the number of tensors
@@ -61,8 +62,6 @@ def merge(
     sidecar = read_lookahead(lookahead)
     warnings = sidecar.matches(read_base(model))
     with GgufFile(model) as file:
-        if file.get("split.count"):
-            raise ModelError(f"{model} is part of a split model; join it first (llama-gguf-split --merge)")
         added = -(-len(sidecar) // _ROW_MULTIPLE) * _ROW_MULTIPLE
         metadata = _vocabulary(file, sidecar.base, added) | merged_metadata(sidecar)
         tensors = _tensors(file, sidecar, added, embedding_type)

@@ -89,6 +89,16 @@ class Batch:
         self._struct.token, self._struct.embd = self._token_pointer, None
         return self._fill(rows)
 
+    def fill_tokens_and_states(
+        self, rows: Rows, tokens: Int32s, states: npt.NDArray[np.float32]
+    ) -> llama.llama_batch:
+        """Fill the batch with ``tokens`` and ``states`` (n, n_embd) float32 at ``rows``: each row has one of
+        both, as MTP layers take them."""
+        self.fill_embeddings(rows, states)
+        self._tokens[: len(rows)] = tokens
+        self._struct.token = self._token_pointer
+        return self._struct
+
     def fill_embeddings(self, rows: Rows, embeddings: npt.NDArray[np.float32]) -> llama.llama_batch:
         """Fill the batch with ``embeddings`` (n, n_embd) float32 at ``rows``; the array is used in place."""
         self._embeddings = np.ascontiguousarray(embeddings)

@@ -4,7 +4,15 @@
 # the same name comes before the cache. It would be a third of the build, and nothing uses it.
 set(LLAMA_BUILD_COMMON OFF)
 
-if(PASS_EDGE_KERNELS AND PROJECT_NAME STREQUAL CMAKE_PROJECT_NAME)
-    set(kernels ${CMAKE_CURRENT_LIST_DIR}/kernels/kernels.cmake)
-    cmake_language(DEFER CALL include "${kernels}") # when ggml-cpu is there
+# A wheel has no symbolic links: each library would be in it three times, once for each of its versioned names.
+set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
+
+if(PROJECT_NAME STREQUAL CMAKE_PROJECT_NAME)
+    set(pass_edge_native ${CMAKE_CURRENT_LIST_DIR}) # deferred calls read their arguments late: when all targets are there
+    if(PASS_EDGE_KERNELS)
+        cmake_language(DEFER CALL include ${pass_edge_native}/kernels/kernels.cmake)
+    endif()
+    if(GGML_BACKEND_DL)
+        cmake_language(DEFER CALL include ${pass_edge_native}/variants/variants.cmake)
+    endif()
 endif()

@@ -1,7 +1,8 @@
 """How to build llama.cpp on this machine: a *plan* of CMake arguments with the reasons for them.
 
 It uses the standard library only, because `make setup` runs it before anything is installed:
-`python3 native/build.py [--backend cpu|cuda|metal|vulkan] [--explain | --json | --wheel DIR]`.
+`python3 native/build.py [--backend cpu|cuda|metal|vulkan] [--release] [--explain | --json | --wheel DIR]`.
+With --release the plan is for a wheel that others install: it suits all processors of this architecture.
 """
 
 from __future__ import annotations
@@ -36,9 +37,15 @@ LIBRARY_ONLY = (
 )
 """Build llama.cpp's library and nothing else."""
 
+KERNELS = "-DPASS_EDGE_KERNELS=ON"
+"""Build our kernels into the CPU backend."""
+
 _KERNELS_CPU_FLAGS = frozenset({"avx2", "fma", "f16c"})
 
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
+
+_HERE_ONLY = ("-DCMAKE_CUDA_ARCHITECTURES=", "-DCMAKE_SHARED_LINKER_FLAGS=")
+"""Arguments that make a build fit this machine: its GPUs, and its folder of the CUDA runtime."""
 
 AMX_PROBE = r"""
 #include <stdint.h>
@@ -66,7 +73,7 @@ _CMAKE_FOLDERS = ("share", "lib", "lib64")
 
 _HERE = Path(__file__).resolve().parent
 
-_NO_COMPILER = """no working C and C++ compiler was found. Install one and try again:
+NO_COMPILER = """no working C and C++ compiler was found. Install one and try again:
   Debian, Ubuntu   sudo apt install build-essential
   Fedora           sudo dnf install gcc gcc-c++
   Arch             sudo pacman -S base-devel
@@ -120,11 +127,18 @@ class BuildPlan:
     amx: Amx
     reasons: tuple[str, ...]
     others: tuple[str, ...] = ()
+    tag: str = ""
+    """The wheel's build tag, for a release: it names the backend and the version of our kernels."""
 
 
 def plan(backend: str | None = None) -> BuildPlan:
     """Return the build plan for this machine. `backend`: build this one instead of the best one."""
     return decide(inspect_machine(), backend, amx_works, flags_accepted)
+
+
+def plan_release(backend: str | None = None) -> BuildPlan:
+    """Return the plan for a wheel to be published. `backend`: build this one too, beside the CPU's."""
+    return decide_release(inspect_machine(), backend)
 
 
 def decide(
@@ -153,6 +167,42 @@ def decide(
         reasons=(backend_reason, native_reason, amx_reason, kernels_reason),
         others=tuple(f"{name}: {_availability(name, machine)}" for name in BACKENDS if name != chosen),
     )
+
+
+def decide_release(machine: Machine, backend: str | None) -> BuildPlan:
+    """Return the plan, on a given machine, for a wheel to be published.
+
+    Its CPU backend comes in variants for different processors, of which libggml loads the best
+    (`native/variants`), and its GPU backend is for all GPUs, whatever is here.
+    """
+    apple = machine.system == "Darwin" and machine.machine == "arm64"
+    chosen, backend_reason = _backend(machine, backend or ("metal" if apple else "cpu"))
+    kernels = machine.system == "Linux" and machine.machine == "x86_64"
+    return BuildPlan(
+        backend=chosen,
+        cmake_args=(
+            *LIBRARY_ONLY,
+            "-DGGML_NATIVE=OFF",
+            "-DGGML_BACKEND_DL=ON",
+            "-DGGML_CPU_ALL_VARIANTS=ON",
+            *((KERNELS,) if kernels else ()),
+            *(arg for arg in _backend_args(chosen, machine) if not arg.startswith(_HERE_ONLY)),
+            *(("-DGGML_OPENMP=OFF",) if machine.system == "Darwin" else ()),
+        ),
+        amx="absent",
+        reasons=(
+            backend_reason,
+            "GGML_CPU_ALL_VARIANTS=ON: each kind of processor has a library of its own",
+            "AMX: left out, because some machines advertise it and cannot execute it",
+            f"kernels: {f'ours (version {_kernels_version()})' if kernels else 'those of llama.cpp'}",
+        ),
+        tag=release_tag(chosen),
+    )
+
+
+def release_tag(backend: str) -> str:
+    """Return the build tag of a published wheel. Of several in one folder, pip takes the highest number."""
+    return f"{2 if backend in ('cpu', 'metal') else 1}{backend}{_kernels_version()}"
 
 
 def _backend(machine: Machine, requested: str | None) -> tuple[str, str]:
@@ -247,9 +297,14 @@ def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
     """Use our kernels for quantized weights and attention if they can run here."""
     if machine.system != "Linux" or _KERNELS_CPU_FLAGS - machine.cpu_flags:
         return (), "kernels: llama.cpp's; ours need Linux and AVX2"
-    sources = b"".join(path.read_bytes() for path in sorted((_HERE / "kernels").iterdir()))
-    digest = hashlib.sha256(sources).hexdigest()[:8]
-    return ("-DPASS_EDGE_KERNELS=ON",), f"kernels: ours (version {digest})"
+    return (KERNELS,), f"kernels: ours (version {_kernels_version()})"
+
+
+def _kernels_version() -> str:
+    """Return a digest of all that we add to llama.cpp."""
+    folders = (_HERE / "kernels", _HERE / "variants")
+    files = [_HERE / "build.cmake", *(path for folder in folders for path in sorted(folder.iterdir()))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
 
 
 def inspect_machine() -> Machine:
@@ -394,13 +449,30 @@ def _exit_status(command: Sequence[str], stdin: str = "") -> int | None:
 
 
 def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
-    """Build the wheel of `requirement` (llama-cpp-python==…) into `folder`, and return pip's exit status.
+    """Build the wheel of `requirement` (llama-cpp-python==…) into `folder`, and return pip's exit status."""
+    if not has_compilers():
+        print(NO_COMPILER, file=sys.stderr)
+        return 1
+    command, environment = wheel_command(requirement, folder, build)
+    status = subprocess.run(command, env=environment).returncode
+    if status and build.backend != "cpu":
+        print(
+            f"The {build.backend} backend cannot be built. Without it: make setup BACKEND=cpu",
+            file=sys.stderr,
+        )
+    return status
+
+
+def has_compilers() -> bool:
+    """Return whether this machine can compile llama.cpp."""
+    return bool(compiler("c") and compiler("c++"))
+
+
+def wheel_command(requirement: str, folder: Path, build: BuildPlan) -> tuple[list[str], dict[str, str]]:
+    """Return the command that builds the wheel of `requirement` into `folder`, and its environment.
 
     pip's cache is not used: it knows wheels by version only, and would return one built with other flags.
     """
-    if not (compiler("c") and compiler("c++")):
-        print(_NO_COMPILER, file=sys.stderr)
-        return 1
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-cache-dir"]
     command += ["--no-binary", "llama-cpp-python", "--wheel-dir", str(folder), requirement]
     arguments = shlex.join([*build.cmake_args, f"-DCMAKE_PROJECT_INCLUDE={_HERE / 'build.cmake'}"])
@@ -410,14 +482,18 @@ def build_wheel(requirement: str, folder: Path, build: BuildPlan) -> int:
         "CMAKE_ARGS": f"{os.environ.get('CMAKE_ARGS', '')} {arguments}",
         # Leave out a second copy of all libraries and headers, which would land at the top of site-packages.
         "SKBUILD_WHEEL_EXCLUDE": "lib/**;include/**;bin/**",
+        **({"SKBUILD_WHEEL_BUILD_TAG": build.tag} if build.tag else {}),
     }
-    status = subprocess.run(command, env=environment).returncode
-    if status and build.backend != "cpu":
-        print(
-            f"The {build.backend} backend cannot be built. Without it: make setup BACKEND=cpu",
-            file=sys.stderr,
-        )
-    return status
+    return command, environment
+
+
+def take_wheel(requirement: str, source: Path, folder: Path, backend: str) -> bool:
+    """Copy a wheel that `make wheels` built from `source` to `folder`, if one has this backend and these
+    kernels, and pip can install it here. Return whether there was one."""
+    name = requirement.replace("-", "_").replace("==", "-")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-index", "--dest", str(folder)]
+    wheels = source.glob(f"{name}-{release_tag(backend)}-*.whl")
+    return any(_exit_status([*command, str(wheel.resolve())]) == 0 for wheel in wheels)
 
 
 def explain(build: BuildPlan) -> str:
@@ -430,6 +506,10 @@ def main() -> int:
     """Print the plan (CMake arguments, quoted for a shell), or build by it."""
     parser = argparse.ArgumentParser(description="How to build llama.cpp on this machine.")
     parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="override the choice")
+    parser.add_argument("--release", action="store_true", help="plan a wheel for other machines too")
+    parser.add_argument(
+        "--ready", type=Path, metavar="DIR", help="take a wheel that fits from DIR if there is one"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--explain", action="store_true", help="print the plan with its reasons")
     action.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -439,10 +519,14 @@ def main() -> int:
     )
     options = parser.parse_args()
     try:
-        build = plan(None if options.backend == "auto" else options.backend)
+        build = (plan_release if options.release else plan)(
+            None if options.backend == "auto" else options.backend
+        )
     except ValueError as error:
         parser.error(str(error))
     if options.wheel:
+        if options.ready and take_wheel(options.requirement, options.ready, options.wheel, build.backend):
+            return 0
         return build_wheel(options.requirement, options.wheel, build)
     if options.json:
         # The Makefile builds again if this changes, so it leaves out what could be built instead.

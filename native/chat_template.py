@@ -10,14 +10,14 @@ from typing import Any
 import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from .default_templates import DefaultTemplate, default_template
+from .default_templates import KNOWN_TEMPLATES, KnownTemplate, default_template
 from .errors import ModelError, SettingsError
 from .model import Model
 from .vocabulary import Text, as_text
 
 _OWN_VARIABLES = {
     *("messages", "tools", "tool_choice", "functions", "function_call", "eos_token", "bos_token"),
-    *("raise_exception", "add_generation_prompt", "strftime_now"),
+    *("raise_exception", "add_generation_prompt", "strftime_now", "self"),
 }
 
 
@@ -34,8 +34,8 @@ def render(
 
     ``messages``: each with ``role`` and ``content``, which may be None. ``tools``, ``tool_choice``: in
     OpenAI's format, for templates that support them. ``arguments``: further variables of the template.
-    Raises ModelError if the template refuses the conversation, SettingsError if ``arguments`` has one of its
-    own variables.
+    Raises ModelError if the template is wrong or refuses the conversation, SettingsError if ``arguments`` has
+    one of its own variables.
     """
     vocabulary = model.vocabulary
     reserved = sorted(_OWN_VARIABLES & {*(arguments or ())})
@@ -54,15 +54,40 @@ def render(
             **(arguments or {}),
         ).prompt
         return prompt
-    except (ValueError, TypeError, jinja2.TemplateError) as error:
+    except jinja2.TemplateSyntaxError as error:
         raise ModelError(
-            f"the chat template of {model.path.name} refuses this conversation: {error}"
+            f"the chat template of {model.path.name} is wrong in line {error.lineno}: {error.message}; "
+            "give another one with --chat-template or --chat-template-file"
+        ) from error
+    except Exception as error:  # a template is a program, and may fail in every way
+        reason = str(error) or type(error).__name__
+        raise ModelError(
+            f"the chat template of {model.path.name} refuses this conversation: {reason}"
         ) from error
 
 
-def default_of(model: Model) -> DefaultTemplate | None:
-    """Return the template that a model without one of its own gets; None if it has one."""
-    return None if model.chat_template() else default_template(model.vocabulary)
+def template_source(wanted: str) -> str:
+    """Return the Jinja source that ``wanted`` is, or is llama.cpp's name of. Raises SettingsError."""
+    known = {template.key: template.source for template in KNOWN_TEMPLATES}
+    if wanted in known:
+        return known[wanted]
+    if "{" not in wanted:
+        raise SettingsError(
+            f"unknown chat template {wanted!r:.60}; known are {', '.join(known)}, and any text in Jinja"
+        )
+    try:
+        _formatter(wanted, "", "", opens_turn=True)
+    except jinja2.TemplateSyntaxError as error:
+        raise SettingsError(f"the chat template is wrong in line {error.lineno}: {error.message}") from error
+    return wanted
+
+
+def known_template(model: Model) -> KnownTemplate | None:
+    """Return the known template that chats of ``model`` are in; None if they are in one of its own."""
+    source = model.chat_template()
+    if not source:
+        return default_template(model.vocabulary)
+    return next((each for each in KNOWN_TEMPLATES if each.source == source), None)
 
 
 def has_tools(model: Model) -> bool:
@@ -99,12 +124,12 @@ def _wants_text_arguments(formatter: Jinja2ChatFormatter) -> bool:
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
     try:
         return "{'a': 'b'}" in formatter(messages=messages).prompt
-    except (ValueError, TypeError, jinja2.TemplateError):
+    except Exception:
         pass
     try:
         function["arguments"] = '{"a": "b"}'
         return '{"a": "b"}' in formatter(messages=messages).prompt
-    except (ValueError, TypeError, jinja2.TemplateError):
+    except Exception:
         return False
 
 

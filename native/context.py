@@ -9,11 +9,12 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 
+from .available_memory import available_memory
 from .batch import Batch, Int32s, Rows
 from .compute import compute
-from .devices import available_memory, default_threads
+from .devices import default_threads
 from .errors import ContextError, ContextFullError, SettingsError
-from .library import GGML_TYPES, llama, take_errors
+from .library import GGML_TYPES, llama, llama_ext, take_errors
 from .model import Model
 
 Floats = npt.NDArray[np.float32]
@@ -30,7 +31,8 @@ class ContextSettings:
     ``cache_type_k``/``_v``: ggml type names; ``unified``: sequences may share cells, else each has an equal
     part of them; ``flash_attention``: None leaves the choice to llama.cpp; ``pooled``: sequences get one
     vector each, as the model's file says; ``rollback``: tokens that a recurrent memory should be able to take
-    back, for each of which it keeps another state; None: it is never returned to an earlier state."""
+    back, for each of which it keeps another state; None: it is never returned to an earlier state; ``mtp``:
+    the context runs the model's MTP layers alone, whose rows are a token and a hidden state each."""
 
     cells: int
     batch_size: int = 512
@@ -43,13 +45,15 @@ class ContextSettings:
     unified: bool = True
     pooled: bool = False
     rollback: int | None = None
+    mtp: bool = False
 
 
 class Context:
     """A llama.cpp context: a model with a KV cache, a recurrent memory, or both. Not thread-safe.
 
     Attributes: ``model``; ``settings``; ``n_rollback``: tokens that ``remove`` can take back from a recurrent
-    memory, 0 where llama.cpp cannot do it for this kind of model.
+    memory, 0 where llama.cpp cannot do it for this kind of model; ``keeps_mtp_states``: whether decodes keep
+    the hidden states that MTP layers take.
     """
 
     def __init__(self, model: Model, settings: ContextSettings) -> None:
@@ -67,7 +71,7 @@ class Context:
         self._memory = llama.llama_get_memory(self._handle)
         self.n_rollback: int = llama.llama_n_rs_seq(self._handle)
         self._batch = Batch(settings.batch_size, model.n_embd, settings.sequences)
-        self._keeps_hidden = False
+        self._keeps_hidden = self.keeps_mtp_states = False
         self._views: dict[tuple[int, ...], Floats] = {}
 
     # -- decoding ---------------------------------------------------------------------------------
@@ -75,6 +79,11 @@ class Context:
     def decode_tokens(self, rows: Rows, tokens: Int32s) -> None:
         """Decode ``tokens`` (n,) int32 at ``rows``. Raises ContextFullError, ContextError."""
         self._decode(self._batch.fill_tokens(rows, tokens))
+
+    def decode_mtp(self, rows: Rows, tokens: Int32s, states: Floats) -> None:
+        """Decode ``tokens`` (n,) int32, each with the hidden state of the token before it, ``states``
+        (n, n_embd) float32, in a context for MTP layers. Raises ContextFullError, ContextError."""
+        self._decode(self._batch.fill_tokens_and_states(rows, tokens, states))
 
     def decode_embeddings(self, rows: Rows, embeddings: Floats) -> None:
         """Decode ``embeddings`` (n, n_embd) float32 at ``rows``. Raises ContextFullError, ContextError."""
@@ -89,6 +98,14 @@ class Context:
         if wanted != self._keeps_hidden:
             llama.llama_set_embeddings(self._handle, wanted)
             self._keeps_hidden = wanted
+
+    def keep_mtp_states(self) -> None:
+        """Let decodes keep the hidden states that MTP layers take. Raises ContextError if this build of
+        llama.cpp cannot."""
+        if llama_ext is None:
+            raise ContextError("this build of llama.cpp does not export what MTP layers need")
+        llama_ext.llama_set_embeddings_nextn(self._handle, True, False)
+        self.keeps_mtp_states = True
 
     def _decode(self, batch: llama.llama_batch) -> None:
         status = compute(lambda: llama.llama_decode(self._handle, batch))
@@ -108,10 +125,21 @@ class Context:
         (count, n_embd) float32 view, valid until the next decode. ``keep_hidden`` must have been set."""
         return self._view(llama.llama_get_embeddings(self._handle), count, self.model.n_embd)
 
+    def mtp_states(self, count: int) -> Floats:
+        """Return the hidden states of the last decode's first ``count`` rows, with logits or without, as MTP
+        layers take them: a (count, n_embd) float32 view, valid until the next decode. ``keep_mtp_states``
+        must have been called."""
+        return self._view(llama_ext.llama_get_embeddings_nextn(self._handle), count, self.model.n_embd)
+
+    @property
+    def pooling_type(self) -> int:
+        """How the vectors of a sequence's tokens become one (`llama.h`, `enum llama_pooling_type`)."""
+        return int(llama.llama_pooling_type(self._handle))
+
     @property
     def pooled_width(self) -> int:
         """The numbers in a sequence's vector; 0 if the model's file does not say how to make one."""
-        if llama.llama_pooling_type(self._handle) in _NO_VECTOR:
+        if self.pooling_type in _NO_VECTOR:
             return 0
         return int(llama.llama_model_n_embd_out(self.model.handle))
 
@@ -235,6 +263,7 @@ def _parameters(settings: ContextSettings) -> llama.llama_context_params:
     # sliding-window cache that keeps the cells that a rollback may need again.
     params.kv_unified = settings.unified
     params.embeddings = settings.pooled
+    params.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP if settings.mtp else llama.LLAMA_CONTEXT_TYPE_DEFAULT
     params.swa_full = True
     return params
 
@@ -257,7 +286,8 @@ def cache_bytes(model: Model, settings: ContextSettings) -> int:
         which: model.head_size(which) * model.n_head_kv * _BYTES_PER_VALUE.get(cache_type.lower(), 0.6)
         for which, cache_type in (("key", settings.cache_type_k), ("value", settings.cache_type_v))
     }
-    return int(settings.cells * model.n_layer * sum(width.values()))
+    n_layer = model.n_mtp_layers if settings.mtp else model.n_layer
+    return int(settings.cells * n_layer * sum(width.values()))
 
 
 def _check_memory(model: Model, settings: ContextSettings) -> None:

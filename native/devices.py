@@ -1,11 +1,9 @@
-"""Devices, CPU threads and free memory of this machine."""
+"""Devices and CPU threads of this machine."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from .cpu_count import usable_cpus
 from .library import ggml, llama
@@ -80,13 +78,3 @@ def can_offload() -> bool:
 def default_threads() -> int:
     """Return the default number of threads for decoding: the CPUs that this process may use."""
     return usable_cpus()
-
-
-def available_memory() -> int:
-    """Return the bytes of RAM that can be used without swapping."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -29,7 +29,8 @@ def is_embedding_model(path: str | Path) -> bool:
 class Embedder:
     """An embedding model, loaded. Close it, or use it as a context manager. May be used from any thread.
 
-    Attributes: ``model``; ``context_size``: most tokens of a text; ``width``: numbers in a vector.
+    Attributes: ``model``; ``context_size``: most tokens of a text; ``width``: numbers in a vector;
+    ``pooling_type``: llama.cpp's number of the way in which the vectors of tokens become one.
     """
 
     def __init__(
@@ -40,14 +41,16 @@ class Embedder:
         gpu_layers: int = 0,
         threads: int | None = None,
     ) -> None:
-        """Load ``path``. ``context_size``: by default as the model was trained, but at most 2048. Raises
-        ModelError, also if the file does not say how tokens become one vector; ContextError."""
+        """Load ``path``. ``context_size``: at most, and with 0, as the model was trained; None: the same, but
+        at most 2048. Raises ModelError, also if the file does not say how tokens become one vector;
+        ContextError."""
         if not is_embedding_model(path):
             raise ModelError(f"{path} is no embedding model")
         with ExitStack() as opened:
             self.model = opened.enter_context(Model(path, gpu_layers=gpu_layers))
             trained = self.model.n_ctx_train
-            self.context_size = min(trained, context_size or _DEFAULT_CONTEXT)
+            wanted = _DEFAULT_CONTEXT if context_size is None else context_size or trained
+            self.context_size = min(trained, wanted)
             rows = max(self.context_size, _TOGETHER)  # llama.cpp wants an output for each sequence
             settings = ContextSettings(
                 cells=rows,
@@ -59,7 +62,7 @@ class Embedder:
                 pooled=True,
             )
             self._context = opened.enter_context(Context(self.model, settings))
-            self.width = self._context.pooled_width
+            self.width, self.pooling_type = self._context.pooled_width, self._context.pooling_type
             if not self.width:
                 raise ModelError(
                     f"{path} does not say how a text's vectors become one (pooling_type), so it has no "
@@ -71,7 +74,11 @@ class Embedder:
         """Return the token ids of ``text``, between the tokens that the model expects at its ends."""
         return self.model.vocabulary.tokenize(text, add_special=True, parse_special=True).tolist()
 
-    def check(self, texts: Sequence[Sequence[int]]) -> None:
+    def check(self) -> None:
+        """Raise ModelError once the model is closed."""
+        _ = self.model.handle
+
+    def check_texts(self, texts: Sequence[Sequence[int]]) -> None:
         """Raise ContextFullError if a text is too long, SettingsError if it is empty or has a token that does
         not exist."""
         for number, text in enumerate(texts):
@@ -89,10 +96,17 @@ class Embedder:
 
     def embed(self, texts: Sequence[Sequence[int]]) -> Iterator[Floats]:
         """Yield the vectors of ``texts``, token ids, as the model gives them: arrays (n, width) float32, a
-        few texts at a time. Raises as ``check`` does, ContextError."""
-        self.check(texts)
+        few texts at a time. Raises as ``check_texts`` does, ModelError once it is closed, ContextError."""
+        self.check()
+        self.check_texts(texts)
         for group in self._groups(texts):
             yield compute(lambda group=group: self._pass(group))  # type: ignore[misc]
+
+    def vectors(self, texts: Sequence[str]) -> Floats:
+        """Return the vectors of ``texts``, (n, width) float32, each of length 1, so that a product of two is
+        their similarity. Raises as ``embed`` does."""
+        found = [normalized(some) for some in self.embed([self.tokenize(text) for text in texts])]
+        return np.concatenate([np.zeros((0, self.width), np.float32), *found])
 
     def _groups(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         """Yield ``texts`` in groups that share a pass."""
@@ -122,3 +136,9 @@ class Embedder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def normalized(vectors: Floats) -> Floats:
+    """Return ``vectors`` (n, width) scaled to the length 1; null vectors stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, np.float32(1))

@@ -29,6 +29,8 @@ _CODES: dict[np.dtype[Any], int] = {np.dtype(dtype): code for code, dtype in _NU
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32  # GGUF's default
 _CHUNK = 1 << 23  # bytes
+_OF_THE_OLD_FILE = ("general.alignment", "split.no", "split.count", "split.tensors.count")
+"""Keys that are not true of a copy: it is one file, with the default alignment."""
 
 
 def type_traits(code: int) -> TypeTraits:
@@ -246,7 +248,8 @@ def write_gguf(
     try:
         if like:
             ggml("gguf_set_kv")(contents, like.handle)
-            ggml("gguf_remove_key")(contents, b"general.alignment")  # written with the default alignment
+            for key in _OF_THE_OLD_FILE:
+                ggml("gguf_remove_key")(contents, key.encode())
         for key, value in metadata.items():
             _set(contents, key.encode(), value)
         with _descriptions(tensors) as descriptions:

@@ -13,11 +13,10 @@ from pathlib import Path
 from .devices import can_offload, devices
 from .embeddings import OUTPUT_HEAD, TOKEN_EMBEDDINGS
 from .gguf_file import GgufFile, Tensor
+from .memory_need import cache_bytes_of
 from .model import ALL_LAYERS
 
 _RESERVE = 1 << 30  # bytes, for activations and other users of the device, as in llama.cpp's tools
-_BYTES_PER_VALUE = 2  # of the KV cache, which is F16 on GPUs
-_KEYS_AND_VALUES = ("attn_k.weight", "attn_v.weight", "attn_qkv.weight")
 
 
 def fitting_layers(path: str | Path, cells: int) -> int:
@@ -60,9 +59,6 @@ def _output_bytes(tensors: list[Tensor]) -> int:
 def _layer_bytes(tensors: list[Tensor], cells: int) -> dict[int, int]:
     layers: dict[int, int] = defaultdict(int)
     for tensor in tensors:
-        if match := re.fullmatch(r"blk\.(\d+)\.(.+)", tensor.name):
-            number, part = int(match[1]), match[2]
-            layers[number] += tensor.size
-            if part in _KEYS_AND_VALUES:
-                layers[number] += tensor.shape[0] * cells * _BYTES_PER_VALUE
+        if match := re.match(r"blk\.(\d+)\.", tensor.name):
+            layers[int(match[1])] += tensor.size + cache_bytes_of(tensor, cells)
     return layers

@@ -18,6 +18,11 @@ except (ImportError, OSError, RuntimeError) as error:  # a missing or unloadable
         "`pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python==0.3.36`."
     ) from error
 
+try:
+    from llama_cpp import llama_cpp_ext as llama_ext  # not part of llama.h: what MTP layers need
+except (ImportError, AttributeError):  # a build that does not export it
+    llama_ext = None
+
 log = logging.getLogger("pass_edge.llama_cpp")
 log.addHandler(logging.NullHandler())
 
@@ -60,17 +65,48 @@ def library_path() -> Path:
     return Path(llama._lib._name)
 
 
+class _SymbolInfo(ctypes.Structure):
+    """Where a symbol was loaded from (`dlfcn.h`, `Dl_info`)."""
+
+    _fields_ = [
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    ]
+
+
+@cache
+def cpu_library_path() -> Path:
+    """Return the path of the CPU backend's library in use. A wheel has several, for different processors, and
+    loads the best. Raises LibraryError if none could be loaded."""
+    device = ggml("ggml_backend_dev_by_type")(0)
+    if not device:
+        raise LibraryError(f"llama.cpp found no CPU backend beside {library_path()}; install it again")
+    backend = ggml("ggml_backend_dev_backend_reg")(device)
+    function = ggml("ggml_backend_reg_get_proc_address")(backend, b"ggml_backend_set_n_threads")
+    info = _SymbolInfo()
+    ctypes.CDLL(None).dladdr(ctypes.c_void_p(function), ctypes.byref(info))
+    return Path(info.file.decode())
+
+
 def system_info() -> str:
     """Return llama.cpp's line about the CPU features and backends compiled in."""
     return llama.llama_print_system_info().decode()
 
 
-def kernels() -> str:
-    """Return the instruction set of our kernels (`native/kernels`) in use; empty with llama.cpp's own."""
+def has_kernels() -> bool:
+    """Return whether the library was built with our kernels (`native/kernels`)."""
     try:
-        return str(ggml("pass_edge_kernels")().decode())
-    except AttributeError:  # built without them
-        return ""
+        ggml("pass_edge_kernels")
+    except AttributeError:
+        return False
+    return True
+
+
+def kernels() -> str:
+    """Return the instruction set of our kernels in use; empty with llama.cpp's own."""
+    return str(ggml("pass_edge_kernels")().decode()) if has_kernels() else ""
 
 
 class _GgufParams(ctypes.Structure):
@@ -171,10 +207,11 @@ _GGML_FUNCTIONS = {
 def ggml(name: str) -> ctypes._CFuncPtr:  # type: ignore[name-defined]
     """Return a ggml function with its argument and result types.
 
-    libllama is linked to ggml, so its handle has ggml's functions on every platform. A second copy of the
-    library is never loaded under another file name.
+    libllama is linked to ggml, so its handle has ggml's functions on every platform; those of the CPU backend
+    only if that is linked too. A second copy of a library is never loaded under another file name.
     """
-    function = getattr(llama._lib, name)
+    library = llama._lib if hasattr(llama._lib, name) else ctypes.CDLL(str(cpu_library_path()))
+    function = getattr(library, name)
     function.argtypes, function.restype = _GGML_FUNCTIONS[name]
     return function
 

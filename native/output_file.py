@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
+from .model_path import pieces_of
 
 
 def check_output_path(path: str | Path, overwrite: bool, *sources: str | Path) -> None:
     """Check, before the work begins, that ``path`` may be written.
 
-    Raises OutputError if it is one of ``sources`` (the files that the output is made from), if it exists and
-    ``overwrite`` is false, or if its folder does not exist.
+    Raises OutputError if it is one of ``sources`` (the files that the output is made from) or a further piece
+    of one, if it exists and ``overwrite`` is false, or if its folder does not exist.
     """
     path = Path(path)
-    if path.exists() and any(Path(source).exists() and path.samefile(source) for source in sources):
+    read = (piece for source in sources for piece in pieces_of(Path(source)))
+    if path.exists() and any(each.exists() and path.samefile(each) for each in read):
         raise OutputError(f"{path} is what the output is made from; choose another name for the output")
     if not overwrite and os.path.lexists(path):
         raise OutputError(f"{path} exists; choose another name or allow it to be overwritten (--force)")

@@ -36,11 +36,14 @@ def as_text(text: Text) -> str:
 
 
 class InfillTokens(NamedTuple):
-    """The tokens that open a prefix, open a suffix, and ask for the text in the middle."""
+    """The tokens that open a prefix, open a suffix, and ask for the text in the middle; and those that name a
+    repository and a file of it, -1 if there are none."""
 
     prefix: int
     suffix: int
     middle: int
+    repository: int
+    file: int
 
 
 class Vocabulary:
@@ -63,8 +66,10 @@ class Vocabulary:
             llama.llama_vocab_fim_pre(handle),
             llama.llama_vocab_fim_suf(handle),
             llama.llama_vocab_fim_mid(handle),
+            llama.llama_vocab_fim_rep(handle),
+            llama.llama_vocab_fim_sep(handle),
         )
-        self.infill = infill if min(infill) >= 0 else None
+        self.infill = infill if min(infill[:3]) >= 0 else None
 
     def tokenize(self, text: Text, *, add_special: bool = False, parse_special: bool = False) -> Tokens:
         """Return the token ids of ``text``, (n,) int32.

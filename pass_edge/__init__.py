@@ -7,7 +7,8 @@ verifying them in the next forward pass. The text stays what plain decoding give
 from pass_edge.decoding.saved_session import SavedSession
 from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.drafting.lookahead_file import read_lookahead, write_sidecar
-from pass_edge.native.constraint import LlamaGrammar
+from pass_edge.native.constraint import LlamaGrammar, schema_grammar
+from pass_edge.native.embedder import Embedder
 from pass_edge.native.errors import (
     ContextError,
     ContextFullError,
@@ -25,12 +26,14 @@ from pass_edge.sampling.sampler import Sampling
 
 from .engine import Engine
 from .generation import Generation
+from .models import default_model
 from .settings import Settings
 from .stats import Stats
 
 __all__ = [
     "ContextError",
     "ContextFullError",
+    "Embedder",
     "Engine",
     "Generation",
     "LibraryError",
@@ -48,6 +51,8 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Stats",
+    "default_model",
     "read_lookahead",
+    "schema_grammar",
     "write_sidecar",
 ]

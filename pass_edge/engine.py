@@ -24,17 +24,17 @@ from pass_edge.native.context import Floats
 from pass_edge.native.errors import ContextFullError, SettingsError
 from pass_edge.native.vocabulary import Text, as_bytes
 from pass_edge.sampling.constrained import sampler_for
-from pass_edge.sampling.processed import LogitsProcessor, ProcessedSampler, processed
+from pass_edge.sampling.minimum import MinimumSampler
+from pass_edge.sampling.processed import UNDRAFTED, LogitsProcessor, processed
 from pass_edge.sampling.sampler import Sampler, Sampling
 from pass_edge.sampling.thinking_budget import BudgetedSampler
 
 from .engine_setup import EngineParts
 from .generation import Generation, StoppingCriterion
+from .line_limit import LineLimit
 from .settings import AUTO, Settings
 from .text_stream import stop_strings
 from .thinking import Thinking, behind_thinking, closed_thinking, thinking_of
-
-_UNDRAFTED = ProcessedSampler(Sampler(Sampling(temperature=0)), ())
 
 
 class Engine:
@@ -84,24 +84,31 @@ class Engine:
         max_tokens: int | None = None,
         stop: Text | Sequence[Text] | None = (),
         logprobs: int | None = None,
+        scores_prompt: bool = False,
         visible: Collection[int] = (),
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
         ends: Collection[int] = (),
         thinking: Thinking | None = None,
         thinking_budget: int | None = None,
+        min_tokens: int = 0,
+        kept_stops: Collection[str] = (),
+        line_limit: LineLimit | None = None,
     ) -> Generation:
         """Generate after ``prompt`` (text, or token ids); iterate over the result for pieces of text.
 
         Text is tokenized with the model's own special tokens. The beginning that this prompt shares with the
         last conversation (of several, with the most similar one) is not decoded again. ``logprobs``: how many
-        alternatives each token's logprob comes with, None for no logprobs. ``visible``: control tokens whose
+        alternatives each token's logprob comes with, None for no logprobs. ``scores_prompt``: the tokens of
+        the prompt get logprobs too, which takes a pass for each. ``visible``: control tokens whose
         text is part of the answer; ``ends``: tokens that end it as end tokens do. ``thinking``: the tags of
         the thinking that the text may begin with, which are part of the text; stop strings count behind it,
         and it is ended after ``thinking_budget`` tokens (None: as the settings say). ``logits_processors``
         change the logits of each token before it is chosen; with them, nothing is drafted.
-        ``stopping_criteria`` are asked before each token is taken whether to stop. Raises ContextFullError if
-        the prompt does not fit, SettingsError.
+        ``stopping_criteria`` are asked before each token is taken whether to stop. Nothing ends the text
+        before it has ``min_tokens`` tokens, and stop strings count behind them; ``max_tokens`` 0 only reads
+        the prompt. ``kept_stops``: those of ``stop`` that the text includes. ``line_limit`` ends code. Raises
+        ContextFullError if the prompt does not fit, SettingsError.
         """
         self.check()
         ids = self.tokenize(prompt) if isinstance(prompt, Text) else _token_ids(prompt)
@@ -109,14 +116,21 @@ class Engine:
         self._check_fits(ids)
         self._check_tokens(sampling.logit_bias, "of the logit bias")
         self._check_tokens(ends, "that ends the text")
-        if max_tokens is not None and max_tokens < 1:
-            raise SettingsError(f"max-tokens is {max_tokens}; it must be 1 or more")
+        if max_tokens is not None and max_tokens < 0:
+            raise SettingsError(f"max-tokens is {max_tokens}; it must be 0 or more")
         if logprobs is not None and logprobs < 0:
             raise SettingsError(f"logprobs is {logprobs}; it must be 0 or more")
         if thinking_budget is not None and thinking_budget < 0:
             raise SettingsError(f"the thinking budget is {thinking_budget}; it must be 0 or more")
         room, vocabulary = self.context_size - len(ids), self.model.vocabulary
+        limit = room if max_tokens is None else min(room, max_tokens)
         sampler = sampler_for(sampling, vocabulary, len(ids))
+        if min_tokens > 0:
+            if sampling.grammar:
+                raise SettingsError("a text in a given form must be able to end; leave min-tokens out")
+            if min_tokens > (room if max_tokens is None else max_tokens):
+                raise SettingsError(f"min-tokens is {min_tokens}; the text may have {limit} tokens at most")
+            sampler = MinimumSampler(sampler, {*vocabulary.end_tokens, *ends}, len(ids), min_tokens)
         budget = self.settings.thinking_budget if thinking_budget is None else thinking_budget
         if thinking and budget is not None:
             sampler = BudgetedSampler(sampler, vocabulary, len(ids), budget, thinking)
@@ -125,14 +139,18 @@ class Engine:
             vocabulary,
             ids,
             processed(sampler, logits_processors),
-            max_tokens=min(room, max_tokens or room),
-            limit_reason="length" if max_tokens and max_tokens <= room else "context",
+            max_tokens=limit,
+            limit_reason="length" if limit == max_tokens else "context",
             stop=stop_strings(stop),
             logprobs=logprobs,
+            scores_prompt=scores_prompt,
             visible={*visible, *vocabulary.control_tokens_in("".join(thinking.texts if thinking else ()))},
             ends=frozenset(ends),
             thinking=thinking,
             stopping_criteria=stopping_criteria,
+            min_tokens=min_tokens,
+            kept_stops=kept_stops,
+            line_limit=line_limit,
         )
 
     def chat(
@@ -159,8 +177,8 @@ class Engine:
     @property
     def chat_stop(self) -> tuple[str, ...]:
         """Strings that end an answer in a chat, beside the model's end tokens: there are some only if the
-        model has no chat template of its own."""
-        template = chat_template.default_of(self.model)
+        chat template is not the model's own."""
+        template = chat_template.known_template(self.model)
         return (template.end,) if template else ()
 
     def render(
@@ -226,7 +244,7 @@ class Engine:
     def logits_after(self, tokens: Sequence[int]) -> Floats:
         """Return the model's logits for the token after ``tokens``, (n_vocab,) float32. Raises as
         ``stream``."""
-        with closing(self.steps(tokens, _UNDRAFTED)) as steps:
+        with closing(self.steps(tokens, UNDRAFTED)) as steps:
             return next(steps).logits[0].copy()
 
     def saved(self, tokens: Sequence[int]) -> SavedSession:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from pass_edge.calibration.calibration import Calibration, calibrate, gpu_verdict
+from pass_edge.calibration.calibration import Calibration, calibrate, gpu_verdict, mtp_works
 from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
@@ -18,12 +18,13 @@ from pass_edge.drafting.drafter import Drafter
 from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import read_base, read_lookahead
+from pass_edge.drafting.mtp import MtpLayers
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
 from pass_edge.models import ModelFile, find_model
 from pass_edge.models.sidecars import find_lookahead
-from pass_edge.native.chat_template import default_of
+from pass_edge.native.chat_template import template_source
 from pass_edge.native.context import Context, ContextSettings
-from pass_edge.native.default_templates import warning
+from pass_edge.native.default_templates import default_template, warning
 from pass_edge.native.devices import can_offload, default_threads
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
@@ -84,6 +85,7 @@ class EngineParts:
     costs: StepCosts | None = field(init=False, default=None)
     draft_model: DraftModel | None = field(init=False, default=None)
     sessions: tuple[Session, ...] = field(init=False)
+    _uses_mtp: bool = field(init=False, default=False)
     _embeddings: TokenEmbeddings | None = field(init=False, default=None)
     _max_drafts: int = field(init=False)
 
@@ -93,6 +95,7 @@ class EngineParts:
     ) -> EngineParts:
         """Load ``model`` and what belongs to it. Raises subclasses of PassEdgeError."""
         parts = cls(settings)
+        template = None if settings.chat_template is None else template_source(settings.chat_template)
         path = check_is_gguf(model.path)
         parts._place_layers(path, note)
         # reading the file's table needs much memory for a moment, so it comes before the model takes its own
@@ -100,11 +103,18 @@ class EngineParts:
             check_generates(file)
             parts.base = read_base(file)
             parts._choose_lookahead(file, lookahead, model.repository)
+            parts._choose_mtp(file)
         parts.calibration = calibrate(path, parts.settings, note)
         with parts.opened as opened:
             gpu_layers = parts.settings.gpu_layers or 0
             parts.model = opened.enter_context(
-                Model(path, gpu_layers=gpu_layers, repack=parts.calibration.repack)
+                Model(
+                    path,
+                    gpu_layers=gpu_layers,
+                    repack=parts.calibration.repack,
+                    chat_template=template,
+                    mtp=parts._uses_mtp,
+                )
             )
             parts._warn_of_template()
             parts._choose_context()
@@ -146,10 +156,22 @@ class EngineParts:
         self.notes += self.lookahead.matches(self.base)
         self._embeddings = TokenEmbeddings(file)
 
+    def _choose_mtp(self, file: GgufFile) -> None:
+        settings = self.settings
+        if not settings.mtp or settings.schedule != AUTO or settings.draft_model:
+            return
+        if n_layers := file.number(f"{self.base.architecture}.nextn_predict_layers"):
+            self._uses_mtp = mtp_works(file.path)
+            if not self._uses_mtp:
+                layers = "layer" if n_layers == 1 else "layers"
+                self.notes.append(
+                    f"llama.cpp cannot run the MTP {layers} of this file, so no drafts come from it"
+                )
+
     def _warn_of_template(self) -> None:
         vocabulary = self.model.vocabulary
-        if vocabulary.has_text and (template := default_of(self.model)):
-            self.notes.append(warning(vocabulary, template))
+        if vocabulary.has_text and not self.model.chat_template():
+            self.notes.append(warning(vocabulary, default_template(vocabulary)))
 
     def _choose_context(self) -> None:
         wanted, trained = self.settings.context_size, self.model.n_ctx_train
@@ -288,6 +310,9 @@ class EngineParts:
 
     def _planners(self, batcher: Batcher, opened: ExitStack, note: Note) -> Callable[[], Schedule]:
         draft = self._load_draft(opened, note)
+        has_mtp = self._uses_mtp and self.calibration.mtp_exact
+        if has_mtp:
+            batcher.context.keep_mtp_states()
         max_rows = self._max_drafts + 1 if self.parallel == 1 else self.calibration.widest_step
         costs = self.costs = step_costs(batcher.context, self.settings, max_rows, note)
         lookahead, n_lookahead = self.lookahead, 0
@@ -300,8 +325,8 @@ class EngineParts:
         drafter = Drafter(_MAX_HEAD_CHAIN, heads, n_alternatives=n_alternatives)
         statistics = DraftStatistics(lookahead_may_pay=may_pay)
         make_chains = None
-        if draft:
-            self.draft_model = self._open_draft_model(draft, opened, costs)
+        self.draft_model = self._open_draft_model(draft, opened, costs, has_mtp=has_mtp)
+        if self.draft_model:
             make_chains = partial(self.draft_model.new_conversation, _MAX_MODEL_CHAIN, n_alternatives)
         return lambda: Planner(
             costs,
@@ -321,17 +346,25 @@ class EngineParts:
         path = find_model(self.settings.draft_model, note=note).path
         return opened.enter_context(load_draft(path, self.model, self.base.n_vocab, self.settings, note))
 
-    def _open_draft_model(self, draft: Model, opened: ExitStack, costs: StepCosts) -> DraftModel:
+    def _open_draft_model(
+        self, draft: Model | None, opened: ExitStack, costs: StepCosts, *, has_mtp: bool
+    ) -> DraftModel | None:
+        """Open the draft model, or else the model's MTP layers; None if there are neither."""
+        if not (draft or has_mtp):
+            return None
         cells, threads = self.parallel * (self.context_size + SPARE_CELLS), costs.threads
-        draft_model = DraftModel(draft, self.base.n_vocab, self.settings, self.parallel, cells, threads)
-        opened.enter_context(closing(draft_model))
-        draft_seconds, seconds = draft_model.step_seconds, float(costs.at(0)[0])
+        kind, name = (DraftModel, "the draft model") if draft else (MtpLayers, "the MTP layers")
+        opened_model = kind(
+            draft or self.model, self.base.n_vocab, self.settings, self.parallel, cells, threads
+        )
+        opened.enter_context(closing(opened_model))
+        draft_seconds, seconds = opened_model.step_seconds, float(costs.at(0)[0])
         if expected_speed(costs, draft_seconds, _VERY_GOOD) <= 1:
             self.notes.append(
-                f"a pass of the draft model takes {1e3 * draft_seconds:.1f} ms, and one of the model "
+                f"a pass of {name} takes {1e3 * draft_seconds:.1f} ms, and one of the model "
                 f"{1e3 * seconds:.1f} ms, so drafts would not pay even if {_VERY_GOOD:.0%} of them were right"
             )
-        return draft_model
+        return opened_model
 
     def _heads(self, opened: ExitStack, *, correct_lookahead: bool) -> Heads | None:
         lookahead, embeddings = self.lookahead, self._embeddings

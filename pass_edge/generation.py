@@ -15,9 +15,11 @@ from pass_edge.decoding.slots import SlotPool
 from pass_edge.native.context import Floats
 from pass_edge.native.vocabulary import Vocabulary
 from pass_edge.sampling.logprobs import Logprob, logprob_of
+from pass_edge.sampling.processed import UNDRAFTED
 from pass_edge.sampling.sampler import Sampler
 
 from .async_stream import in_a_thread
+from .line_limit import LineLimit
 from .stats import Stats
 from .text_stream import TextStream
 from .thinking import Thinking
@@ -56,9 +58,9 @@ class Generation:
     Attributes: ``seed``; ``sampling``; ``thinking``, the tags of the thinking that the text may begin with;
     ``conversation``, the prompt and the answer so far as tokens; and, complete once iteration ends, ``ids``
     (the generated tokens, without the one that ended it), ``text``, ``stats``, ``logprobs`` (for each of
-    ``ids``, if asked for), ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end
-    token, stop string or stopping criterion), "length", "context" (the context is full), "cancelled", or None
-    while running.
+    ``ids``, if asked for), ``prompt_logprobs`` (for each token of the prompt but the first, if asked for),
+    ``stop_string`` (the one that ended it, or empty), ``finish_reason``: "stop" (end token, stop string or
+    stopping criterion), "length", "context" (the context is full), "cancelled", or None while running.
     """
 
     def __init__(
@@ -72,15 +74,19 @@ class Generation:
         limit_reason: str,
         stop: Sequence[str],
         logprobs: int | None,
+        scores_prompt: bool = False,
         visible: Collection[int] = (),
         ends: Collection[int] = (),
         thinking: Thinking | None = None,
         stopping_criteria: Sequence[StoppingCriterion] = (),
+        min_tokens: int = 0,
+        kept_stops: Collection[str] = (),
+        line_limit: LineLimit | None = None,
     ) -> None:
         """``limit_reason``: the finish reason when ``max_tokens`` are reached; ``logprobs``: how many
         alternatives each token's logprob has, None for no logprobs; ``visible``: control tokens whose text is
         part of the text; ``ends``: tokens that end it as end tokens do; ``thinking``: what the text may begin
-        with; ``stopping_criteria``: as for ``Engine.stream``."""
+        with; the others: as for ``Engine.stream``."""
         self._slots = slots
         self._vocabulary = vocabulary
         self.conversation = list(prompt)  # and the answer so far
@@ -88,8 +94,11 @@ class Generation:
         self._max_tokens = max_tokens
         self._limit_reason = limit_reason
         self._alternatives = logprobs
+        self._scores_prompt = scores_prompt and logprobs is not None
         self._ends = ends
-        self._output = TextStream(vocabulary, stop, visible, thinking)
+        self._output = TextStream(vocabulary, stop, visible, thinking, kept_stops)
+        self._min_tokens = min_tokens
+        self._line_limit = line_limit
         self._stopping_criteria = stopping_criteria
         self.thinking = thinking
         self._cancelled = False
@@ -98,6 +107,7 @@ class Generation:
         self.ids: list[int] = []
         self.text = ""
         self.logprobs: list[Logprob] = []
+        self.prompt_logprobs: list[Logprob] = []
         self.finish_reason: str | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
 
@@ -138,6 +148,9 @@ class Generation:
         session, is_new = self._slots.acquire(self, self.conversation)
         if is_new:
             self._read_prompt(session)
+        if not self._max_tokens:
+            self.finish_reason = self._limit_reason
+            return Piece("", "")
         began = time.perf_counter()
         piece = self._step(session)
         self.stats.seconds += time.perf_counter() - began
@@ -145,10 +158,22 @@ class Generation:
 
     def _read_prompt(self, session: Session) -> None:
         began = time.perf_counter()
+        if self._scores_prompt:
+            self._score_prompt(session)
         reused = session.prefill(self.conversation, lambda: not self._cancelled)
         if not self.ids:
             self.stats.reused_tokens = reused
         self.stats.prompt_seconds += time.perf_counter() - began
+
+    def _score_prompt(self, session: Session) -> None:
+        self._scores_prompt = False
+        prompt = self.conversation[: self.stats.prompt_tokens]
+        for length in range(1, len(prompt)):
+            if self._cancelled:
+                return
+            session.prefill(prompt[:length])
+            (logits,) = session.step(UNDRAFTED).logits
+            self.prompt_logprobs.append(logprob_of(prompt[length], logits, self._alternatives or 0))
 
     def _step(self, session: Session) -> Piece:
         if self._cancelled:
@@ -158,8 +183,11 @@ class Generation:
         self.stats.count(step)
         *drafted, sampled = (self._take(step, i) for i in range(len(step.tokens)))
         if self.finish_reason:
-            sampled += self._output.finish()
+            sampled += self._cut(self._output.finish())
         return Piece("".join(drafted), sampled)
+
+    def _cut(self, text: str) -> str:
+        return self._line_limit.cut(text, self.stats.seconds) if self._line_limit else text
 
     def _take(self, step: Step, i: int) -> str:
         """Add token ``i`` of ``step`` to the answer, and return the text that it makes certain."""
@@ -177,9 +205,13 @@ class Generation:
         self.conversation.append(token)
         if self._alternatives is not None:
             self.logprobs.append(logprob_of(token, step.logits[i], self._alternatives))
-        text = self._output.feed(token) if self._vocabulary.has_text else ""
+        text = ""
+        if self._vocabulary.has_text:
+            text = self._cut(self._output.feed(token, may_stop=len(self.ids) > self._min_tokens))
         if self.stop_string:
             self.finish_reason = "stop"
+        elif self._line_limit and self._line_limit.is_reached:
+            self.finish_reason = "length"
         elif len(self.ids) >= self._max_tokens:
             self.finish_reason = self._limit_reason
         return text

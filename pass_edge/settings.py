@@ -12,6 +12,7 @@ from pass_edge.native.errors import SettingsError
 from pass_edge.native.gguf_file import trained_context
 from pass_edge.native.gpu_offload import fitting_layers
 from pass_edge.native.library import GGML_TYPES
+from pass_edge.native.memory_need import bytes_needed
 from pass_edge.native.model import Model
 
 AUTO, PLAIN, HEAD, TWO_PASS, FUSED = "auto", "plain", "head", "two-pass", "fused"
@@ -45,7 +46,8 @@ class Settings:
     text with and without drafts) or "rejection" (the paper's rule: the same distribution). ``draft_max``:
     most tokens to draft ahead; None: as many as pay with auto (with a recurrent memory, at most 8), else one.
     ``ngrams``: whether auto also drafts from the conversation. ``draft_model``: the file of a small model
-    with the same tokenizer, from which auto drafts too. ``draft_p_min``: lowest confidence, 0 to 1, of a
+    with the same tokenizer, from which auto drafts too. ``mtp``: whether auto drafts from the model's own MTP
+    layers, if it has any and there is no draft model. ``draft_p_min``: lowest confidence, 0 to 1, of a
     draft that is verified (auto computes its own and ignores this). ``context_size``: tokens of a
     conversation; 0: as many as the model was trained with; None: the same, but at most 4,096. ``parallel``:
     conversations side by side, at most 16, each with as much of the KV cache; they share forward passes.
@@ -54,6 +56,8 @@ class Settings:
     ``flash_attn``: "on", "off", or "auto" (if the device can). ``gpu_layers``: None: as many as fit into the
     device's free memory; -1: all. ``think``: whether a model that can think does so in chats; None: as its
     template has it. ``thinking_budget``: tokens of thinking after which the answer begins; None: no limit.
+    ``chat_template``: the chat template in Jinja, or llama.cpp's name of one, such as "chatml"; None: the
+    model's own.
     """
 
     schedule: str = "auto"
@@ -62,6 +66,7 @@ class Settings:
     draft_p_min: float = 0.0
     ngrams: bool = True
     draft_model: str | Path | None = None
+    mtp: bool = True
     context_size: int | None = None
     parallel: int = 1
     threads: int | None = None
@@ -71,6 +76,7 @@ class Settings:
     cache_type_v: str | None = None
     think: bool | None = None
     thinking_budget: int | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("schedule", self.schedule, SCHEDULES)
@@ -101,9 +107,18 @@ def with_fitting_layers(settings: Settings, path: Path) -> Settings:
     """Return ``settings`` with as many GPU layers as fit, if they do not say how many. Raises ModelError."""
     if settings.gpu_layers is not None:
         return settings
+    cells = settings.parallel * _context_size(settings, path)
+    return replace(settings, gpu_layers=fitting_layers(path, cells))
+
+
+def memory_needed(settings: Settings, path: Path) -> int:
+    """Estimate the bytes of memory that the model in ``path`` takes with ``settings``. Raises ModelError."""
+    return bytes_needed(path, settings.parallel * (_context_size(settings, path) + SPARE_CELLS))
+
+
+def _context_size(settings: Settings, path: Path) -> int:
     size = settings.context_size
-    size = DEFAULT_CONTEXT if size is None else size or trained_context(path)
-    return replace(settings, gpu_layers=fitting_layers(path, settings.parallel * size))
+    return DEFAULT_CONTEXT if size is None else size or trained_context(path)
 
 
 def on_gpu(settings: Settings) -> bool:

@@ -14,7 +14,7 @@ class TextStream:
     """Detokenizes a text while it is generated. Holds back text that may become a stop string, and what may
     become a tag of thinking, within which no stop string counts.
 
-    Attributes: ``stop_string``, the one that occurred, or empty; the text before it has been returned then.
+    Attributes: ``stop_string``, the one that occurred, or empty; the text up to it has been returned then.
     """
 
     def __init__(
@@ -23,19 +23,25 @@ class TextStream:
         stop: Sequence[str],
         visible: Collection[int] = (),
         thinking: Thinking | None = None,
+        kept_stops: Collection[str] = (),
     ) -> None:
         """``visible``: control tokens whose text is part of the text. ``thinking``: what the text may begin
-        with."""
+        with. ``kept_stops``: those of ``stop`` that are part of the text."""
         self._detokenizer = Detokenizer(vocabulary, visible)
         self._thinking = ThinkingParser(thinking)
         self._undecided = ""  # whether it is thinking or answer
         self._stop = [string for string in stop if string]
+        self._kept_stops = kept_stops
         self._held = ""
         self.stop_string = ""
 
-    def feed(self, token: int) -> str:
-        """Add ``token`` and return the new text that is certain."""
+    def feed(self, token: int, *, may_stop: bool = True) -> str:
+        """Add ``token`` and return the new text that is certain. Without ``may_stop``, its text is no part of
+        a stop string."""
         thought, answer = self._split(self._detokenizer.feed([token]))
+        if not may_stop:
+            answer, self._held = self._held + answer, ""
+            return thought + answer
         return thought + self._release(answer)
 
     def finish(self) -> str:
@@ -60,6 +66,7 @@ class TextStream:
         found = [(start, string) for string in self._stop if (start := self._held.find(string)) >= 0]
         if found:
             length, self.stop_string = min(found)
+            length += len(self.stop_string) * (self.stop_string in self._kept_stops)
         else:
             length = len(self._held) - max((overlap(self._held, each) for each in self._stop), default=0)
         released, self._held = self._held[:length], self._held[length:]

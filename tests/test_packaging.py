@@ -66,8 +66,12 @@ def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
     for folder in ("pass_edge", "native", "convert"):
         place = "pass_edge" if folder == "pass_edge" else f"pass_edge/{folder}"
         expected |= {f"{place}/{path.relative_to(ROOT / folder)}" for path in (ROOT / folder).rglob("*.py")}
-    expected |= {"pass_edge/native/build.cmake"}
-    expected |= {f"pass_edge/native/kernels/{path.name}" for path in (ROOT / "native/kernels").iterdir()}
+    expected |= {"pass_edge/native/build.cmake", "pass_edge/server/page.html"}
+    expected |= {"pass_edge/commands/bench_report.html"}
+    for folder in ("kernels", "variants"):
+        expected |= {
+            f"pass_edge/native/{folder}/{path.name}" for path in (ROOT / "native" / folder).iterdir()
+        }
     expected |= {f"pass_edge/data/{path.name}" for path in (ROOT / "pass_edge/data").glob("*.gguf")}
     assert modules(wheel) == expected
 

@@ -36,6 +36,14 @@ constexpr int SUMMED = 3;
 #endif
 constexpr ggml_fp16_t HIDDEN = 0xFC00;  // minus infinity
 
+inline Floats exponential(Floats a) {
+#if defined(__AVX512F__) && !defined(PASS_EDGE_AVX512)  // ggml's vectors are wider than ours
+    return _mm512_castps512_ps256(ggml_v_expf(_mm512_zextps256_ps512(a)));
+#else
+    return ggml_v_expf(a);
+#endif
+}
+
 using Query = Activations<QK8_0>;
 using Keys = Packed<Q8_0>;
 
@@ -199,7 +207,7 @@ void weigh(int64_t rows, int64_t stride, Workspace & space) {
         const float largest = space.largest[row] == -INFINITY ? 0 : space.largest[row];
         float * scores = &space.scores[row * stride];
         for (int64_t i = 0; i < stride; i += LANES) {
-            store(scores + i, ggml_v_expf(minus(load_floats(scores + i), broadcast(largest))));
+            store(scores + i, exponential(minus(load_floats(scores + i), broadcast(largest))));
         }
     }
 }

@@ -23,7 +23,11 @@
 #include <utility>
 #include <vector>
 
-extern "C" const char * pass_edge_kernels(void);
+extern "C" {
+const char * pass_edge_kernels(void);
+void __real_ggml_cpu_init(void);
+void __wrap_ggml_cpu_init(void);
+}
 
 namespace {
 
@@ -335,16 +339,19 @@ ggml_backend_buffer_type_t buffer_type() {
     return &type;
 }
 
-// Before llama.cpp asks for the list, and so before all that are in it.
-[[maybe_unused]] const bool listed = [] {
-    if (enabled()) {
+}  // namespace
+
+// Lists our type of buffer as soon as ggml prepares this backend, which is before it asks for the list. The linker puts
+// it in the place of ggml's function (kernels.cmake). As the library is loaded nothing of ours may run: ggml loads all
+// variants to choose one, those for other processors too.
+extern "C" void __wrap_ggml_cpu_init(void) {
+    __real_ggml_cpu_init();
+    static std::atomic<bool> listed{false};
+    if (enabled() && !listed.exchange(true)) {  // buffer_type() prepares the backend, too
         auto & types = ggml_backend_cpu_get_extra_buffer_types();
         types.insert(types.begin(), buffer_type());
     }
-    return true;
-}();
-
-}  // namespace
+}
 
 extern "C" const char * pass_edge_kernels(void) {
     return enabled() ? INSTRUCTIONS : "";

@@ -16,14 +16,14 @@ import numpy as np
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.embeddings import TokenEmbeddings
-from pass_edge.native.errors import ModelError
+from pass_edge.native.errors import ContextError, ModelError
 from pass_edge.native.library_probe import check_verdict, gpu_works, probe
-from pass_edge.native.model import Model, check_loads
+from pass_edge.native.model import Model, check_loads, mtp_error
 from pass_edge.settings import MAX_RECURRENT_DRAFTS, PROMPT_BATCH, Settings, context_settings
 
 from .measurement_cache import library_key, load, model_key, run_key, store
 
-_VERSION = 2
+_VERSION = 3
 """Of what is stored."""
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
 """Batch sizes to compare, ascending. ggml's kernels change at 2, 4 and 8, or never."""
@@ -52,7 +52,8 @@ class Calibration:
     if not, no head drafts from them. ``state_bytes``: the size of the recurrent state of one conversation, 0
     without one. ``keeps_states``: whether llama.cpp keeps the states of the last tokens, so that these can be
     taken back. ``rolls_back``: whether a recurrent memory that was returned to an earlier state continues as
-    one that never left it. The fields are stored (measurement_cache.py) under these names.
+    one that never left it. ``mtp_exact``: whether passes that keep states for MTP layers give the same bits;
+    if not, these draft nothing. The fields are stored (measurement_cache.py) under these names.
     """
 
     repack: bool
@@ -64,6 +65,7 @@ class Calibration:
     state_bytes: int = 0
     keeps_states: bool = False
     rolls_back: bool = True
+    mtp_exact: bool = True
 
     @property
     def prompt_batch(self) -> int:
@@ -105,6 +107,16 @@ def check_model(path: Path, note: Callable[[str], None]) -> bool:
     return may_repack
 
 
+def mtp_works(path: Path) -> bool:
+    """Return whether llama.cpp can run the MTP layers in ``path``; tried once for a build and a file."""
+    key = f"{library_key()} {model_key(path)}"
+    works: bool | None = load("mtp", key)
+    if works is None:
+        works = not mtp_error(path)
+        store("mtp", key, works)
+    return works
+
+
 def library_verdict(note: Callable[[str], None]) -> str:
     """Return the probe's verdict on the llama.cpp library in use. It runs once for each build."""
     message = "testing the llama.cpp library on this machine (once)"
@@ -144,9 +156,11 @@ def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
             embeddings_exact = comparison.embeddings_are_exact()
             prompts_exact = comparison.prompts_are_exact(width)
             hidden_exact = comparison.hidden_states_are_exact()
+            rolls_back = comparison.rolls_back(2 * difference)
+            mtp_exact = not model.n_mtp_layers or comparison.mtp_states_are_exact(width)
             return Calibration(
                 repack, width, embeddings_exact, difference, prompts_exact, hidden_exact,
-                comparison.state_bytes, context.n_rollback > 0, comparison.rolls_back(2 * difference),
+                comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact,
             )  # fmt: skip
 
 
@@ -237,6 +251,16 @@ class _BatchComparison:
         logits = self._context.logits(1)[0].copy()
         self._context.keep_hidden(False)
         return bool((logits == self._reference[0]).all())
+
+    def mtp_states_are_exact(self, width: int) -> bool:
+        """Return whether passes that keep states for MTP layers give the same logits, in batches of up to
+        ``width``. They keep them from now on."""
+        try:
+            self._context.keep_mtp_states()
+        except ContextError:
+            return False
+        logits = self._decode(_N_TOKENS, min(width, _N_TOKENS))
+        return bool((logits == self._reference[:_N_TOKENS]).all())
 
     def rolls_back(self, tolerance: float) -> bool:
         """Return whether the states that llama.cpp keeps give the same logits but for ``tolerance``, after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pass_edge import Engine, LibraryError, Sampling, SettingsError
+from pass_edge import Engine, LibraryError, OutputError, Sampling, SettingsError
 from pass_edge.commands.terminal.output import INTERRUPTED, console, flag_interrupts, quiet, stage_progress
 from pass_edge.native.devices import default_threads
 from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import check_output_path
 from pass_edge.native.stock_llama import StockLlama
 
-from .bench_comparison import Comparison, CostCurve, Figures, Pair, compare
+from .bench_comparison import Comparison, CostCurve, Pair, compare
 from .engine_options import machine_options, model_argument, open_engine, parse_seed
 
 if TYPE_CHECKING:
@@ -94,7 +94,14 @@ _PROMPT_WIDTH = 16  # makes lines of 80 characters
     metavar="FILE.png",
     help="Also plot the measurements (.png, .svg or .pdf).",
 )
-@click.option("--force", is_flag=True, help="Overwrite the plot if it exists.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the report as one HTML file.",
+)
+@click.option("--force", is_flag=True, help="Overwrite the plot and the report if they exist.")
 @machine_options
 def bench(
     model: Path | None,
@@ -104,6 +111,7 @@ def bench(
     seed: int,
     as_json: bool,
     plot: Path | None,
+    page: Path | None,
     force: bool,
     **options: Any,
 ) -> None:
@@ -124,6 +132,8 @@ def bench(
     """
     sampling = Sampling(temperature=temp, seed=seed)
     _check_plot(plot, force)
+    if page:
+        check_output_path(page, force)
     prompts = _prompts(source)
     options["model"] = model
     with (
@@ -148,6 +158,9 @@ def bench(
         }
         plot_comparison(plot, _headline(about), comparison.curve, speeds)
         quiet(f"the plot is in {plot}")
+    if page:
+        _write_html(page, about, report, comparison)
+        quiet(f"the report is in {page}")
     if interrupted:
         quiet(f"Interrupted after {len(comparison.pairs)} of {len(prompts)} prompts.")
         raise SystemExit(INTERRUPTED)
@@ -269,6 +282,19 @@ def _report(
     }
 
 
+def _write_html(page: Path, about: dict[str, Any], report: dict[str, Any], comparison: Comparison) -> None:
+    from .bench_html import report_html
+
+    columns = {name: title.replace("-\n", "").replace("\n", " ") for name, (title, _) in _COLUMNS.items()}
+    html = report_html(
+        report, headline=_headline(about), verdict=_verdict(comparison), columns=columns, cells=_cells
+    )
+    try:
+        page.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{page} cannot be written: {error.strerror}") from error
+
+
 # -- tables -------------------------------------------------------------------------------------------
 
 
@@ -292,14 +318,14 @@ def _speeds(title: str, prompts: Sequence[str], comparison: Comparison) -> Table
     table = _table(title, "prompt", *(title for title, _ in _COLUMNS.values()))
     for number, (prompt, pair) in enumerate(zip(prompts, comparison.pairs, strict=False), 1):
         name = shorten(f"{number}. {prompt}", _PROMPT_WIDTH, placeholder=" …")
-        table.add_row(escape(name), *_cells(pair.figures))
+        table.add_row(escape(name), *_cells(asdict(pair.figures)))
     table.add_section()
-    table.add_row("median", *_cells(comparison.medians), style="bold")
+    table.add_row("median", *_cells(asdict(comparison.medians)), style="bold")
     return table
 
 
-def _cells(figures: Figures) -> list[str]:
-    values = [(getattr(figures, name), form) for name, (_, form) in _COLUMNS.items()]
+def _cells(figures: Mapping[str, Any]) -> list[str]:
+    values = [(figures[name], form) for name, (_, form) in _COLUMNS.items()]
     return ["–" if value is None else form.format(value) for value, form in values]
 
 

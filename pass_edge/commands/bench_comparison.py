@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 from pass_edge.engine import Engine
+from pass_edge.generation import Generation
 from pass_edge.native.stock_llama import StockAnswer, StockLlama
 from pass_edge.sampling.sampler import Sampling
 from pass_edge.stats import Stats
@@ -161,16 +162,15 @@ def compare(
         for ids in prompts
     ]
     for number, (ids, generations) in enumerate(zip(prompts, rounds, strict=True)):
-        note(number)
         stock_answer = None
-        if stock and number % 2 == 0:
-            stock_answer = _ask(stock, ids, sampling, max_tokens)
-        for generation in generations if number % 2 == 0 else generations[::-1]:
+        contenders = [*([stock] if stock else ()), *generations]
+        for contender in contenders if number % 2 == 0 else reversed(contenders):
             note(number)
-            for _ in generation:
-                note(number)
-        if stock and number % 2 == 1:
-            stock_answer = _ask(stock, ids, sampling, max_tokens)
+            if isinstance(contender, Generation):
+                for _ in contender:
+                    note(number)
+            else:
+                stock_answer = _ask(contender, ids, sampling, max_tokens)
         plain_answer, auto_answer = (Answer(tuple(each.ids), each.stats) for each in generations)
         yield Pair(plain_answer, auto_answer, stock_answer)
 

@@ -25,7 +25,7 @@ from pass_edge.commands.terminal.standard_input import piped_messages, text
 from pass_edge.thinking import split_thinking, thinking_of
 
 from .conversation import Conversation
-from .engine_options import open_engine, sampling_from, shared_options, thinking_options
+from .engine_options import open_engine, sampling_from, shared_options, template_options, thinking_options
 
 CHAT_HELP = """\
 /help              show this list
@@ -45,6 +45,7 @@ Pasted text is one message, even if it has several lines."""
 @click.option("--plain", is_flag=True, help="Show answers as plain text, not as markdown.")
 @click.option("--show-drafts", is_flag=True, help="Show accepted draft tokens in another color.")
 @thinking_options
+@template_options
 @shared_options
 def chat(system: str | None, plain: bool, show_drafts: bool, **options: Any) -> None:
     """Chat in the terminal; /help lists what you can type. Without a terminal, each line is a message.

@@ -17,6 +17,7 @@ from pass_edge.commands.terminal.output import quiet
 from pass_edge.commands.terminal.standard_input import text
 from pass_edge.models import default_model
 from pass_edge.native.constraint import schema_grammar
+from pass_edge.native.default_templates import KNOWN_TEMPLATES
 from pass_edge.openai.requests import RANDOM_SEED, Parameters
 
 Command = Callable[..., None]
@@ -42,8 +43,9 @@ def parse_seed(value: str | int) -> int:
     return secrets.randbits(63) if int(value) == RANDOM_SEED else int(value)
 
 
-def _model_option(help: str) -> Option:
-    return click.option("--model", "-m", type=click.Path(path_type=Path), help=help)
+def _model_option(help: str, *, several: bool = False) -> Option:
+    name = "models" if several else "model"
+    return click.option("--model", "-m", name, type=click.Path(path_type=Path), multiple=several, help=help)
 
 
 _DEFAULT_MODEL = "A GGUF file. [default: SmolLM2-135M]"
@@ -61,6 +63,16 @@ _THINKING_OPTIONS: list[Option] = [
         metavar="N",
         help="Tokens of thinking after which the answer begins. [default: no limit]",
     ),
+]
+_TEMPLATE_OPTIONS: list[Option] = [
+    click.option(
+        "--chat-template",
+        type=text,
+        metavar="NAME|TEXT",
+        help="The chat template, if not the model's own: "
+        f"{', '.join(each.key for each in KNOWN_TEMPLATES)}, or text in Jinja.",
+    ),
+    click.option("--chat-template-file", type=click.Path(path_type=Path), help="A chat template in Jinja."),
 ]
 _SCHEDULE_OPTIONS: list[Option] = [
     click.option(
@@ -105,6 +117,12 @@ _MACHINE_OPTIONS: list[Option] = [
         help="A .pass.gguf file, auto (the one that fits the model), or none.",
     ),
     draft_model_option,
+    click.option(
+        "--mtp/--no-mtp",
+        default=Settings.mtp,
+        show_default=True,
+        help="Also draft with the model's own MTP layers, if it has any.",
+    ),
     click.option("--threads", "-t", type=int, help="CPU threads. [default: the fastest number, or all]"),
     click.option(
         "--gpu-layers",
@@ -189,9 +207,15 @@ def shared_options(command: Command) -> Command:
     return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS + _SAMPLING_OPTIONS)
 
 
-def engine_options(command: Command) -> Command:
-    """Add the options of the model, the schedule and the machine."""
-    return _add(command, _MODEL_OPTIONS + _SCHEDULE_OPTIONS + _MACHINE_OPTIONS)
+def serving_options(command: Command) -> Command:
+    """Add the options of one or several models, the schedule and the machine."""
+    models = _model_option("A GGUF file; may be repeated. [default: SmolLM2-135M]", several=True)
+    return _add(command, [models, *_SCHEDULE_OPTIONS, *_MACHINE_OPTIONS])
+
+
+def template_options(command: Command) -> Command:
+    """Add the options of the chat template."""
+    return _add(command, _TEMPLATE_OPTIONS)
 
 
 def thinking_options(command: Command) -> Command:
@@ -227,16 +251,31 @@ def _add(command: Command, options: Sequence[Option]) -> Command:
 
 def open_engine(options: dict[str, Any]) -> Engine:
     """Open the engine of a command's ``options``, and print its notes."""
-    names = {each.name for each in fields(Settings)} & set(options)
     engine = Engine(
         options["model"] or default_model(),
         lookahead=None if options["lookahead"] == "none" else options["lookahead"],
-        settings=Settings(**{name: options[name] for name in names}),
+        settings=settings_from(options),
         note=lambda text: quiet(f"{text} …"),
     )
     for note in engine.notes:
         quiet(note)
     return engine
+
+
+def settings_from(options: dict[str, Any]) -> Settings:
+    """Return the settings of a command's ``options``. Raises SettingsError."""
+    names = {each.name for each in fields(Settings)} & set(options)
+    return Settings(**{name: options[name] for name in names} | _chat_template(options))
+
+
+def _chat_template(options: dict[str, Any]) -> dict[str, str]:
+    """Return the chat template of a command's ``options`` as a setting, if there is one."""
+    file = options.get("chat_template_file")
+    if file is None:
+        return {}
+    if options["chat_template"] is not None:
+        raise SettingsError("--chat-template and --chat-template-file exclude each other; give one")
+    return {"chat_template": _text_of(file)}
 
 
 def sampling_from(options: dict[str, Any]) -> Sampling:
@@ -255,14 +294,20 @@ def _grammar(grammar_file: Path | None, schema_file: Path | None) -> str:
     file = grammar_file or schema_file
     if file is None:
         return ""
+    text = _text_of(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
         return schema_grammar(json.loads(text)) if schema_file else text
+    except ValueError as error:
+        raise SettingsError(f"{file} is not a JSON schema: {error}") from error
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        kind = "a JSON schema" if schema_file else "UTF-8 text"
-        raise SettingsError(f"{file} is not {kind}: {error}") from error
+        raise SettingsError(f"{file} is not UTF-8 text: {error}") from error
 
 
 def _bias(text: str) -> tuple[int, float]:

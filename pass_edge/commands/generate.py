@@ -13,7 +13,7 @@ from pass_edge.commands.terminal.output import PlainText, quiet, show, summary
 from pass_edge.commands.terminal.standard_input import read_prompt, text
 
 from .conversation import Conversation
-from .engine_options import open_engine, sampling_from, shared_options
+from .engine_options import open_engine, sampling_from, shared_options, template_options
 
 
 @click.command()
@@ -21,6 +21,7 @@ from .engine_options import open_engine, sampling_from, shared_options
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @click.option("--system", type=text, help='A system message, such as "Be brief."')
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@template_options
 @shared_options
 def generate(prompt: str | None, raw: bool, system: str | None, as_json: bool, **options: Any) -> None:
     """Answer PROMPT once.

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from pass_edge.commands.terminal.output import quiet, tensor_progress
+from pass_edge.native.model_path import size_on_disk
 
 
 @click.command()
@@ -16,7 +17,7 @@ from pass_edge.commands.terminal.output import quiet, tensor_progress
 @click.option("--embedding-type", metavar="TYPE", help="Store the embedding matrix as f16, q8_0 …")
 @click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 def merge(model: Path, lookahead: Path, output: Path, embedding_type: str | None, force: bool) -> None:
-    """Merge MODEL and its LOOKAHEAD into one GGUF file.
+    """Merge MODEL and its LOOKAHEAD into one GGUF file. Of a split model, give the first piece.
 
     One file is easier to ship in an app. Other llama.cpp programs run it as the plain model. If the model
     has no output head of its own, the file grows by a copy of the embedding matrix; a sidecar file beside
@@ -33,4 +34,4 @@ def merge(model: Path, lookahead: Path, output: Path, embedding_type: str | None
         )
     for warning in warnings:
         quiet(warning)
-    click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {model.stat().st_size / 2**20:.0f}")
+    click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {size_on_disk(model) / 2**20:.0f}")

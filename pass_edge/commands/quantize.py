@@ -8,6 +8,7 @@ import click
 
 from pass_edge.commands.terminal.output import run_beside, tensor_progress
 from pass_edge.native.model import check_is_gguf, check_loads
+from pass_edge.native.model_path import size_on_disk
 from pass_edge.native.output_file import check_output_path, unfinished_path
 from pass_edge.native.quantize import quantize as quantize_model
 
@@ -34,4 +35,4 @@ def quantize(source: Path, output: Path, file_type: str, threads: int | None, fo
             lambda: quantize_model(source, output, file_type, threads=threads or 0, progress=progress),
             unfinished_path(output),
         )
-    click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {source.stat().st_size / 2**20:.0f}")
+    click.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB, was {size_on_disk(source) / 2**20:.0f}")

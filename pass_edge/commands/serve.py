@@ -1,18 +1,30 @@
-"""pass-edge serve: a model behind OpenAI's protocol."""
+"""pass-edge serve: models behind OpenAI's protocol."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pass_edge import Engine
+from pass_edge import Settings, SettingsError
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.commands.terminal.standard_input import text
-from pass_edge.native.embedder import Embedder, is_embedding_model
+from pass_edge.models import default_model
+from pass_edge.native.available_memory import available_memory
+from pass_edge.native.embedder import Embedder
+from pass_edge.native.file_kind import Kind, check_generates, kind_of
+from pass_edge.native.gguf_file import GgufFile
+from pass_edge.native.memory_need import bytes_needed
+from pass_edge.native.model_path import readable
 from pass_edge.native.process_memory import limit_malloc_arenas
+from pass_edge.settings import memory_needed
 
-from .engine_options import engine_options, open_engine, thinking_options
+from .engine_options import open_engine, serving_options, settings_from, template_options, thinking_options
+
+if TYPE_CHECKING:
+    from pass_edge.server.model_pool import ModelSource
 
 
 @click.command()
@@ -31,7 +43,21 @@ from .engine_options import engine_options, open_engine, thinking_options
     envvar="PASS_EDGE_API_KEY",
     help="The key that clients must send. [env: PASS_EDGE_API_KEY]",
 )
-@click.option("--alias", "name", type=text, help="The model's name for clients. [default: the file's name]")
+@click.option(
+    "--alias",
+    "aliases",
+    type=text,
+    multiple=True,
+    help="The model's name for clients; with several models, one for each, in their order. "
+    "[default: the file's name]",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GiB",
+    help="Most memory that several models may take together. [default: what is free at the start]",
+)
+@click.option("--page/--no-page", default=True, show_default=True, help="Have a page to chat in, at /.")
 @click.option(
     "--parallel",
     "-np",
@@ -45,7 +71,7 @@ from .engine_options import engine_options, open_engine, thinking_options
     type=int,
     default=16,
     show_default=True,
-    help="Most requests that wait while others are answered; more are refused (429).",
+    help="Most requests that wait for a model while others are answered; more are refused (429).",
 )
 @click.option("--time-limit", type=float, default=600, show_default=True, help="Most seconds of an answer.")
 @click.option("--body-limit", type=float, default=4, show_default=True, help="Most MiB of a request.")
@@ -57,21 +83,26 @@ from .engine_options import engine_options, open_engine, thinking_options
     help="Seconds that answers have to end in after Ctrl-C.",
 )
 @thinking_options
-@engine_options
-def serve(body_limit: float, **options: Any) -> None:
-    """Serve a model by OpenAI's protocol.
+@template_options
+@serving_options
+def serve(models: tuple[Path, ...], body_limit: float, **options: Any) -> None:
+    """Serve a model by OpenAI's protocol, or several.
 
     \b
     pass-edge serve
+    pass-edge serve -m one.gguf -m two.gguf
     curl http://127.0.0.1:8080/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"messages": [{"role": "user", "content": "Name three rivers."}]}'
 
-    In a client, set the base URL to http://127.0.0.1:8080/v1; without --api-key, any key works. Several
-    requests are answered at a time (--parallel), each with the text it would get alone; others wait
-    (--queue). The latest conversations stay in the KV cache. Ctrl-C refuses new requests, answers those
-    admitted, and ends; a second Ctrl-C ends at once. docs/server.md describes all endpoints and fields.
+    In a client, set the base URL to http://127.0.0.1:8080/v1; without --api-key, any key works. In a browser,
+    http://127.0.0.1:8080 is a page to chat in. Several requests are answered at a time (--parallel), each
+    with the text it would get alone; others wait (--queue). The latest conversations stay in the KV cache.
+    Of several models, the one that a request names is loaded when it is needed, and the one used least
+    recently is unloaded when memory is short. Ctrl-C refuses new requests, answers those admitted, and ends;
+    a second Ctrl-C ends at once. docs/server.md describes all endpoints and fields.
     """
     try:
+        from pass_edge.server.model_pool import ModelPool
         from pass_edge.server.run import listen
         from pass_edge.server.run import serve as run
         from pass_edge.server.settings import ServerSettings
@@ -81,28 +112,73 @@ def serve(body_limit: float, **options: Any) -> None:
         ) from error
 
     limit_malloc_arenas()  # each answer has a thread of its own
-    names = ("host", "port", "api_key", "name", "queue", "time_limit", "drain")
+    names = ("host", "port", "api_key", "time_limit", "drain", "page")
     settings = ServerSettings(
         **{name: options[name] for name in names}, body_limit=int(body_limit * (1 << 20))
     )
     # listen first: a taken address is an error before the model loads, and early clients wait for it
-    with listen(settings) as listening, _open(options) as engine:
-        run(
-            engine,
-            settings,
-            listening,
-            lambda url: quiet(f"{engine.model.path.name} at {url}/v1; Ctrl-C ends it"),
+    with (
+        listen(settings) as listening,
+        ModelPool(
+            _sources(models or (default_model(),), options),
+            max_waiting=options["queue"],
+            memory=int(options["memory"] * (1 << 30)) if options["memory"] else available_memory(),
+            note=quiet if len(models) > 1 else lambda _: None,
+        ) as pool,
+    ):
+        if len(models) <= 1:
+            pool.load_first()
+        served = ", ".join(model.name for model in pool.models)
+
+        def ready(url: str) -> None:
+            quiet(f"{served} at {url}/v1; Ctrl-C ends it")
+            if settings.page:
+                quiet(f"a page to chat in: {url}")
+
+        run(pool, settings, listening, ready)
+
+
+def _sources(paths: Sequence[Path], options: dict[str, Any]) -> list[ModelSource]:
+    """Return the models in ``paths``, not loaded. Raises ModelError if one is no model that can be served,
+    SettingsError if an option does not fit several models."""
+    names = options["aliases"] or tuple(readable(path.stem) for path in paths)
+    if len(names) != len(paths):
+        raise SettingsError(
+            f"there are {len(names)} names (--alias) and {len(paths)} models; name each model, or none"
         )
+    if len(paths) > 1 and (options["draft_model"] or options["lookahead"] not in ("auto", "none")):
+        raise SettingsError(
+            "a lookahead file and a draft model are made for one model; with several, leave --lookahead and "
+            "--draft-model out, and put each lookahead file beside its model"
+        )
+    return [_source(path, name, options) for path, name in zip(paths, names, strict=True)]
 
 
-def _open(options: dict[str, Any]) -> Engine | Embedder:
-    """Open the model: an embedding model has no engine, which drafts."""
-    path = options["model"]
-    if path is None or not is_embedding_model(path):
-        return open_engine(options)
+def _source(path: Path, name: str, options: dict[str, Any]) -> ModelSource:
+    from pass_edge.server.model_pool import ModelSource
+
+    settings = settings_from(options)
+    with GgufFile(path) as file:
+        if kind_of(file) is Kind.EMBEDDING:
+            needed = bytes_needed(path, cells=0)
+            return ModelSource(
+                name, Kind.EMBEDDING, lambda: _embedder(path, settings), str(path), n_bytes=needed
+            )
+        check_generates(file)
+    return ModelSource(
+        name,
+        Kind.TEXT,
+        lambda: open_engine({**options, "model": path}),
+        given=str(path),
+        parallel=settings.parallel,
+        n_bytes=memory_needed(settings, path),
+    )
+
+
+def _embedder(path: Path, settings: Settings) -> Embedder:
     return Embedder(
         path,
-        context_size=options["context_size"],
-        gpu_layers=options["gpu_layers"] or 0,
-        threads=options["threads"],
+        context_size=settings.context_size,
+        gpu_layers=settings.gpu_layers or 0,
+        threads=settings.threads,
     )

@@ -57,13 +57,15 @@ class InputEmbeddings:
 @dataclass(frozen=True)
 class BatchResult:
     """The part of a pass that belongs to one conversation, for the m rows of ``layout``: ``logits``
-    (m, n_vocab) and ``hidden`` (m, n_embd) float32, None if hidden states were not kept; valid until the next
-    pass. The pass decoded ``n_rows`` in all, for ``n_sharing`` conversations, in ``seconds``; ``n_waiting``
-    more waited for another one because their trees have another size."""
+    (m, n_vocab) and ``hidden`` (m, n_embd) float32, None if hidden states were not kept; ``mtp_states``
+    (m, n_embd) float32, what MTP layers take, None without them; valid until the next pass. The pass decoded
+    ``n_rows`` in all, for ``n_sharing`` conversations, in ``seconds``; ``n_waiting`` more waited for another
+    one because their trees have another size."""
 
     layout: Layout
     logits: Floats
     hidden: Floats | None
+    mtp_states: Floats | None
     n_rows: int
     n_sharing: int
     seconds: float
@@ -90,7 +92,8 @@ class TreeRequest:
 
 @dataclass(eq=False)
 class PromptRequest:
-    """Keep the first ``start`` tokens in ``cache`` and decode ``tokens``, at most a batch, after them."""
+    """Keep the first ``start`` tokens in ``cache`` and decode ``tokens``, at most a batch, after them. The
+    result is a copy of the states that MTP layers take, (n, n_embd) float32; None without them."""
 
     cache: ConversationCache
     start: int
@@ -211,9 +214,13 @@ class Batcher:
                 self.context.keep_hidden(False)
                 self.context.decode_tokens(rows, np.array(request.tokens, np.int32))
                 request.cache.commit_prompt()
-            request.future.set_result(None)
+            states = self._mtp_states(request.n_rows)
+            request.future.set_result(None if states is None else states.copy())
         except BaseException as error:
             _fail(request, error)
+
+    def _mtp_states(self, count: int) -> Floats | None:
+        return self.context.mtp_states(count) if count and self.context.keeps_mtp_states else None
 
     def _run_trees(self, batch: Sequence[TreeRequest]) -> None:
         try:
@@ -242,6 +249,7 @@ class Batcher:
         n_rows = ends[-1]
         logits = self.context.logits(n_rows)
         hidden = self.context.hidden(n_rows) if keep_hidden else None
+        mtp_states = self._mtp_states(n_rows)
         seconds = time.perf_counter() - began
         n_waiting = len(self._expected) - len(batch) if self.limits.chains_only else 0
         slices = itertools.starmap(slice, zip([0, *ends], ends, strict=False))
@@ -250,6 +258,7 @@ class Batcher:
                 layout,
                 logits[own],
                 None if hidden is None else hidden[own],
+                None if mtp_states is None else mtp_states[own],
                 n_rows,
                 len(batch),
                 seconds,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.schedules import Schedule
@@ -99,13 +100,15 @@ class Session:
 
     def _read(self, start: int, tokens: Sequence[int]) -> None:
         """Keep the first ``start`` tokens, and decode ``tokens`` after them."""
-        self._run(PromptRequest(self._cache, start, tokens))
+        states = self._run(PromptRequest(self._cache, start, tokens))
         del self.tokens[self._cache.length - len(tokens) :]
+        if self._schedule.mtp and states is not None:
+            self._schedule.mtp.observe_states(len(self.tokens), states)
         self.tokens += tokens
 
-    def _run(self, request: PromptRequest | TreeRequest) -> Step | None:
+    def _run(self, request: PromptRequest | TreeRequest) -> Any:
         try:
-            result: Step | None = self._batcher.run(request)
+            result = self._batcher.run(request)
         except BaseException:
             if self._cache.length != len(self.tokens):
                 self.forget()
@@ -162,7 +165,7 @@ class Session:
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
-        step = self._run(
+        step: Step = self._run(
             TreeRequest(
                 self._cache,
                 len(self.tokens),
@@ -171,7 +174,6 @@ class Session:
                 keep_hidden=self._schedule.needs_hidden,
             )
         )
-        assert step
         return step
 
     def _finish(self, result: BatchResult, sampler: Sampler) -> Step:
@@ -181,6 +183,8 @@ class Session:
         logits = result.logits[:, : self._n_vocab]
         history = self._history(sampler, tree.tokens[0])
         verdict = self._verify(tree, logits, sampler, start + 1, history)
+        if self._schedule.mtp and result.mtp_states is not None:
+            self._schedule.mtp.observe_states(start, result.mtp_states[list(verdict.path)])
         replay_seconds = self._cache.commit_path(layout, verdict.path)
         new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         self.tokens += [tree.tokens[0], *new[:-1]]

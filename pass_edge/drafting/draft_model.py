@@ -15,7 +15,7 @@ import numpy as np
 
 from pass_edge.calibration.calibration import check_model
 from pass_edge.native.batch import rows_of_sequence
-from pass_edge.native.context import Context
+from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.file_kind import Kind, check_generates, kind_of
 from pass_edge.native.gguf_file import GgufFile
@@ -99,7 +99,7 @@ class DraftModel:
         ``parallel`` conversations have ``cells`` KV cells in all. ``threads``: for one token, and for
         several; None: as in ``settings``. Raises ContextError."""
         chosen = context_settings(model, _own_settings(settings), cells)
-        self.context = Context(model, replace(chosen, sequences=parallel, batch_size=READ_AT_ONCE))
+        self.context = self._open_context(model, replace(chosen, sequences=parallel, batch_size=READ_AT_ONCE))
         if threads:
             self.context.set_threads(*threads)
         self.model, self._n_vocab = model, n_vocab
@@ -107,6 +107,9 @@ class DraftModel:
         self.token_seconds = self._measured(_MEASURED_TOKENS) / _MEASURED_TOKENS
         self.step_seconds = self._measured(1)
         self.context.clear()
+
+    def _open_context(self, model: Model, settings: ContextSettings) -> Context:
+        return Context(model, settings)
 
     def _measured(self, count: int) -> float:
         """Return the seconds of a pass over ``count`` tokens, the fastest of a few."""

@@ -17,13 +17,16 @@ from typing import Protocol
 from pass_edge.settings import FUSED, HEAD, PLAIN, TWO_PASS
 
 from .drafter import Drafter, StepResult
+from .mtp import MtpConversation
 from .tree import NO_DRAFT, Draft, DraftTree
 
 
 class Schedule(Protocol):
-    """Plans the passes of one conversation. ``needs_hidden``: whether passes must keep hidden states."""
+    """Plans the passes of one conversation. ``needs_hidden``: whether passes must keep hidden states.
+    ``mtp``: the MTP layers, if it drafts from them; they must be given the states of all tokens."""
 
     needs_hidden: bool
+    mtp: MtpConversation | None
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a conversation that holds ``tokens``, the root last, with nothing drafted."""
@@ -70,6 +73,7 @@ class FixedSchedule:
         self._form, self._drafter = form, drafter or Drafter(0)
         self._draft = NO_DRAFT
         self.needs_hidden = self._drafter.heads is not None
+        self.mtp: MtpConversation | None = None
 
     def begin(self, tokens: Sequence[int]) -> None:
         self._draft = NO_DRAFT

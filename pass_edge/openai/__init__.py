@@ -14,6 +14,8 @@ notations/     how families of models write tool calls
 thinking.py    the thinking before an answer
 responses.py   requests of the Responses API as requests for a chat
 response_formatter.py  generated text as responses and their events
+llama_embeddings.py  vectors of texts
+samplers.py    llama.cpp's lists of samplers
 infill.py      prompts for the text between a prefix and a suffix
 message_parser.py  generated text as thinking, content and tool calls
 llama.py       `Llama`, the class that code written for llama-cpp-python expects

@@ -58,7 +58,6 @@ def answer_grammar(
     if answer and tools:
         notation = _with_opener(notation)
     if tools and not forced:
-        before_answer = thinking.answer if thinking and answer else ""
         grammar = free_call_grammar(
             tools,
             notation,
@@ -66,13 +65,14 @@ def answer_grammar(
             free_marks=thinking.texts if thinking and not answer else (),
             is_parallel=is_parallel,
             answer=answer,
-            before_answer=before_answer,
+            before_answer=thinking.answer if thinking and answer else "",
         )
     else:
         grammar = forced or answer
     if thinking and (forced or answer):
-        before_answer = "" if tools else thinking.answer
-        grammar = behind_thinking(grammar, thinking, vocabulary, before=before_answer)
+        # beside tools, the grammar has what opens an answer already: it does not stand before calls
+        opening = "" if tools else thinking.answer
+        grammar = behind_thinking(grammar, thinking, vocabulary, before=opening)
     schemas = schemas_of(tools)
     return AnswerGrammar(grammar, schemas, notation, bool(answer), is_parallel)
 

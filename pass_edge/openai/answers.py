@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 from pass_edge.async_stream import in_a_thread
-from pass_edge.generation import Generation
+from pass_edge.generation import Generation, Piece
 
 from .formatters import ChatFormatter, Json, TextFormatter, timings_of, usage_of
 from .llama_cpp_formatter import LlamaCppFormatter
@@ -30,27 +31,38 @@ class Answer:
         n: int = 1,
         include_usage: bool = False,
         include_timings: bool = False,
+        mark_drafts: bool = False,
     ) -> None:
         """``n``: generations for each prompt; ``include_usage``: whether the last chunk holds the usage;
-        ``include_timings``: whether chunks and result hold llama.cpp's timings."""
+        ``include_timings``: whether chunks and result hold llama.cpp's timings; ``mark_drafts``: whether
+        drafted text has chunks of its own, which say so."""
         self.generations = generations
         self._formatter = formatter
         self._n = n
         self._include_usage = include_usage
         self._include_timings = include_timings
+        self._mark_drafts = mark_drafts
 
     def __iter__(self) -> Generator[Json, None, None]:
         for index, generation in enumerate(self.generations):
             yield from self._formatter.first_chunks(index)
             n_sent = 0
-            for text in generation:
-                for chunk in self._formatter.text_chunks(index, generation, text, n_sent):
-                    yield self._timed(chunk, [generation])
-                n_sent = len(generation.logprobs)
+            with closing(generation.pieces()) as pieces:
+                for text, marks in (part for piece in pieces for part in self._parts(piece)):
+                    for chunk in self._formatter.text_chunks(index, generation, text, n_sent):
+                        yield {**self._timed(chunk, [generation]), **marks}
+                    n_sent = len(generation.logprobs)
             for chunk in self._formatter.last_chunks(index, generation, n_sent):
                 yield self._timed(chunk, [generation])
         if self._include_usage:
             yield self._timed(self._formatter.usage_chunk(self.usage), self.generations)
+
+    def _parts(self, piece: Piece) -> list[tuple[str, Json]]:
+        """The texts of a pass that have chunks of their own, and what these chunks hold besides."""
+        if not self._mark_drafts:
+            return [(piece.text, {})]
+        parts: list[tuple[str, Json]] = [(piece.drafted, {"drafted": True}), (piece.sampled, {})]
+        return [(text, marks) for text, marks in parts if text]
 
     def __aiter__(self) -> AsyncGenerator[Json, None]:
         return in_a_thread(iter(self), self.cancel)

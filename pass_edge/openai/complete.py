@@ -12,6 +12,7 @@ from typing import Any
 
 from pass_edge.engine import Engine
 from pass_edge.generation import Generation, StoppingCriterion
+from pass_edge.line_limit import LineLimit
 from pass_edge.native.chat_template import has_tools
 from pass_edge.native.errors import SettingsError
 from pass_edge.native.model_path import readable
@@ -34,6 +35,7 @@ from .requests import (
     RANDOM_SEED,
     ChatCompletionRequest,
     CompletionRequest,
+    InfillRequest,
     LlamaCppRequest,
     Prompt,
     Request,
@@ -41,6 +43,7 @@ from .requests import (
 )
 from .response_formatter import ResponseFormatter
 from .responses import chat_request
+from .samplers import parameters_of_idle
 
 AnyRequest = CompletionRequest | ChatCompletionRequest | ResponseRequest
 _MAX_CHOICES = 128
@@ -105,22 +108,33 @@ def _turn(engine: Engine, request: ChatCompletionRequest) -> tuple[str, Thinking
 
 def _start_completion(engine: Engine, request: CompletionRequest) -> Answer:
     prompts = _prompts(request.prompt)
-    vocabulary, suffix = engine.model.vocabulary, request.suffix
-    if request.echo and request.logprobs is not None:
-        raise SettingsError("echo works without logprobs only")
-    ids = [
-        infill_prompt(vocabulary, each, suffix) if suffix else _token_ids(engine, each) for each in prompts
-    ]
+    vocabulary = engine.model.vocabulary
+    ids = [_completion_prompt(engine, request, each) for each in prompts]
+    fills_in = bool(request.suffix) or isinstance(request, InfillRequest)
     generations = _generations(
         engine,
         request,
         ids,
         grammar=form_grammar(request),
         logprobs=request.logprobs,
+        scores_prompt=request.echo,
         stopping_criteria=functions(request.stopping_criteria, "stopping_criteria"),
-        ends=infill_tokens(vocabulary) if suffix else (),
+        ends=[token for token in infill_tokens(vocabulary) if token >= 0] if fills_in else (),
     )
     return _answer(request, generations, _completion_formatter(engine, request, prompts, ids))
+
+
+def _completion_prompt(engine: Engine, request: CompletionRequest, prompt: Prompt) -> Sequence[int]:
+    """The token ids that one of the request's prompts becomes."""
+    vocabulary = engine.model.vocabulary
+    if isinstance(request, InfillRequest):
+        size, limit = engine.context_size, request.token_limit
+        room = size - max(1, min(size // 4 if limit is None else limit, size // 2))
+        parts = [request.input_prefix, request.prompt]
+        return infill_prompt(vocabulary, parts, request.input_suffix, request.input_extra, room=room)
+    if request.suffix:
+        return infill_prompt(vocabulary, prompt, request.suffix)
+    return _token_ids(engine, prompt)
 
 
 def _completion_formatter(
@@ -166,7 +180,9 @@ def _start_chat(
     formatter = new_formatter(
         _model_name(request, engine),
         vocabulary,
-        lambda: MessageParser(thinking, answer.new_parser(is_alone=not content.strip())),
+        lambda: MessageParser(
+            thinking, answer.new_parser(is_alone=not content.strip()), content if request.echo else ""
+        ),
     )
     return _answer(request, generations, formatter)
 
@@ -178,6 +194,7 @@ def _answer(request: Request, generations: Sequence[Generation], formatter: Form
         n=request.n,
         include_usage=bool((request.stream_options or {}).get("include_usage")),
         include_timings=request.timings_per_token,
+        mark_drafts=request.mark_drafts,
     )
 
 
@@ -200,6 +217,7 @@ def _generations(
     *,
     grammar: str,
     logprobs: int | None,
+    scores_prompt: bool = False,
     grammar_start: str = "",
     visible: Collection[int] = (),
     stop: Sequence[str] = (),
@@ -212,24 +230,35 @@ def _generations(
     stop at."""
     if not 1 <= request.n <= _MAX_CHOICES:
         raise SettingsError(f"n is {request.n}; it must be from 1 to {_MAX_CHOICES}")
-    biases = biases_of(request, engine.model.vocabulary, grammar)
+    vocabulary, stops = engine.model.vocabulary, stop_strings(request.stop)
+    biases = biases_of(request, vocabulary, grammar)
     return [
         engine.stream(
             prompt,
             sampling=sampling_of(request, grammar, choice, biases=biases, grammar_start=grammar_start),
-            max_tokens=request.max_tokens if request.max_tokens and request.max_tokens > 0 else None,
-            stop=[*stop_strings(request.stop), *stop],
+            max_tokens=request.token_limit,
+            stop=[*stops, *stop],
             logprobs=logprobs,
-            visible=visible,
+            scores_prompt=scores_prompt,
+            visible=visible if request.skip_special_tokens else range(vocabulary.size),
             logits_processors=functions(request.logits_processor, "logits_processor"),
             stopping_criteria=stopping_criteria,
             ends=(*ends, *(request.stop_token_ids or ())),
             thinking=thinking,
             thinking_budget=thinking_budget,
+            min_tokens=request.min_tokens,
+            kept_stops=stops if request.include_stop_str_in_output else (),
+            line_limit=_line_limit(request),
         )
         for prompt in prompts
         for choice in range(request.n)
     ]
+
+
+def _line_limit(request: Request) -> LineLimit | None:
+    milliseconds = request.t_max_predict_ms
+    seconds = milliseconds / 1000 if milliseconds and milliseconds > 0 else None
+    return LineLimit(request.n_indent, seconds) if request.n_indent > 0 or seconds else None
 
 
 def functions(given: Any, name: str) -> Sequence[Callable[..., Any]]:
@@ -258,8 +287,11 @@ def sampling_of(
     grammar_start: str = "",
 ) -> Sampling:
     """Return how ``choice`` of ``request`` is sampled. Raises SettingsError."""
-    parameters = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS} | {
-        "top_k": max(0, request.top_k),  # llama.cpp also takes -1 for off
+    given = {name: getattr(request, name) for name in _SAMPLING_PARAMETERS}
+    given["top_k"] = max(0, request.top_k)  # llama.cpp also takes -1 for off
+    parameters = {
+        **given,
+        **parameters_of_idle(request.samplers),
         "logit_bias": biases,
         "seed": None if request.seed in (None, RANDOM_SEED) else request.seed + choice,
         "grammar": grammar,
@@ -278,13 +310,25 @@ def refuse_unsupported(request: Request) -> None:
 
 def _prompts(prompt: Any) -> list[Prompt]:
     """The prompts of a request: ``prompt`` may be one, or a list. A list with a token id is one prompt."""
+    prompt = _text_or_list(prompt)
     if isinstance(prompt, Text) or not prompt:
         return [prompt]
     if not any(isinstance(item, Integral) for item in prompt):
-        return list(prompt)
+        return [*map(_text_or_list, prompt)]
     if not all(isinstance(item, Integral | Text) for item in prompt):
         raise SettingsError("a list holds either prompts, or the token ids and texts of one prompt; not both")
     return [prompt]
+
+
+def _text_or_list(prompt: Any) -> Prompt:
+    if isinstance(prompt, Text):
+        return prompt
+    try:
+        return list(prompt)
+    except TypeError:
+        raise SettingsError(
+            f"the prompt is {prompt!r:.60}; it must be text, token ids, or a list of prompts"
+        ) from None
 
 
 def _token_ids(engine: Engine, prompt: Prompt) -> Sequence[int]:

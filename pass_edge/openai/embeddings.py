@@ -7,10 +7,8 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from pass_edge.native.context import Floats
-from pass_edge.native.embedder import Embedder
+from pass_edge.native.embedder import Embedder, normalized
 from pass_edge.native.errors import ContextError, SettingsError
 
 from .requests import EmbeddingRequest
@@ -34,8 +32,9 @@ class EmbeddingAnswer:
         self._embedder = embedder
         self._request = request
         self._texts = [embedder.tokenize(each) if isinstance(each, str) else each for each in _texts(request)]
+        self._n_tokens = sum(map(len, self._texts))
         self._is_cancelled = False
-        embedder.check(self._texts)
+        embedder.check_texts(self._texts)
 
     def result(self) -> Json:
         """Run to the end and return OpenAI's result object; the vectors have the length 1. Raises
@@ -46,15 +45,8 @@ class EmbeddingAnswer:
                 raise ContextError("the embeddings were cancelled, or took longer than the time limit")
             vectors += list(normalized(some))
         encode = _base64 if self._request.encoding_format == "base64" else _floats
-        return {
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": encode(vector)}
-                for index, vector in enumerate(vectors)
-            ],
-            "model": self._request.model or str(self._embedder.model.path),
-            "usage": self.usage,
-        }
+        model = self._request.model or str(self._embedder.model.path)
+        return embeddings_object([encode(vector) for vector in vectors], model, self._n_tokens)
 
     async def aresult(self) -> Json:
         """Await ``result``. Cancelling the task that waits cancels the answer."""
@@ -70,8 +62,19 @@ class EmbeddingAnswer:
     @property
     def usage(self) -> Json:
         """OpenAI's usage object."""
-        n_tokens = sum(map(len, self._texts))
-        return {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+        return _usage(self._n_tokens)
+
+
+def embeddings_object(embeddings: Sequence[object], model: str, n_tokens: int) -> Json:
+    """Return OpenAI's result object."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(embeddings)
+    ]
+    return {"object": "list", "data": data, "model": model, "usage": _usage(n_tokens)}
+
+
+def _usage(n_tokens: int) -> Json:
+    return {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
 
 
 def _texts(request: EmbeddingRequest) -> Sequence[str | Sequence[int]]:
@@ -82,12 +85,6 @@ def _texts(request: EmbeddingRequest) -> Sequence[str | Sequence[int]]:
     if not given:
         raise SettingsError("input is empty; give at least one text")
     return given
-
-
-def normalized(vectors: Floats) -> Floats:
-    """Return ``vectors`` (n, width) scaled to the length 1; null vectors stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, np.float32(1))
 
 
 def _floats(vector: Floats) -> list[float]:

@@ -36,19 +36,22 @@ class TextFormatter:
         self._vocabulary = vocabulary
         self._prompts = [prompt for prompt in prompts for _ in range(n)]
         self._echo = echo
+        self._echoed: set[int] = set()
         self._offsets: dict[int, TokenOffsets] = {}
 
     def first_chunks(self, index: int) -> list[Json]:
         """Return the chunks before the text of choice ``index``."""
-        return [self._chunk(index, self._prompts[index], None)] if self._echo else []
+        return []
 
     def text_chunks(self, index: int, generation: Generation, text: str, n_sent: int) -> list[Json]:
         """Return the chunks for new ``text``; the first ``n_sent`` tokens' logprobs are sent already."""
-        return [self._chunk(index, text, self._logprobs(index, generation, n_sent))]
+        chunk = self._chunk(index, text, self._logprobs(index, generation, n_sent))
+        return [*self._echo_chunks(index, generation), chunk]
 
     def last_chunks(self, index: int, generation: Generation, n_sent: int) -> list[Json]:
         """Return the chunks after the text of choice ``index``: the last has the finish reason."""
-        return [self._chunk(index, "", self._logprobs(index, generation, n_sent), finish_reason(generation))]
+        chunk = self._chunk(index, "", self._logprobs(index, generation, n_sent), finish_reason(generation))
+        return [*self._echo_chunks(index, generation), chunk]
 
     def usage_chunk(self, usage: Json) -> Json:
         """Return the chunk that ends a stream with its usage."""
@@ -60,12 +63,33 @@ class TextFormatter:
             _text_choice(
                 i,
                 self._prompts[i] * self._echo + each.text,
-                self._logprobs(i, each, 0),
+                _joined(self._prompt_logprobs(i, each), self._logprobs(i, each, 0)),
                 finish_reason(each),
             )
             for i, each in enumerate(generations)
         ]
         return {**self._header, "object": "text_completion", "choices": choices, "usage": usage}
+
+    def _echo_chunks(self, index: int, generation: Generation) -> list[Json]:
+        if not self._echo or index in self._echoed:
+            return []
+        self._echoed.add(index)
+        return [self._chunk(index, self._prompts[index], self._prompt_logprobs(index, generation))]
+
+    def _prompt_logprobs(self, index: int, generation: Generation) -> Json | None:
+        scored = generation.prompt_logprobs
+        if not (self._echo and scored):
+            return None
+        tokens = generation.conversation[: len(scored) + 1]
+        offsets = TokenOffsets(self._vocabulary, 0, special=True)
+        starts = [offsets.next(token) for token in tokens]
+        added = offsets.length - len(self._prompts[index])  # BOS, and a space, that the tokenizer put before
+        return {
+            "tokens": [token_label(self._vocabulary, token) for token in tokens],
+            "text_offset": [max(0, start - added) for start in starts],
+            "token_logprobs": [None, *(each.logprob for each in scored)],
+            "top_logprobs": [None, *map(self._top_logprobs, scored)],
+        }
 
     def _chunk(self, index: int, text: str, logprobs: Json | None, reason: str | None = None) -> Json:
         choice = _text_choice(index, text, logprobs, reason)
@@ -96,21 +120,24 @@ class TextFormatter:
 
 class TokenOffsets:
     """Where the tokens of a text begin in it, in characters. A token within a character begins where the
-    character does."""
+    character does.
 
-    def __init__(self, vocabulary: Vocabulary, start: int) -> None:
-        """``start``: where the text begins."""
+    Attributes: ``length``: where the text ends so far."""
+
+    def __init__(self, vocabulary: Vocabulary, start: int, *, special: bool = False) -> None:
+        """``start``: where the text begins; ``special``: control tokens are part of it."""
         self._vocabulary = vocabulary
-        self._length = start
+        self._special = special
+        self.length = start
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def next(self, token: int) -> int:
         """Return where ``token`` begins, which comes after those before it."""
-        raw = self._vocabulary.piece(token)
+        raw = self._vocabulary.piece(token, special=self._special)
         unfinished, _ = self._decoder.getstate()
         is_broken_off = bool(unfinished and raw) and raw[0] & 0xC0 != 0x80
-        start = self._length + is_broken_off  # what was unfinished becomes U+FFFD
-        self._length += len(self._decoder.decode(raw))
+        start = self.length + is_broken_off  # what was unfinished becomes U+FFFD
+        self.length += len(self._decoder.decode(raw))
         return start
 
 
@@ -229,6 +256,13 @@ def usage_of(generations: Sequence[Generation], n: int) -> Json:
             "tokens_per_second": tokens / seconds if seconds else 0.0,
         },
     }
+
+
+def _joined(first: Json | None, second: Json | None) -> Json | None:
+    """The logprobs of a text's two parts as one."""
+    if not (first and second):
+        return first or second
+    return {name: first[name] + second[name] for name in first}
 
 
 def _text_choice(index: int, text: str, logprobs: Json | None, reason: str | None) -> Json:

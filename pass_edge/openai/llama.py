@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from inspect import Signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,9 @@ from pass_edge.engine import Engine
 from pass_edge.native import llama_class
 from pass_edge.native.context import Floats
 from pass_edge.native.devices import default_threads
-from pass_edge.native.errors import SettingsError, UnsupportedError
-from pass_edge.native.vocabulary import Text
+from pass_edge.native.embedder import Embedder
+from pass_edge.native.errors import ContextFullError, SettingsError, UnsupportedError
+from pass_edge.native.vocabulary import Text, Vocabulary
 from pass_edge.sampling.constrained import sampler_for
 from pass_edge.sampling.processed import processed
 from pass_edge.sampling.sampler import Sampler
@@ -32,9 +34,11 @@ from pass_edge.settings import AUTO, Settings
 
 from .answers import Answer
 from .complete import biases_of, functions, refuse_unsupported, sampling_of, start
+from .embeddings import embeddings_object
 from .evaluation import Evaluation, LlamaState
 from .formatters import Json
 from .hub import download
+from .llama_embeddings import checked_texts, embed, open_embedder
 from .llama_parameters import (
     CHAT,
     COMPLETION,
@@ -59,7 +63,8 @@ _TEMPLATE = "chat_template.default"  # llama-cpp-python's name for the format th
 
 
 class Llama:
-    """`llama_cpp.Llama`, run by a PaSS Edge engine (``engine``).
+    """`llama_cpp.Llama`, run by a PaSS Edge engine (``engine``), or, with ``embedding=True``, by an
+    ``embedder``.
 
     Parameters, methods and attributes mean what they mean there; docs/library.md lists those that are not
     supported, which raise SettingsError. ``lookahead`` and ``settings`` are the engine's own; ``settings``
@@ -84,12 +89,18 @@ class Llama:
         given = {**DEFAULTS, **llama_cpp_parameters}
         if given["chat_format"]:
             llama_class.chat_handler(given["chat_format"])  # or it is unknown
-        self.engine = Engine(path, lookahead=lookahead, settings=settings or settings_of(given))
+        settings = settings or settings_of(given)
+        self._loaded: Engine | Embedder
+        if given["embedding"]:
+            self.embedder = self._loaded = open_embedder(path, settings, given["pooling_type"])
+        else:
+            self.engine = self._loaded = Engine(path, lookahead=lookahead, settings=settings)
+            self._evaluation = Evaluation(self.engine, keeps_scores=bool(given["logits_all"]))
         # Python frees a Llama that nobody uses any more; llama.cpp's memory must go with it
-        weakref.finalize(self, self.engine.close).atexit = False
+        weakref.finalize(self, self._loaded.close).atexit = False
         self.model_path = str(model_path)
-        self.metadata = self.engine.model.all_metadata()
-        self.n_threads: int = self.engine.settings.threads or default_threads()
+        self.metadata = self._loaded.model.all_metadata()
+        self.n_threads: int = settings.threads or default_threads()
         self.n_threads_batch: int = given["n_threads_batch"] or self.n_threads
         self.n_batch = min(self.n_ctx(), given["n_batch"])
         self.context_params = SimpleNamespace(
@@ -102,7 +113,6 @@ class Llama:
         vars(self).update({name: given[name] for name in STATED})
         self.chat_format: str | None = given["chat_format"] or _TEMPLATE
         self.cache: Any = None
-        self._evaluation = Evaluation(self.engine, keeps_scores=bool(given["logits_all"]))
         self._seed_lock = threading.Lock()
         self.set_seed(given["seed"])
 
@@ -127,6 +137,8 @@ class Llama:
     def __getattr__(self, name: str) -> Any:
         if name in REASONS:
             raise UnsupportedError(f"Llama.{name} is not supported here: {REASONS[name]}")
+        if "embedder" in vars(self):
+            raise UnsupportedError(f"Llama(embedding=True) writes no text, so it has no {name}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- completions ----------------------------------------------------------------------------------
@@ -138,7 +150,7 @@ class Llama:
         Returns OpenAI's result object or, with ``stream``, an iterator over its chunks. Raises SettingsError,
         ContextFullError.
         """
-        return self._complete(CompletionRequest(**COMPLETION.bind(*args, **kwargs).arguments))
+        return self._complete(CompletionRequest(**self._arguments_of(COMPLETION, args, kwargs)))
 
     __call__ = create_completion
 
@@ -150,9 +162,10 @@ class Llama:
         refuses the messages. A ``chat_handler`` or ``chat_format`` answers with llama-cpp-python's function
         for it, which calls ``create_completion``.
         """
-        request = ChatCompletionRequest(**CHAT.bind(*args, **kwargs).arguments)
-        handler = self._chat_function()
-        return handler(llama=self, **handler_arguments(request)) if handler else self._complete(request)
+        if handler := self._chat_function():
+            request = ChatCompletionRequest(**CHAT.bind(*args, **kwargs).arguments)
+            return handler(llama=self, **handler_arguments(request))
+        return self._complete(ChatCompletionRequest(**self._arguments_of(CHAT, args, kwargs)))
 
     def create_chat_completion_openai_v1(self, *args: Any, **kwargs: Any) -> Any:
         """``create_chat_completion``, with objects of the package openai: a ChatCompletion or, with
@@ -169,16 +182,18 @@ class Llama:
     @takes(COMPLETION)
     async def acreate_completion(self, *args: Any, **kwargs: Any) -> Json | AsyncIterator[Json]:
         """Await ``create_completion``; chunks are for ``async for``."""
-        return await self._acomplete(CompletionRequest(**COMPLETION.bind(*args, **kwargs).arguments))
+        return await self._acomplete(CompletionRequest(**self._arguments_of(COMPLETION, args, kwargs)))
 
     @takes(CHAT)
     async def acreate_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
         """Await ``create_chat_completion``; chunks are for ``async for``."""
-        request = ChatCompletionRequest(**CHAT.bind(*args, **kwargs).arguments)
         if not self._chat_function():
-            return await self._acomplete(request)
+            return await self._acomplete(ChatCompletionRequest(**self._arguments_of(CHAT, args, kwargs)))
         answer = await asyncio.to_thread(self.create_chat_completion, *args, **kwargs)
         return answer if isinstance(answer, dict) else in_a_thread(answer, lambda: None)
+
+    def _arguments_of(self, parameters: Signature, args: Any, kwargs: Any) -> dict[str, Any]:
+        return {"repeat_last_n": self.last_n_tokens_size, **parameters.bind(*args, **kwargs).arguments}
 
     def _chat_function(self) -> Callable[..., Any] | None:
         if self.chat_handler or self.chat_format in (None, _TEMPLATE):
@@ -294,7 +309,8 @@ class Llama:
     def _sampler(self, arguments: dict[str, Any], start: int) -> Sampler:
         """The sampler of ``sample``'s parameters for the tokens after the first ``start``."""
         arguments.pop("penalize_nl")  # llama-cpp-python ignores it too
-        request = CompletionRequest((), temperature=arguments.pop("temp"), seed=self._seed, **arguments)
+        arguments |= {"temperature": arguments.pop("temp"), "repeat_last_n": self.last_n_tokens_size}
+        request = CompletionRequest((), seed=self._seed, **arguments)
         refuse_unsupported(request)
         vocabulary, grammar = self.engine.model.vocabulary, form_grammar(request)
         sampling = sampling_of(request, grammar, biases=biases_of(request, vocabulary, grammar))
@@ -342,24 +358,56 @@ class Llama:
     logits_to_logprobs = staticmethod(llama_class.logits_to_logprobs)
     longest_token_prefix = staticmethod(llama_class.longest_token_prefix)
 
+    # -- embeddings -----------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        input: str | Sequence[str],
+        normalize: bool = False,
+        truncate: bool = True,
+        return_count: bool = False,
+    ) -> Any:
+        """Return the vector of ``input``, or a list of vectors if it is a list; with ``return_count``, also
+        the number of tokens. ``normalize``: to the length 1; ``truncate``: leave out the tokens of a text
+        after the first ``n_batch``. Needs ``embedding=True``. Raises SettingsError, ContextFullError."""
+        if "embedder" not in vars(self):
+            raise SettingsError("embeddings need Llama(…, embedding=True) and the file of an embedding model")
+        texts = [self.tokenize(text)[: self.n_batch if truncate else None] for text in checked_texts(input)]
+        if longest := max((len(text) for text in texts if len(text) > self.n_batch), default=0):
+            raise ContextFullError(f"a text has {longest} tokens, and n_batch is {self.n_batch}")
+        vectors = embed(self.embedder, texts, normalize=normalize)
+        result = vectors[0] if isinstance(input, str) else vectors
+        return (result, sum(map(len, texts))) if return_count else result
+
+    def create_embedding(self, input: str | Sequence[str], model: str | None = None) -> Json:
+        """Return the vectors of ``input``, as ``embed`` makes them, in OpenAI's result object."""
+        vectors, n_tokens = self.embed(checked_texts(input), return_count=True)
+        return embeddings_object(vectors, model or self.model_path, n_tokens)
+
+    def pooling_type(self) -> int:
+        """Return llama.cpp's number of the way in which the vectors of tokens become one; 0 for none."""
+        return self.embedder.pooling_type if "embedder" in vars(self) else 0
+
     # -- the vocabulary -------------------------------------------------------------------------------
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        self._loaded.check()
+        return self._loaded.model.vocabulary
 
     def tokenize(self, text: Text, add_bos: bool = True, special: bool = False) -> list[int]:
         """Return the token ids of ``text``, usually UTF-8; ``add_bos``: begin with BOS, if the model wants
         one."""
         if not isinstance(text, Text):
             raise SettingsError(f"tokenize is given {text!r:.60}; it takes UTF-8 bytes, or text")
-        self.engine.check()
-        vocabulary = self.engine.model.vocabulary
-        return vocabulary.tokenize(text, add_special=add_bos, parse_special=special).tolist()
+        return self._vocabulary.tokenize(text, add_special=add_bos, parse_special=special).tolist()
 
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
         """Return the text of ``tokens`` in UTF-8. After a BOS token, a leading space is left out, because
         tokenizers of that kind add one. ``prev_tokens`` have no effect, as with llama.cpp's own tokenizer."""
-        self.engine.check()
-        vocabulary, tokens = self.engine.model.vocabulary, token_ids(tokens)
+        vocabulary, tokens = self._vocabulary, token_ids(tokens)
         text = b"".join(vocabulary.piece(token, special=special) for token in tokens)
         begins = bool(tokens) and tokens[0] == vocabulary.bos
         return text[1:] if begins and text[:1] == b" " else text
@@ -376,37 +424,37 @@ class Llama:
     @property
     def model(self) -> int:
         """llama.cpp's pointer to the model, to read its vocabulary; valid until ``close``."""
-        return self.engine.model.handle
+        return self._loaded.model.handle
 
     def n_ctx(self) -> int:
         """Return the context size of a conversation in tokens."""
-        return self.engine.context_size
+        return self._loaded.context_size
 
     def n_embd(self) -> int:
         """Return the width of the model's embeddings."""
-        return self.engine.model.n_embd
+        return self._loaded.model.n_embd
 
     def n_vocab(self) -> int:
         """Return the size of the vocabulary."""
-        return self.engine.base.n_vocab
+        return self.engine.base.n_vocab if "engine" in vars(self) else self._loaded.model.n_vocab
 
     def token_bos(self) -> int:
         """Return the token that begins a text; -1 if there is none."""
-        return self.engine.model.vocabulary.bos
+        return self._loaded.model.vocabulary.bos
 
     def token_eos(self) -> int:
         """Return the token that ends a text; -1 if there is none."""
-        return self.engine.model.vocabulary.eos
+        return self._loaded.model.vocabulary.eos
 
     def token_nl(self) -> int:
         """Return the token of a line break; -1 if there is none."""
-        return self.engine.model.vocabulary.newline
+        return self._loaded.model.vocabulary.newline
 
     # -- the rest -------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """As ``Engine.close``."""
-        self.engine.close()
+        self._loaded.close()
 
     def __enter__(self) -> Llama:
         return self

@@ -14,8 +14,7 @@ from pass_edge.text_stream import stop_strings
 
 from .formatters import Json, timings_of, token_logprob
 from .requests import LlamaCppRequest
-
-_SAMPLERS = ["penalties", "top_k", "top_p", "min_p", "temperature"]
+from .samplers import active_samplers
 
 
 class LlamaCppFormatter:
@@ -85,7 +84,7 @@ class LlamaCppFormatter:
             {"token": token, "bias": None if math.isinf(bias) else bias}  # null is llama.cpp's -inf
             for token, bias in sampling.logit_bias.items()
         ]
-        limit = request.max_tokens or -1
+        limit = -1 if request.token_limit is None else request.token_limit
         return {
             **asdict(sampling),
             "seed": generation.seed,
@@ -96,7 +95,7 @@ class LlamaCppFormatter:
             "ignore_eos": request.ignore_eos,
             "stream": request.stream,
             "n_probs": request.logprobs or 0,
-            "samplers": _SAMPLERS,
+            "samplers": active_samplers(request.samplers),
         }
 
     def _probabilities(self, logprobs: Sequence[Logprob]) -> Json:

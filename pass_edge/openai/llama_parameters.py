@@ -26,7 +26,7 @@ DEFAULTS = llama_class.constructor_defaults()
 """The constructor's optional parameters, with llama-cpp-python's defaults."""
 SUPPORTED = {
     *("n_ctx", "n_gpu_layers", "n_threads", "seed", "type_k", "type_v", "logits_all"),
-    *("chat_format", "chat_handler", "verbose"),
+    *("chat_format", "chat_handler", "verbose", "embedding", "last_n_tokens_size"),
 }
 WITHOUT_EFFECT = {
     # the engine does as these ask, or decides by itself
@@ -43,11 +43,9 @@ STATED = {
 """Parameters that are attributes, too."""
 
 _POINTERS = "the engine alone may use llama.cpp's objects; eval, sample, generate and scores work on tokens"
-_EMBEDDINGS = "drafts do not help embeddings; use llama_cpp.Llama(…, embedding=True)"
 _LORA = "merge the adapter into the model"
 REASONS = {
     **dict.fromkeys(("ctx", "model_params", "_ctx", "_model", "_batch"), _POINTERS),
-    **dict.fromkeys(("embed", "create_embedding", "pooling_type", "embedding"), _EMBEDDINGS),
     **dict.fromkeys(("lora_base", "lora_path", "lora_scale"), _LORA),
     "tokenizer": "text is tokenized by the model's own tokenizer",
 }
@@ -61,7 +59,7 @@ def check_supported(given: Mapping[str, Any], path: str | Path) -> None:
         f"{name} ({REASONS[name]})" if name in REASONS else name
         for name, value in given.items()
         if name not in SUPPORTED | WITHOUT_EFFECT
-        and (name not in DEFAULTS or value != DEFAULTS[name])
+        and value != DEFAULTS.get(name)
         and not _is_the_models_own(name, value, path)
     )
     if unsupported:

@@ -47,6 +47,10 @@ def _plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise SettingsError("a message must be an object with a role and a content")
     role = "system" if message["role"] == "developer" else message["role"]  # OpenAI's newer name
+    if message.get("content") is None and role != "assistant":
+        raise SettingsError(
+            f"a message of the role {role!r:.40} has no content; give it one, or leave it out"
+        )
     # a template would write None
     given = {name: value for name, value in message.items() if value is not None}
     plain = {**given, "role": role, "content": _text(message.get("content"))}
@@ -64,16 +68,19 @@ def _text(content: Any) -> str:
 
 
 def _part_text(part: Any) -> str:
-    if not isinstance(part, Mapping) or part.get("type") != "text":
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in ("text", "refusal"):
         raise SettingsError("a message has parts that are not text; this model reads text only")
-    if not isinstance(part.get("text"), str):
-        raise SettingsError('a message has a part of type "text" whose text is not a string')
-    return str(part["text"])
+    if not isinstance(part.get(kind), str):
+        raise SettingsError(f'a message has a part of type "{kind}" whose {kind} is not a string')
+    return str(part[kind])
 
 
 def _plain_call(call: Any) -> dict[str, Any]:
     try:
         function = call["function"]
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise TypeError("no function with a name")
         arguments = function.get("arguments") or {}
         if isinstance(arguments, str):
             arguments = json.loads(arguments) or {}

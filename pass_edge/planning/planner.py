@@ -21,6 +21,7 @@ import numpy as np
 
 from pass_edge.drafting.draft_model import DraftConversation
 from pass_edge.drafting.drafter import Drafter, DraftSource, DraftToken, StepResult
+from pass_edge.drafting.mtp import MtpConversation
 from pass_edge.drafting.ngrams import NgramContinuations, NgramIndex
 from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree, TreeLimits
 from pass_edge.sampling.sampler import Distribution
@@ -74,12 +75,14 @@ class Planner:
         ``statistics``: shared with other conversations, or new ones if None. ``use_ngrams``: draft from the
         conversation too. ``max_drafted``: most tokens drafted in a pass. ``tree_sizes``: numbers of nodes
         that a tree may have, besides the largest tree that fits; empty allows any number. ``limits``: which
-        trees the model's memory can verify. ``draft_model``: drafts from a draft model."""
+        trees the model's memory can verify. ``draft_model``: drafts from a draft model, or from the
+        model's MTP layers."""
         self._costs = costs
         self._drafter = drafter or Drafter(0)
         self._n_lookahead = n_lookahead
         self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
         self._draft_model = DraftModelUse(draft_model, self._statistics.reading) if draft_model else None
+        self.mtp = draft_model if isinstance(draft_model, MtpConversation) else None
         self._use_ngrams = use_ngrams
         self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
         self._limits = limits

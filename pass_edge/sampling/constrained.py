@@ -25,8 +25,9 @@ class ConstrainedSampler(Sampler):
     """A sampler whose tokens after the prompt, up to an end token, spell a text that matches a grammar.
 
     A choice is a pure function of (logits, position, history), as without a grammar: the constraint's state
-    only caches where ``history`` leads. Heads draft with ``unconstrained``, which knows no grammar;
-    ``allows`` tells which of their drafts can be right, and ``forced`` which tokens are certain.
+    only caches where ``history`` leads. A list that is given again may have grown at its end, but not have
+    changed otherwise: only the new tokens are looked at. Heads draft with ``unconstrained``, which knows no
+    grammar; ``allows`` tells which of their drafts can be right, and ``forced`` which tokens are certain.
     """
 
     def __init__(self, sampling: Sampling, constraint: Constraint, start: int) -> None:
@@ -34,6 +35,7 @@ class ConstrainedSampler(Sampler):
         super().__init__(sampling)
         self._constraint = constraint
         self._start = start
+        self._history: Sequence[int] = ()
         self._matched: list[int] = []
         self._drafted: list[int] = []
         self.unconstrained = Sampler(dataclasses.replace(sampling, seed=self.seed))
@@ -77,7 +79,7 @@ class ConstrainedSampler(Sampler):
         """Bring the constraint to its state after ``history`` and ``drafted``, tokens that are allowed."""
         self._retract_draft(drafted)
         end = self._start + len(self._matched)
-        if list(history[self._start : end]) != self._matched:
+        if not self._continues(history, end):
             self._retract_draft(())
             self._constraint.restart()
             self._matched, end = [], self._start
@@ -89,6 +91,13 @@ class ConstrainedSampler(Sampler):
         if len(drafted) > len(self._drafted):
             self._constraint.accept(drafted[len(self._drafted) :])
             self._drafted = list(drafted)
+
+    def _continues(self, history: Sequence[int], end: int) -> bool:
+        """Whether ``history`` begins with the prompt and the matched tokens, up to ``end``."""
+        if history is self._history and len(history) >= end:
+            return True
+        self._history = history
+        return list(history[self._start : end]) == self._matched
 
     def _retract_draft(self, drafted: Sequence[int]) -> None:
         """Take back the drafted tokens that do not begin ``drafted``."""

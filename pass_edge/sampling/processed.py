@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .sampler import Distribution, Logits, Sampler
+from .sampler import Distribution, Logits, Sampler, Sampling
 
 LogitsProcessor = Callable[[npt.NDArray[np.intc], Logits], npt.ArrayLike]
 """(the tokens so far, the logits (n_vocab,) float32) → the logits to choose from. It may change its argument,
@@ -44,6 +44,10 @@ class ProcessedSampler(Sampler):
         for processor in self._processors:
             logits = np.asarray(processor(np.array(history, np.intc), logits), np.float32)
         return logits
+
+
+UNDRAFTED = ProcessedSampler(Sampler(Sampling(temperature=0)), ())
+"""Greedy, for steps of which only the logits count."""
 
 
 def processed(sampler: Sampler, processors: Sequence[LogitsProcessor]) -> Sampler:

@@ -181,7 +181,7 @@ class Sampler:
         if self.sampling.temperature == 0:
             return Distribution(np.array([logits.argmax()], np.int64), np.ones(1))
         tokens, scores = self._filtered(logits)
-        weights = np.exp(scores - scores.max())
+        weights = np.exp(scores)
         order = tokens.argsort()
         return Distribution(tokens[order], weights[order] / weights.sum())
 
@@ -204,7 +204,8 @@ class Sampler:
         logits[tokens] = new - occurrences * sampling.frequency_penalty - sampling.presence_penalty
 
     def _filtered(self, logits: Logits) -> tuple[Int64s, Doubles]:
-        """Return the tokens that the filters leave, and their logits divided by the temperature."""
+        """Return the tokens that the filters leave, and how far their logits are below the best one, divided
+        by the temperature."""
         sampling = self.sampling
         if sampling.top_k:
             tokens = top_tokens(logits, sampling.top_k)
@@ -216,7 +217,8 @@ class Sampler:
         if sampling.min_p > 0:
             kept = scores >= scores.max() + math.log(sampling.min_p)
             tokens, scores = tokens[kept], scores[kept]
-        return tokens, scores / sampling.temperature
+        with np.errstate(over="ignore", invalid="ignore"):  # a temperature may be as small as floats can be
+            return tokens, (scores - scores.max()) / sampling.temperature
 
 
 def _largest(logits: Logits, count: int) -> list[int]:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import error_response
 from .settings import ServerSettings
 
-_PATHS_WITHOUT_KEY = ("/health",)
+_PATHS_WITHOUT_KEY = ("/health", "/")  # the page itself asks for the key
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _BODY_SECONDS = 30.0
 

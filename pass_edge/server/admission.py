@@ -10,7 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from pass_edge.native.errors import SettingsError
+
 from .errors import BusyError
+
+SHUTTING_DOWN = "the server is shutting down"
 
 
 class AdmissionQueue:
@@ -21,6 +25,9 @@ class AdmissionQueue:
     """
 
     def __init__(self, max_waiting: int, parallel: int = 1) -> None:
+        """Raises SettingsError if ``max_waiting`` is negative."""
+        if max_waiting < 0:
+            raise SettingsError(f"queue is {max_waiting}; it must be 0 or more")
         self._max_size = max_waiting + parallel
         self._closed = False
         self._slots = asyncio.Semaphore(parallel)
@@ -49,7 +56,7 @@ class AdmissionQueue:
     def enter(self) -> Place:
         """Admit a request. Raises BusyError if the queue is full or closed."""
         if self._closed:
-            raise BusyError(503, "the server is shutting down")
+            raise BusyError(503, SHUTTING_DOWN)
         if self.size >= self._max_size:
             raise BusyError(429, f"the server is busy with {self.size} requests; try again soon")
         self.size += 1

@@ -32,6 +32,14 @@ class BusyError(Exception):
         self.status = status
 
 
+class ModelNotFoundError(HTTPException):
+    """A request names a model that this server does not have."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        there = ", ".join(map(repr, known))
+        super().__init__(404, f"there is no model {name!r}; there is {there}")
+
+
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return ``content`` as ASCII JSON: its strings may hold surrogates, which UTF-8 cannot encode."""
     return Response(json.dumps(content), status, headers, media_type="application/json")
@@ -108,9 +116,12 @@ def install(app: FastAPI) -> None:
         message, path = str(error.detail), request.url.path
         if message == "Not Found":
             message = f"there is no {path} here; /docs lists the endpoints"
+        if message == "There was an error parsing the body":  # FastAPI's, of whatever json.loads raises
+            message = "the body cannot be read as JSON: it must be UTF-8, uncompressed, and not nested deeply"
         if message == "Method Not Allowed":
             message = f"{path} is not for {request.method}; /docs lists the endpoints"
-        response = error_response(error.status_code, message)
+        code = "model_not_found" if isinstance(error, ModelNotFoundError) else None
+        response = error_response(error.status_code, message, param=code and "model", code=code)
         response.headers.update(error.headers or {})
         return response
 

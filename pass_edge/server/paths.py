@@ -40,6 +40,7 @@ class ToleranceMiddleware:
         parts = [part for part in path.split("/") if part]
         while parts and parts[0] == _VERSION:
             parts = parts[1:]
-        if parts and parts[0] not in self._unversioned:
+        is_root = not path.strip("/")
+        if not is_root and (not parts or parts[0] not in self._unversioned):
             parts = [_VERSION, *parts]
         return "/" + "/".join(parts)

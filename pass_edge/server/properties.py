@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 from pass_edge import Engine, Sampling
+from pass_edge.native.model_path import readable
 
 from .response_schemas import Properties
 
@@ -22,7 +23,7 @@ def of(engine: Engine, name: str) -> Properties:
         default_generation_settings={"n_ctx": engine.context_size, "params": parameters},
         total_slots=engine.parallel,
         model_alias=name,
-        model_path=str(model.path),
+        model_path=readable(model.path),
         chat_template=model.chat_template() or "",
         modalities={"vision": False, "audio": False},
         bos_token=bos,

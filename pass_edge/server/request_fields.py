@@ -22,7 +22,8 @@ HINTS = frozenset(
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "prediction", "verbosity"),
         "max_tool_calls",  # it counts tools of the server, which has none
         # llama.cpp: the KV cache, which is always used and changes no text here; and its drafts
-        *("cache_prompt", "id_slot", "n_keep", "n_discard", "n_cache_reuse", "sse_ping_interval"),
+        *("cache_prompt", "id_slot", "slot_id", "n_keep", "n_discard", "n_cache_reuse", "sse_ping_interval"),
+        "t_max_prompt_ms",  # llama.cpp passes it over, too
         *("return_tokens", "speculative.n_max", "speculative.n_min", "speculative.p_min", "speculative.type"),
         # llama.cpp: settings of samplers that are off
         *("dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers"),
@@ -33,8 +34,6 @@ HINTS = frozenset(
 )
 
 # the values, if any, at which a field that is not supported changes nothing
-_ORDER = ["dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
-_LONG_ORDER = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "audio": (),
@@ -53,14 +52,13 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "dynatemp_range": (0,),
     "top_n_sigma": (-1, 0),
     "adaptive_target": (-1,),
-    "samplers": (_ORDER, ["penalties", *_ORDER], _LONG_ORDER),
     "min_keep": (0,),
-    "n_indent": (0,),
-    "t_max_predict_ms": (0, -1),
     "n_cmpl": (1,),
     "response_fields": ([],),
     "post_sampling_probs": (False,),
     "backend_sampling": (False,),
+    "image_data": ([],),
+    "penalize_nl": (False,),
     "return_progress": (False,),
     "lora": ([],),
     "grammar_lazy": (False,),
@@ -76,11 +74,8 @@ NOT_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "length_penalty": (1,),
     "use_beam_search": (False,),
-    "min_tokens": (0,),
     "bad_words": ([],),
     "allowed_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "add_special_tokens": (),
     "truncate_prompt_tokens": (),
@@ -117,9 +112,15 @@ def known_fields(data: Mapping[str, Any], known: Collection[str]) -> dict[str, A
     given = {name: value for name, value in data.items() if value is not None}
     for name, value in given.items():
         if name not in known and name not in HINTS and value not in NOT_SUPPORTED.get(name, ()):
-            reason = _complaint(name, known)
-            raise PydanticCustomError("unknown_field", "{reason}", {"reason": reason, "field": name})
+            raise PydanticCustomError(
+                "unknown_field", "{reason}", {"reason": _complaint(name, known), "field": encodable(name)}
+            )
     return {name: value for name, value in given.items() if name in known}
+
+
+def encodable(text: str) -> str:
+    """Return ``text`` with U+FFFD for lone surrogates, which JSON may have and pydantic cannot report."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def ignored_fields(data: Any, known: Collection[str] = ()) -> list[str]:

@@ -6,15 +6,19 @@ null means that a field is absent. request_fields.py says what becomes of fields
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
+from pass_edge.native.errors import SettingsError
 from pass_edge.openai.requests import (
     ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
+    InfillRequest,
     LlamaCppRequest,
     Parameters,
     ResponseRequest,
@@ -22,18 +26,20 @@ from pass_edge.openai.requests import (
 
 from .request_fields import known_fields
 
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Strict(), Field(ge=0)]
 Bias = Annotated[float, Strict()] | Literal[False]
 Object = dict[str, Any]
 Request = TypeVar("Request", CompletionRequest, ChatCompletionRequest, LlamaCppRequest, ResponseRequest)
 _INT64 = 2**63
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MAX_PROMPTS = 16
+_MODEL = "The name of one of several models; a single model answers to any."
+_NO_TOKENS: Final = "it must be 1 or more, or -1 for as many tokens as fit"
 
 
 def _positive_or_all(limit: int) -> int:
     if limit == 0:
-        raise ValueError("it must be 1 or more, or -1 for as many tokens as fit")
+        raise ValueError(_NO_TOKENS)
     return limit
 
 
@@ -45,6 +51,7 @@ def _few_prompts(prompt: Any) -> Any:
 
 
 TokenLimit = Annotated[int, Field(ge=-1), AfterValidator(_positive_or_all)]
+UncheckedLimit = Annotated[int, Field(ge=-1)]
 TokensAndTexts = Annotated[list[TokenId | str], Field(min_length=1)]
 Prompts = Annotated[
     str | Annotated[list[TokenId | str | TokensAndTexts], Field(min_length=1)], AfterValidator(_few_prompts)
@@ -67,14 +74,27 @@ class Fields:
     @model_validator(mode="before")
     @classmethod
     def _known(cls, data: Any) -> Any:
-        return known_fields(data, {each.name for each in fields(cls)}) if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        given = known_fields(data, {each.name for each in fields(cls)})
+        for name, value in given.items():
+            if isinstance(value, bool) and not _takes(bool, get_type_hints(cls)[name]):
+                raise PydanticCustomError("boolean", "Input should not be true or false", {"field": name})
+        return given
+
+
+def _takes(kind: type, annotation: Any) -> bool:
+    """Return whether a value of ``kind`` is among those of a type."""
+    if annotation in (Any, object, kind) or (get_origin(annotation) is Literal):
+        return True
+    return any(_takes(kind, each) for each in get_args(annotation))
 
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
 class Body(Fields, Parameters):
     """Fields of both kinds of completions: ``Parameters``, with the limits of this server."""
 
-    model: str | None = Field(None, description="Any name: there is one model.")
+    model: str | None = Field(None, description=_MODEL)
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     logit_bias: (
         Annotated[dict[TokenId | str, Bias], Field(max_length=1024)]
@@ -91,6 +111,12 @@ class Body(Fields, Parameters):
     guided_grammar: str | None = Field(None, description="As grammar in structured_outputs.")
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    samplers: str | Annotated[list[str], Field(max_length=32)] | None = Field(
+        None, description="llama.cpp's list: samplers that it leaves out are off."
+    )
+    t_max_predict_ms: int | None = Field(
+        None, ge=-1, lt=_INT64, description="End the text at a line break after so long."
+    )
     max_tokens: TokenLimit | None = Field(None, description="-1: as many as fit.")
     max_completion_tokens: TokenLimit | None = Field(None, description="OpenAI's newer name of max_tokens.")
     n_predict: TokenLimit | None = Field(None, description="llama.cpp's name of max_tokens.")
@@ -104,16 +130,30 @@ class CompletionBody(Body):
     """POST /v1/completions."""
 
     prompt: Prompts
+    max_tokens: UncheckedLimit | None = Field(
+        None, description="-1: as many as fit; 0, with echo and logprobs: only the prompt is read."
+    )
     suffix: str | None = Field(
         None, description="What follows the text, if the model was trained to fill in."
     )
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: Annotated[int, Field(ge=0, le=20)] | Literal[False] | None = None
     echo: bool = False
 
     def request(self, model: str) -> CompletionRequest:
         """Return the request to the engine; ``model`` is the name in the result."""
-        logprobs = self.n_probs or None if self.logprobs is None else self.logprobs
-        return _request(CompletionRequest, self, model=model, logprobs=logprobs)
+        return _request(CompletionRequest, self, model=model, logprobs=self._n_logprobs)
+
+    @property
+    def _n_logprobs(self) -> int | None:
+        if self.logprobs is None:
+            return self.n_probs or None
+        return None if self.logprobs is False else self.logprobs
+
+    @model_validator(mode="after")
+    def _generates_or_scores(self) -> CompletionBody:
+        if self.max_tokens == 0 and not (self.echo and self._n_logprobs is not None):
+            raise PydanticCustomError("no_tokens", _NO_TOKENS, {"field": "max_tokens"})
+        return self
 
 
 @dataclass(config=_CONFIG, frozen=True, kw_only=True)
@@ -121,6 +161,8 @@ class LlamaCppBody(Body):
     """POST /completion, which is llama.cpp's own endpoint."""
 
     prompt: Prompts
+    n_predict: UncheckedLimit | None = Field(None, description="-1: as many as fit; 0 only reads the prompt.")
+    max_tokens: UncheckedLimit | None = Field(None, description="OpenAI's name of n_predict.")
     return_tokens: bool = False
     response_fields: list[str] = Field(default_factory=list, max_length=64)
     n_cmpl: int | None = Field(None, ge=1, le=16, description="llama.cpp's name of n.")
@@ -131,13 +173,44 @@ class LlamaCppBody(Body):
         return _request(LlamaCppRequest, self, model=model, logprobs=self.n_probs or None, n=n)
 
 
-class Message(BaseModel):
-    """One message. Other fields are passed to the model's chat template."""
+class ExtraText(BaseModel):
+    """A text of the project. Other fields, such as the time, are not used."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    filename: str | None = None
+
+
+@dataclass(config=_CONFIG, frozen=True, kw_only=True)
+class InfillBody(LlamaCppBody):
+    """POST /infill, which is llama.cpp's own endpoint for code."""
+
+    prompt: str = Field("", description="Text behind input_prefix.")
+    input_prefix: str = Field(description="What stands before the text.")
+    input_suffix: str = Field(description="What stands behind it.")
+    input_extra: list[ExtraText] = Field(
+        default_factory=list, max_length=1024, description="Further texts of the project."
+    )
+
+    def request(self, model: str) -> InfillRequest:
+        """Return the request to the engine; ``model`` is the name in the result."""
+        return InfillRequest(
+            **vars(super().request(model)),
+            input_prefix=self.input_prefix,
+            input_suffix=self.input_suffix,
+            input_extra=[each.model_dump(exclude_none=True) for each in self.input_extra],
+        )
+
+
+class Message(BaseModel):
+    """One message. Other fields are passed to the model's chat template. Only the assistant's may be without
+    content."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"required": ["role", "content"]})
 
     role: str = Field(min_length=1)
-    content: str | list[Object] | None = None
+    content: str | list[Object] | SkipJsonSchema[None] = None
     tool_calls: list[Object] | None = None
 
 
@@ -166,9 +239,12 @@ class ChatBody(Body):
     add_generation_prompt: bool | None = Field(
         None, description="Whether the assistant's turn is opened; by default it is."
     )
+    echo: bool = Field(False, description="Begin the answer with the content that it continues.")
 
     def request(self, model: str) -> ChatCompletionRequest:
-        """Return the request to the engine; ``model`` is the name in the result."""
+        """Return the request to the engine; ``model`` is the name in the result. Raises SettingsError."""
+        if self.top_logprobs and not self.logprobs:
+            raise SettingsError("top_logprobs needs logprobs true")
         return _request(
             ChatCompletionRequest,
             self,
@@ -190,7 +266,7 @@ class EmbeddingBody(Fields):
         | Annotated[list[str], Field(min_length=1, max_length=2048)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=2048)]
     )
-    model: str | None = Field(None, description="Any name: there is one model.")
+    model: str | None = Field(None, description=_MODEL)
     encoding_format: str | None = Field(None, description="float, or base64 of float32.")
     dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
 
@@ -247,7 +323,7 @@ class TokenizeBody(Fields):
 
     content: str | None = None
     prompt: str | None = Field(None, description="vLLM's name of content.")
-    model: str | None = None
+    model: str | None = Field(None, description=_MODEL)
     add_special: bool = Field(False, description="Add BOS, if the model wants one.")
     add_special_tokens: bool = Field(True, description="vLLM's name of add_special, for a prompt.")
     parse_special: bool = Field(True, description="Read control tokens that are written out in the text.")
@@ -260,4 +336,4 @@ class DetokenizeBody(Fields):
     """POST /detokenize."""
 
     tokens: list[TokenId]
-    model: str | None = None
+    model: str | None = Field(None, description=_MODEL)

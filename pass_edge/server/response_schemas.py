@@ -113,16 +113,26 @@ class Embeddings(BaseModel):
     usage: dict[str, int]
 
 
+class ModelStatus(BaseModel):
+    """``value``: loaded, loading or unloaded, as llama.cpp's server has it; ``error``: why the last load
+    failed, null if it did not."""
+
+    value: str
+    failed: bool
+    error: str | None
+
+
 class ModelCard(BaseModel):
-    """The model. ``context_size``: most tokens of a conversation, or of a text; ``schedule``: how it drafts,
-    null for an embedding model."""
+    """A model. ``context_size``: most tokens of a conversation, or of a text; ``schedule``: how it drafts,
+    null for an embedding model. Both are null until it is loaded."""
 
     id: str
     object: str = "model"
     created: int
     owned_by: str = "pass-edge"
-    context_size: int
+    context_size: int | None
     schedule: str | None
+    status: ModelStatus
 
 
 class ModelList(BaseModel):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -11,12 +14,10 @@ from types import FrameType
 import uvicorn
 from sse_starlette.sse import AppStatus
 
-from pass_edge import Engine
-from pass_edge.native.embedder import Embedder
 from pass_edge.native.errors import SettingsError
 
-from .admission import AdmissionQueue
 from .app import create_app
+from .model_pool import ModelPool
 from .settings import ServerSettings
 
 
@@ -24,10 +25,9 @@ class Server(uvicorn.Server):
     """Stops gracefully: after a signal it refuses new requests and answers the admitted ones. A second Ctrl-C
     stops it at once."""
 
-    def __init__(self, engine: Engine | Embedder, settings: ServerSettings) -> None:
-        # passes of an embedding model take turns in any case
-        self.queue = AdmissionQueue(settings.queue, engine.parallel if isinstance(engine, Engine) else 1)
-        app = create_app(engine, settings, self.queue)
+    def __init__(self, pool: ModelPool, settings: ServerSettings) -> None:
+        self._pool = pool
+        app = create_app(pool, settings)
         AppStatus.enable_automatic_graceful_drain = False  # it would cut the streams off
         super().__init__(
             uvicorn.Config(
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.queue.close()
+        self._pool.refuse_new()
         super().handle_exit(sig, frame)
 
 
@@ -55,25 +55,31 @@ def listen(settings: ServerSettings) -> socket.socket:
         listening.bind((settings.host, settings.port))
         listening.listen()
     except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        hint = "; --port takes another one, and --port 0 a free one" if is_taken else ""
         raise SettingsError(
-            f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}"
+            f"cannot listen at {settings.host}:{settings.port}: {error.strerror or error}{hint}"
         ) from error
     return listening
 
 
 def serve(
-    engine: Engine | Embedder,
+    pool: ModelPool,
     settings: ServerSettings,
     listening: socket.socket,
     ready: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve ``engine`` at the socket ``listening`` until SIGINT or SIGTERM; call ``ready`` with the URL."""
+    """Serve the models of ``pool`` at the socket ``listening`` until SIGINT or SIGTERM; call ``ready`` with
+    the URL. If a model is still being loaded then, end the process at once."""
     host, port = listening.getsockname()[:2]
     ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     # uvicorn raises the signal again when it has stopped; for us either signal is a normal end, not an error
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt):
-            Server(engine, settings).run(sockets=[listening])
+            Server(pool, settings).run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, before)
+    if pool.is_loading:  # llama.cpp cannot be interrupted, and a large model takes minutes
+        sys.stderr.flush()
+        os._exit(0)

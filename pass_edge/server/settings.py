@@ -13,25 +13,22 @@ class ServerSettings:
     """The settings of a server. Raises SettingsError on invalid values.
 
     ``api_key``: the key that clients must send; None asks for none, which only a loopback address allows.
-    ``port`` 0 takes any free one. ``name``: the model's name for clients; None is its file's. ``queue``: most
-    requests that wait while others are answered. ``time_limit``: most seconds of an answer, not counting the
-    wait. ``body_limit``: most bytes of a request's body. ``drain``: seconds that answers have to end in
-    after the signal to stop.
+    ``port`` 0 takes any free one. ``time_limit``: most seconds of an answer, not counting the wait.
+    ``body_limit``: most bytes of a request's body. ``drain``: seconds that answers have to end in after the
+    signal to stop. ``page``: whether there is a page to chat in.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     api_key: str | None = None
-    name: str | None = None
-    queue: int = 16
     time_limit: float = 600.0
     body_limit: int = 4 << 20
     drain: float = 30.0
+    page: bool = True
 
     def __post_init__(self) -> None:
         for name, minimum in (
             ("port", 0),
-            ("queue", 0),
             ("time_limit", 0.1),
             ("body_limit", 1),
             ("drain", 0),

@@ -162,8 +162,10 @@ def test_a_second_turn_reuses_the_first_and_stays_the_same(model_path: Path) -> 
 
 # -- where the backend is not batch-invariant ---------------------------------------------------------
 
-# K and V of one type: from 512 cells on, the CPU decodes single tokens by another attention kernel
-TIES = Settings(schedule="fused", cache_type_k="f16", cache_type_v="f16", draft_max=DRAFT_MAX, gpu_layers=0)
+# K and V of one type: from 512 cells on, several threads share the cells of a single token
+TIES = Settings(
+    schedule="fused", cache_type_k="f16", cache_type_v="f16", draft_max=DRAFT_MAX, gpu_layers=0, threads=2
+)
 ON_GPU = dataclasses.replace(TIES, gpu_layers=ALL_LAYERS)
 GPU_ALONE = pytest.mark.skipif(not can_offload(), reason="here is no GPU")
 

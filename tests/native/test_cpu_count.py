@@ -8,6 +8,7 @@ import pytest
 
 from pass_edge.native import cpu_count
 from pass_edge.native.cpu_count import cpu_quota, usable_cpus
+from tests.support.control_groups import tree
 
 V2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate\n"
 V1 = (
@@ -19,16 +20,6 @@ V1 = (
 @pytest.fixture(autouse=True)
 def machine_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_count, "_affinity", lambda: 8)
-
-
-def tree(root: Path, mounts: str, groups: str, **files: str) -> Path:
-    """Write a system's files below ``root``; ``files``: contents of those of control groups, by path."""
-    contents = {"proc/self/mountinfo": mounts, "proc/self/cgroup": groups}
-    contents |= {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
-    for name, text in contents.items():
-        (path := root / name).parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
 
 
 @pytest.mark.parametrize(

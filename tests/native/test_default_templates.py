@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pass_edge import Engine, Settings
-from pass_edge.native.chat_template import default_of, render
+from pass_edge.native.chat_template import known_template, render
 from pass_edge.native.default_templates import has_tokens
 from pass_edge.native.model import Model
 from pass_edge.native.tiny_model import write_tiny_model
@@ -59,7 +59,7 @@ def write_model(path: Path, controls: tuple[str, ...], template: str | None = No
 def test_the_tokens_show_the_template(controls: tuple[str, ...], prompt: str, tmp_path: Path) -> None:
     with Model(write_model(tmp_path / "m.gguf", controls)) as model:
         assert render(model, MESSAGES) == prompt
-        template = default_of(model)
+        template = known_template(model)
         assert template is not None
         assert has_tokens(model.vocabulary, template)
         assert template.end in controls

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pass_edge.native.devices import available_memory, cpu_device, device_names, devices
+from pass_edge.native.available_memory import available_memory
+from pass_edge.native.devices import cpu_device, device_names, devices
 
 
 def test_the_cpu_is_found_with_this_machines_memory() -> None:

@@ -48,6 +48,14 @@ def test_vectors_are_llama_cpp_pythons(
         assert np.allclose(vectors_of(embedder, texts[2:3]), got[2:3], atol=5e-3)
 
 
+def test_vectors_of_texts_have_the_length_1(tmp_path: Path) -> None:
+    with Embedder(write_tiny_bert(tmp_path / "m.gguf"), threads=1) as embedder:
+        raw = vectors_of(embedder, TEXTS)
+        expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        assert np.allclose(embedder.vectors(TEXTS), expected, atol=1e-6)
+        assert embedder.vectors([]).shape == (0, 64)
+
+
 def test_texts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with Embedder(write_tiny_bert(tmp_path / "m.gguf", context=8), threads=1) as embedder:
         assert len(vectors_of(embedder, ["", "the yes no the yes no"])) == 2  # 2 and 8 tokens

@@ -137,7 +137,6 @@ def test_parameters_have_llama_cpp_pythons_names_order_and_defaults(method: str)
         {"logit_bias": {99999: 1}},
         {"temperature": -1},
         {"logprobs": -1},
-        {"echo": True, "logprobs": 1},
     ],
 )
 def test_what_is_not_supported_is_refused(engine: Engine, given: dict[str, Any]) -> None:
@@ -180,7 +179,7 @@ def test_parameters_may_be_given_by_position(speaking_path: Path) -> None:
 def test_an_unknown_parameter_is_an_error(engine: Engine, speaking_path: Path) -> None:
     with pytest.raises(TypeError, match="dance"):
         complete(engine, CompletionRequest("x", dance=True))
-    for wrong in ({"lora_path": "x"}, {"kv_overrides": {"x": 1}}, {"dance": None}):
+    for wrong in ({"lora_path": "x"}, {"kv_overrides": {"x": 1}}, {"dance": 1}):
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             Llama(str(speaking_path), **wrong)
     unchanged = {"lora_path": None, "use_mlock": True, "rope_freq_base": 0.0, "n_batch": 64}

@@ -18,7 +18,7 @@ from pass_edge.native.constraint import Constraint, schema_grammar
 from pass_edge.native.model import Model
 from pass_edge.openai.complete import complete
 from pass_edge.openai.requests import ChatCompletionRequest
-from pass_edge.sampling.constrained import ConstrainedSampler
+from pass_edge.sampling.constrained import ConstrainedSampler, sampler_for
 from tests.support.draft_trees import build, tree_forms
 
 LIST = 'root ::= "[" ("yes" | "no" | "0")+ "]"'
@@ -253,3 +253,20 @@ def test_strings_of_a_schema_hold_no_control_characters(model: Model) -> None:
     grammar.accept([3 + ord('"')])
     assert grammar.count_allowed([3 + ord("x")])
     assert not grammar.count_allowed([3 + ord("\n")])
+
+
+def test_a_history_may_grow_shrink_and_change(speaking_path: Path) -> None:
+    """Questions about one list that grows, about shorter ones and about other ones get the answers that a new
+    sampler gives."""
+    with Model(speaking_path) as model:
+        sampling = Sampling(temperature=0, grammar='root ::= "ab" [cd] "e" [fg]+')
+        ids = {letter: int(model.vocabulary.tokenize(letter)[0]) for letter in "abcdefg"}
+        sampler = sampler_for(sampling, model.vocabulary, 1)
+        growing = [0]
+        for letter in "abce":
+            growing.append(ids[letter])
+            assert sampler.forced(growing) == sampler_for(sampling, model.vocabulary, 1).forced(growing)
+        for text in ("abd", "ab", "abdef", "abce"):
+            history = [0, *(ids[letter] for letter in text)]
+            assert sampler.forced(history) == sampler_for(sampling, model.vocabulary, 1).forced(history)
+        assert sampler.forced(growing) == sampler_for(sampling, model.vocabulary, 1).forced(growing)

@@ -168,7 +168,7 @@ ENDPOINTS = [
     ("/v1/completions", PROMPT, '"object": "text_completion"'),
     ("/v1/completions", {**PROMPT, "stream": True}, "data: [DONE]"),
     ("/completion", {"prompt": "the", "n_predict": 5}, '"content"'),
-    ("/apply-template", {"messages": MESSAGES}, '"prompt":"user: yes the'),
+    ("/apply-template", {"messages": MESSAGES}, '"prompt": "user: yes the'),
     ("/tokenize", {"content": "the"}, '"tokens"'),
     ("/detokenize", {"tokens": [100]}, '"content"'),
     ("/v1/responses", RESPONSE, '"object": "response"'),
@@ -184,7 +184,8 @@ ENDPOINTS = [
 
 def test_the_endpoints_are_all_there_are(server: Running) -> None:
     """So that whoever adds one has curl and OpenAI's client ask it."""
-    assert set(json.loads(get(server, "/openapi.json")[1])["paths"]) == {path for path, _, _ in ENDPOINTS}
+    asked = {path for path, _, _ in ENDPOINTS} | {"/infill"}  # this model cannot; test_infill.py asks another
+    assert set(json.loads(get(server, "/openapi.json")[1])["paths"]) == asked
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

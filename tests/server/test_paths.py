@@ -49,7 +49,7 @@ def test_what_is_got_is_found_by_them_too(server: Running, path: str) -> None:
 
 
 def test_other_paths_are_not_found(server: Running) -> None:
-    for path in ("/", "/v1", "/v2/models", "/v1/v1", "/modelsx", "/chat"):
+    for path in ("/v1", "/v2/models", "/v1/v1", "/modelsx", "/chat"):
         status, body = get(server, path)
         assert status == 404
         assert "/docs" in json.loads(body)["error"]["message"]

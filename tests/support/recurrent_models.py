@@ -6,6 +6,7 @@ layers with attention too. They are written in a fraction of a second.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -206,16 +207,19 @@ _PURE = ("mamba", "mamba2", "rwkv7")
 _QWENS = ("qwen35", "qwen35moe", "qwen3next")
 
 
-def write_recurrent_model(path: Path, kind: str, *, f32: str | None = None) -> Path:
-    """Write a random model of ``kind`` to ``path``, with token ids only.
+def write_recurrent_model(path: Path, kind: str, *, f32: str | None = None, n_mtp: int = 0) -> Path:
+    """Write a random model of ``kind`` to ``path``, with token ids only. ``n_mtp``: number of MTP layers
+    ("qwen35" alone).
 
     All products are in Q8_0, those too that files usually have in F32 (the choice of experts, RWKV's small
     matrices): llama.cpp's kernel for F32 is not batch-invariant. ``f32``: part of the names of matrices that
     are in F32 all the same.
     """
     writer = GGUFWriter(path, kind)
-    _write_metadata(writer, kind)
-    for name, tensor in _tensors(kind):
+    _write_metadata(writer, kind, N_LAYER + n_mtp)
+    if n_mtp:
+        writer.add_nextn_predict_layers(n_mtp)
+    for name, tensor in itertools.chain(_tensors(kind), *map(_mtp_tensors, range(n_mtp))):
         is_product = tensor.ndim > 1 and tensor.shape[-1] % 32 == 0 and not _is_elementwise(name)
         if is_product and not (f32 and f32 in name):
             writer.add_tensor(name, quantize(tensor, Q8_0), raw_dtype=Q8_0)
@@ -232,17 +236,17 @@ def _is_elementwise(name: str) -> bool:
     return any(part in name for part in ("norm", "lerp", "conv1d", "shortconv.conv"))
 
 
-def _write_metadata(writer: GGUFWriter, kind: str) -> None:
+def _write_metadata(writer: GGUFWriter, kind: str, n_layer: int) -> None:
     writer.add_name(f"tiny random {kind}")
     writer.add_context_length(1024)
     writer.add_embedding_length(N_EMBD)
-    writer.add_block_count(N_LAYER)
+    writer.add_block_count(n_layer)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(N_VOCAB)
     writer.add_tokenizer_model("no_vocab")
     _write_widths(writer, kind)
     if kind not in _PURE:
-        _write_attention(writer, kind)
+        _write_attention(writer, kind, n_layer)
     if kind == "nemotron_h":
         writer.add_layer_norm_eps(1e-5)
     if kind == "lfm2":
@@ -264,14 +268,14 @@ def _write_widths(writer: GGUFWriter, kind: str) -> None:
         writer.add_expert_shared_feed_forward_length(N_FF)
 
 
-def _write_attention(writer: GGUFWriter, kind: str) -> None:
+def _write_attention(writer: GGUFWriter, kind: str, n_layer: int) -> None:
     writer.add_head_count(N_HEAD)
     writer.add_key_length(HEAD_SIZE)
     writer.add_value_length(HEAD_SIZE)
     writer.add_rope_dimension_count(HEAD_SIZE)
     # this list says which layers have attention; in Qwen's kinds an interval does, in falcon-h1 all have it
     everywhere = kind in _QWENS or kind == "falcon-h1"
-    heads = [N_HEAD if everywhere or layer == ATTENTION_LAYER else 0 for layer in range(N_LAYER)]
+    heads = [N_HEAD if everywhere or layer == ATTENTION_LAYER else 0 for layer in range(n_layer)]
     writer.add_head_count_kv(heads)
     if kind in _QWENS:
         writer.add_rope_dimension_sections([6, 5, 5, 0])
@@ -310,3 +314,14 @@ def _tensors(kind: str) -> Iterable[tuple[str, np.ndarray]]:
         tensors = {"attn_norm.weight": _ones(N_EMBD)} | _LAYERS[kind](w, layer)
         for name, tensor in tensors.items():
             yield f"blk.{layer}.{name}", tensor
+
+
+def _mtp_tensors(number: int) -> Iterable[tuple[str, np.ndarray]]:
+    """Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, section 2.2), as Qwen3.5 has it: a layer with
+    attention, over the norms of a token's embedding and of the state before it."""
+    w = _Weights()
+    tensors = _attention(w, gated=True, normed=True) | _feed_forward(w, "post_attention_norm.weight")
+    tensors |= {"nextn.eh_proj.weight": w.matrix(N_EMBD, 2 * N_EMBD)}
+    norms = ("attn_norm", "nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm")
+    tensors |= {f"{norm}.weight": _ones(N_EMBD) for norm in norms}
+    return ((f"blk.{N_LAYER + number}.{name}", tensor) for name, tensor in tensors.items())

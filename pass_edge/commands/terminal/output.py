@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from itertools import chain
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import click
 
 from pass_edge import Generation, Stats
+from pass_edge.generation import Piece
 from pass_edge.thinking import ThinkingParser
 
 if TYPE_CHECKING:
@@ -151,23 +152,28 @@ def show(generation: Generation, display: Display) -> None:
     thinking = ThinkingParser(generation.thinking)
     has_thought = False
     with flag_interrupts() as interrupted:
-        for piece in chain([first] if first else [], pieces):
-            for text, is_drafted in ((piece.drafted, True), (piece.sampled, False)):
-                thought, answer = thinking.feed(text)
-                if thought:
-                    show_thought(thought)
-                    has_thought = True
-                if answer:
-                    if has_thought:
-                        show_thought("\n\n")
-                        has_thought = False
-                    display.feed(_without_controls(answer) if in_terminal else answer, is_drafted)
-            if interrupted:
-                break
-    thought, answer = thinking.feed("", is_last=True)
-    show_thought(thought)
-    display.feed(_without_controls(answer) if in_terminal else answer, drafted=False)
+        for text, is_drafted, is_last in _texts(chain([first] if first else [], pieces), interrupted):
+            thought, answer = thinking.feed(text, is_last=is_last)
+            if thought:
+                show_thought(thought)
+                has_thought = True
+            if answer:
+                if has_thought:
+                    show_thought("\n\n")
+                    has_thought = False
+                display.feed(_without_controls(answer) if in_terminal else answer, is_drafted)
     display.finish()
+
+
+def _texts(pieces: Iterable[Piece], interrupted: Sequence[bool]) -> Iterator[tuple[str, bool, bool]]:
+    """Yield each text of ``pieces``, whether it was drafted, and whether it is the last one, which is empty.
+    End early once ``interrupted`` is not empty."""
+    for piece in pieces:
+        yield piece.drafted, True, False
+        yield piece.sampled, False, False
+        if interrupted:
+            break
+    yield "", False, True
 
 
 def show_thought(text: str) -> None:

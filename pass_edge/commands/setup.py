@@ -1,0 +1,136 @@
+"""pass-edge setup: llama.cpp with our kernels, built for this machine and installed into this environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import requires
+from pathlib import Path
+
+import click
+
+from pass_edge import LibraryError
+from pass_edge.native import build
+
+from .terminal.output import INTERRUPTED, flag_interrupts, stage_progress
+
+_STEP = re.compile(r"\[\s*(\d+)(?:/(\d+)|%)\]")  # ninja counts steps, make counts percent
+_LOG_SHOWN = 25  # lines
+_PATIENCE = 10  # seconds for a stopped build to end
+
+
+@click.command()
+@click.option("--backend", type=click.Choice(build.BACKENDS), help="Build this one, not the best one here.")
+@click.option("--undo", is_flag=True, help="Install llama-cpp-python without our kernels again.")
+def setup(backend: str | None, undo: bool) -> None:
+    """Build llama.cpp with our kernels for this machine, and install it.
+
+    It goes into the Python environment that pass-edge is in. This needs a C++ compiler and minutes. Ctrl-C
+    stops it and leaves everything as it was.
+
+    \b
+    pass-edge setup
+    pass-edge setup --backend cuda
+    pass-edge setup --undo
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise LibraryError(f"this environment has no pip. Install it: {sys.executable} -m ensurepip")
+    if not build.has_compilers():
+        raise LibraryError(build.NO_COMPILER)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pass-edge-setup-") as folder:
+            _install(_build(Path(folder), backend, undo))
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted; nothing was changed.", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(_in_use())
+    if not undo:
+        click.echo("Undo it with: pass-edge setup --undo")
+
+
+def _build(folder: Path, backend: str | None, undo: bool) -> Path:
+    """Build the wheel into ``folder`` and return its path; with ``undo`` as the package index has it, which
+    pip may have kept. Raises LibraryError."""
+    requirement = next(each for each in requires("pass-edge") or () if each.startswith("llama-cpp-python"))
+    if undo:
+        command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps"]
+        command, environment = [*command, "--wheel-dir", str(folder), requirement], dict(os.environ)
+    else:
+        try:
+            plan = build.plan(backend)
+        except ValueError as error:
+            raise LibraryError(str(error)) from error
+        click.echo("\n".join(plan.reasons), err=True)
+        command, environment = build.wheel_command(requirement, folder, plan)
+    click.echo("llama.cpp is downloaded and built, which takes minutes.", err=True)
+    _run(command, {**environment, "TMPDIR": str(folder)})
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    """Run a build and show its progress. Raises LibraryError, after the end of its output, if it fails."""
+    log: deque[str] = deque(maxlen=_LOG_SHOWN)
+    with stage_progress() as note, _started(command, environment) as process:
+        for line in process.stdout or ():
+            log.append(line)
+            if step := _STEP.search(line):
+                note("building", int(step[1]), int(step[2] or 100), "")
+        status = process.wait()
+    if status:
+        click.echo("".join(log), err=True)
+        raise LibraryError("llama.cpp could not be built; its output ends above. Nothing was changed")
+
+
+@contextmanager
+def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a program, and end it with all that it started if the caller is interrupted."""
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _install(wheel: Path) -> None:
+    """Replace the installed llama-cpp-python by ``wheel``. Ctrl-C waits for it. Raises LibraryError."""
+    command = [sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-deps", str(wheel)]
+    with flag_interrupts():
+        done = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    if done.returncode:
+        raise LibraryError(f"pip could not install llama.cpp: {done.stderr.strip()}")
+
+
+def _in_use() -> str:
+    """Describe the kernels of the installed library; this process has loaded the one before it."""
+    code = "from pass_edge.native.library import kernels; print(kernels())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise LibraryError(f"the library was installed, but cannot be loaded: {done.stderr.strip()}")
+    kernels = done.stdout.strip()
+    return f"llama.cpp is installed, with {f'our kernels ({kernels})' if kernels else 'its own kernels'}."
