@@ -48,8 +48,8 @@ class Engine:
     states; ``settings``; ``lookahead`` (None: nothing trained drafts); ``schedule``, the one in force;
     ``calibration``; ``notes``: what a user should know, such as why nothing is drafted; ``sessions``, and
     ``session``, the first of them; ``parallel``; ``context_size`` in tokens of each; ``costs`` of passes on
-    this machine, None unless the schedule is auto; ``draft_model``, None without one; ``recurrent_bytes``, the
-    size of the recurrent memory, 0 without one.
+    this machine, None unless the schedule is auto; ``draft_model``, None without one; ``recurrent_bytes``:
+    the size of the recurrent memory, 0 without one.
     """
 
     def __init__(

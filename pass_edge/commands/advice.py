@@ -15,6 +15,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("ask", "complete", "completion", "prompt", "query", "answer"), "generate"),
     **dict.fromkeys(("server", "start", "api"), "serve"),
     **dict.fromkeys(("benchmark", "perf", "measure"), "bench"),
+    **dict.fromkeys(("pull", "download", "get", "fetch", "list", "ls", "rm", "model"), "models"),
     **dict.fromkeys(("info", "show", "describe"), "inspect"),
     **dict.fromkeys(("check", "test", "status", "diagnose"), "doctor"),
     "version": "--version",

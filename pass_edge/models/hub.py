@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -86,13 +87,25 @@ def list_repository(name: HubName) -> Repository:
 
 
 def fetch(
-    repository: Repository, files: Sequence[str], progress: Progress | None = None, cache: Path | None = None
+    repository: Repository,
+    files: Sequence[str],
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    folder: Path | None = None,
 ) -> list[Path]:
-    """Download ``files`` of ``repository`` to the hub's cache, or to ``cache``, as far as they are not there.
-    Return their paths. ``progress``: None draws huggingface-hub's own bar. Raises ModelError if they cannot
-    be had or arrive damaged, OutputError if the disk is full."""
+    """Download ``files`` of ``repository`` as far as they are not there, and return their paths.
+
+    They go to the hub's cache, to another one in ``cache``, or into ``folder`` under their own names (by
+    huggingface-hub alone, without continuing). ``progress``: None draws huggingface-hub's bar. Raises ModelError if
+    they cannot be had or arrive damaged, OutputError if the disk is full.
+    """
+    from huggingface_hub import hf_hub_download
+
     cache = cache or hub_cache()
     with _errors_in_words(repository.name), _bars(progress) as show:
+        if folder:
+            get = partial(hf_hub_download, repository.name.repository, endpoint=hub_endpoint())
+            return [Path(get(file, local_dir=folder)) for file in files]
         _check_room(repository, files, cache)
         return [_fetch_file(repository.name, file, show, cache) for file in files]
 
@@ -254,13 +267,9 @@ def _bars(progress: Progress | None) -> Iterator[Progress]:
 @contextmanager
 def _errors_in_words(name: HubName) -> Iterator[None]:
     """Raise errors of the hub, the network and the disk as ours, in a sentence that says what to do."""
-    try:
-        import httpx2
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise ModelError(
-            f"{name} is on the hub, which needs huggingface-hub: pip install huggingface-hub"
-        ) from error
+    import httpx2
+    from huggingface_hub import errors
+
     try:
         if is_offline():
             raise ModelError(

@@ -60,7 +60,7 @@ def stored_models() -> list[StoredModel]:
     found: dict[Path, StoredModel] = {}
     for model in [
         *_default(),
-        *_named_by_user(),
+        *named_by_user(),
         *_in_hub_caches(),
         *_in_llama_cpp(),
         *_in_lm_studio(),
@@ -107,7 +107,8 @@ def _default() -> Iterator[StoredModel]:
         yield StoredModel(path.stem, path, "the default model")
 
 
-def _named_by_user() -> Iterator[StoredModel]:
+def named_by_user() -> Iterator[StoredModel]:
+    """Yield the models in the files and folders that PASS_EDGE_MODELS names."""
     for entry in model_entries():
         for path in [entry] if entry.is_file() else files_below(entry, "*.gguf"):
             if path == entry or is_model(path.name):

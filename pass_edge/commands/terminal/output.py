@@ -80,6 +80,11 @@ def summary(stats: Stats) -> str:
     return " · ".join([*parts, f"{stats.tokens} tokens"])
 
 
+def size_text(n_bytes: int) -> str:
+    """Return a size in MiB or GiB."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
 @contextmanager
 def redeliver_interrupts() -> Iterator[None]:
     """Send a Ctrl-C that arrives during a callback from llama.cpp, such as its log, once more after it.
@@ -204,6 +209,48 @@ def tensor_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for each download on standard error, or lines if it is not a terminal. Yield the
+    function that moves them: (file, bytes done, bytes in all)."""
+    from rich.progress import (  # fmt: skip
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    errors = console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    tasks: dict[str, TaskID] = {}
+    shown: dict[str, int] = {}
+
+    def note(file: str, done: int, total: int) -> None:
+        if not errors.is_terminal:
+            if (tenths := done * 10 // total) != shown.get(file):
+                shown[file] = tenths
+                quiet(f"{file}: {done / 2**20:.0f} of {total / 2**20:.0f} MiB")
+            return
+        if file not in tasks:
+            bar.start()
+            tasks[file] = bar.add_task(file, total=total)
+        bar.update(tasks[file], completed=done)
+
+    bar = Progress(*columns, console=errors)
+    try:
+        yield note
+    finally:
+        bar.stop()
 
 
 @contextmanager
