@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -113,15 +114,13 @@ def _table(found: Sequence[Description]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("name", overflow="fold", style="bold")
-    table.add_column("family")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    table.add_column("lookahead")
-    table.add_column("where", overflow="fold", style="dim")
+    table.add_column("name, and where it is", overflow="fold")
+    for column in ("family", "size", "type", "lookahead"):
+        table.add_column(column, justify="right" if column == "size" else "left")
     for each in found:
+        place = each.path.replace(os.path.expanduser("~"), "~", 1)
+        name = Text.assemble((each.name, "bold"), (f"\n{each.store}: {place}", "dim"))
         drafts = each.problem or ("yes" if each.lookahead else "-")
-        where = f"{each.store}: {each.path}"
-        row = (each.name, each.family, size_text(each.size), each.quantization, drafts, where)
-        table.add_row(*map(Text, row))  # as text: names may hold rich's marks
+        cells = (each.family, size_text(each.size), each.quantization, drafts)
+        table.add_row(name, *map(Text, cells))  # as text: names may hold rich's marks
     return table

@@ -83,7 +83,7 @@ def files_below(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield the files below ``folder`` whose names match ``pattern``, in order; none where it cannot be
     read."""
     with suppress(OSError):
-        yield from sorted(path for path in folder.rglob(pattern) if path.is_file())
+        yield from sorted(path for path in folder.rglob(pattern) if os.path.isfile(path))
 
 
 def _expanded(text: str) -> Path:

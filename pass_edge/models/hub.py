@@ -57,8 +57,8 @@ class Repository:
         files = list(self.sizes)
         first = choose(files, self.name.which)
         if first is None:
-            wanted = f"no {self.name.which}" if self.name.which else "no model in GGUF"
-            raise ModelError(f"{self.name.repository} has {wanted}; {names_there(files)}")
+            wanted = f"has no {self.name.which}; it " if self.name.which else ""
+            raise ModelError(f"{self.name.repository} {wanted}{names_there(files)}")
         pieces = [piece.as_posix() for piece in pieces_of(Path(first))]
         if missing := [piece for piece in pieces if piece not in self.sizes]:
             raise ModelError(f"{self.name.repository} lacks {missing[0]}, a piece of {first}")
@@ -95,9 +95,9 @@ def fetch(
 ) -> list[Path]:
     """Download ``files`` of ``repository`` as far as they are not there, and return their paths.
 
-    They go to the hub's cache, to another one in ``cache``, or into ``folder`` under their own names (by
-    huggingface-hub alone, without continuing). ``progress``: None draws huggingface-hub's bar. Raises ModelError if
-    they cannot be had or arrive damaged, OutputError if the disk is full.
+    They go to the hub's cache, to another one in ``cache``, or under their own names into ``folder``, where
+    huggingface-hub puts them alone. ``progress``: None draws huggingface-hub's bar. Raises ModelError if they
+    cannot be had or arrive damaged, OutputError if the disk is full.
     """
     from huggingface_hub import hf_hub_download
 

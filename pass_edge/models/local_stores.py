@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from os.path import exists, isdir, isfile  # a Path's own methods raise where they may not look
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class StoredModel:
 
     @property
     def is_complete(self) -> bool:
-        return all(piece.exists() for piece in self.pieces)
+        return all(map(exists, self.pieces))
 
     @property
     def size(self) -> int:
@@ -110,7 +111,7 @@ def _default() -> Iterator[StoredModel]:
 def named_by_user() -> Iterator[StoredModel]:
     """Yield the models in the files and folders that PASS_EDGE_MODELS names."""
     for entry in model_entries():
-        for path in [entry] if entry.is_file() else files_below(entry, "*.gguf"):
+        for path in [entry] if isfile(entry) else files_below(entry, "*.gguf"):
             if path == entry or is_model(path.name):
                 *folders, file = path.relative_to(entry).parts or (path.name,)
                 repository = "/".join(folders) if len(folders) == 2 else ""
@@ -136,7 +137,7 @@ def _snapshot_models(repository: str, revision: str) -> Iterator[StoredModel]:
     for cache in _hub_caches():
         folder = _repository_folder(cache, repository)
         for snapshot in (_referenced(folder, revision), folder / "snapshots" / revision):
-            if snapshot and snapshot.is_dir():
+            if snapshot and isdir(snapshot):
                 yield from _named(HUB, repository, _files_of(snapshot))
 
 
@@ -189,12 +190,13 @@ def _in_lm_studio() -> Iterator[StoredModel]:
 def _in_ollama() -> Iterator[StoredModel]:
     for folder in ollama_folders():
         manifests = folder / "manifests"
-        for manifest in files_below(manifests, "*"):
-            *host, namespace, model, tag = manifest.relative_to(manifests).parts
-            name = OllamaName("/".join(host), namespace, model, tag)
-            if host and (path := ollama_file(folder, name)):
+        for manifest in _glob(manifests, "*/*/*/*"):
+            name = OllamaName(*manifest.relative_to(manifests).parts)
+            if path := ollama_file(folder, name):
                 is_hubs = name.host in _OLLAMA_HUB_HOSTS
-                repository, file = (f"{namespace}/{model}", f"{tag}.gguf") if is_hubs else ("", "")
+                repository, file = (
+                    (f"{name.namespace}/{name.model}", f"{name.tag}.gguf") if is_hubs else ("", "")
+                )
                 yield StoredModel(str(name), path, "Ollama", repository, file)
 
 
@@ -209,14 +211,14 @@ def ollama_file(folder: Path, name: OllamaName) -> Path | None:
     if not isinstance(digest, str) or _OLLAMA_ADAPTER in kinds:
         return None
     path = folder / "blobs" / digest.replace(":", "-").rpartition("/")[2]
-    return path if path.is_file() else None
+    return path if isfile(path) else None
 
 
 # -- reading ------------------------------------------------------------------------------------------
 
 
 def _folders(folder: Path, pattern: str) -> Iterable[Path]:
-    return [path for path in _glob(folder, pattern) if path.is_dir()]
+    return [path for path in _glob(folder, pattern) if isdir(path)]
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:

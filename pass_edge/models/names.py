@@ -88,8 +88,13 @@ def parse_ollama(text: str) -> OllamaName:
     path, tag = (text[:colon], text[colon + 1 :]) if colon > text.rfind("/") else (text, "latest")
     *before, model = path.split("/")
     namespace = before.pop() if before else "library"
-    name = OllamaName("/".join(before) or "registry.ollama.ai", namespace, model, tag)
-    if not (namespace and model and tag) or ".." in (*before, namespace, model, tag) or "/" in tag:
+    name = OllamaName(before[0] if before else "registry.ollama.ai", namespace, model, tag)
+    if (
+        len(before) > 1
+        or not (namespace and model and tag)
+        or ".." in (*before, namespace, model, tag)
+        or "/" in tag
+    ):
         raise SettingsError(f"{text!r} is no name of a model as Ollama has them, such as qwen2.5:0.5b")
     return name
 

@@ -65,4 +65,4 @@ def names_there(files: Sequence[str]) -> str:
     """Return, for an error message, what may be chosen among ``files``."""
     models = [file for file in files if is_model(file)]
     named = [short_name("", file, files).removeprefix(":") for file in models]
-    return f"it has {', '.join(named)}" if named else "it has no model in GGUF"
+    return f"has {', '.join(named)}" if named else "has no model in GGUF"
