@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 import click
+
+from pass_edge.models.names import HubName, OllamaName, parse_name
+from pass_edge.native.errors import SettingsError
 
 _OTHER_NAMES = {
     **dict.fromkeys(("run", "talk", "interactive", "cli"), "chat"),
@@ -60,7 +64,11 @@ def for_unknown_option(error: click.NoSuchOption, words: Sequence[str], command:
 
 
 def _is_model(word: str) -> bool:
-    return word.lower().endswith(".gguf") or ("." in word and Path(word).is_file())
+    if word.lower().endswith(".gguf") or ("." in word and Path(word).is_file()):
+        return True
+    with suppress(SettingsError):
+        return isinstance(parse_name(word), (HubName, OllamaName))
+    return False
 
 
 def _line(*words: str) -> str:

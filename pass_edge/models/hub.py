@@ -229,9 +229,9 @@ def _check_room(repository: Repository, files: Sequence[str], cache: Path) -> No
     """Raise OutputError if the files do not fit on the disk, before the first byte is fetched."""
     folder = cache / f"models--{repository.name.repository.replace('/', '--')}"
     here = sum(path.stat().st_size for path in (folder / "blobs").glob("*.incomplete"))
-    needed = (
-        sum(repository.sizes[file] for file in files if not any(folder.glob(f"snapshots/*/{file}"))) - here
-    )
+    snapshots = list(folder.glob("snapshots/*"))
+    missing = [file for file in files if not any((snapshot / file).exists() for snapshot in snapshots)]
+    needed = sum(repository.sizes[file] for file in missing) - here
     existing = next(each for each in (cache, *cache.absolute().parents) if each.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
