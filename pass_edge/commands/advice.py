@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pass_edge.models.names import HubName, OllamaName, parse_name
+from pass_edge.models.names import HubName, OllamaName, ShortName, parse_name
 from pass_edge.native.errors import SettingsError
 
 _OTHER_NAMES = {
@@ -19,7 +19,9 @@ _OTHER_NAMES = {
     **dict.fromkeys(("ask", "complete", "completion", "prompt", "query", "answer"), "generate"),
     **dict.fromkeys(("server", "start", "api"), "serve"),
     **dict.fromkeys(("benchmark", "perf", "measure"), "bench"),
-    **dict.fromkeys(("pull", "download", "get", "fetch", "list", "ls", "rm", "model"), "models"),
+    **dict.fromkeys(("list", "ls", "model"), "models"),
+    **dict.fromkeys(("pull", "download", "get", "fetch"), "models pull"),
+    **dict.fromkeys(("rm", "remove", "delete"), "models rm"),
     **dict.fromkeys(("info", "show", "describe"), "inspect"),
     **dict.fromkeys(("check", "test", "status", "diagnose"), "doctor"),
     "version": "--version",
@@ -35,12 +37,12 @@ def for_unknown_command(words: Sequence[str], commands: Sequence[str]) -> str:
     if " " in name.strip():
         return f"there is no such command; to ask one question: {_line('generate', *words)}"
     meant = _OTHER_NAMES.get(name.lower())
-    similar = [meant] if meant in (*commands, "--version") else get_close_matches(name.lower(), commands, 2)
+    similar = [meant] if meant else get_close_matches(name.lower(), commands, 2)
     if not similar:
         return f"there is no command {name}; the commands are {', '.join(commands)}"
     takes_option = similar[0] in ("chat", "generate", "serve")
     rest = ["-m", *rest] if takes_option and rest and _is_model(rest[0]) else rest
-    return f"there is no command {name}; did you mean: {' or '.join(_line(each, *rest) for each in similar)}"
+    return f"there is no command {name}; did you mean: {' or '.join(_line(*each.split(), *rest) for each in similar)}"
 
 
 def for_unexpected_argument(error: click.UsageError) -> str:
@@ -67,7 +69,9 @@ def _is_model(word: str) -> bool:
     if word.lower().endswith(".gguf") or ("." in word and Path(word).is_file()):
         return True
     with suppress(SettingsError):
-        return isinstance(parse_name(word), (HubName, OllamaName))
+        name = parse_name(word)
+        is_tagged = isinstance(name, ShortName) and re.fullmatch(r"[^\s:]+:[^\s:]+", word)  # as in Ollama
+        return bool(is_tagged) or isinstance(name, (HubName, OllamaName))
     return False
 
 

@@ -20,7 +20,7 @@ def mark_fetched(blob: Path) -> None:
     with suppress(OSError):
         note = _note(blob)
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(str(blob), "utf-8")
+        note.write_text(str(blob.resolve()), "utf-8")
 
 
 def is_fetched(model: StoredModel) -> bool:

@@ -149,11 +149,15 @@ def test_only_what_we_downloaded_is_removed(hub: Hub, home: Path, monkeypatch: p
     find_model(f"{NAME}:Q4_0", progress=lambda *_: None)
     put_in_hub_cache(home / ".cache/huggingface/hub", NAME, "m-Q8_0.gguf", b"theirs", commit=_commit(home))
     models = {model.file: model for model in stored_models()}
+    other = home / ".cache/huggingface/hub/models--someone--some-GGUF/snapshots/older" / names[0]
+    other.parent.mkdir()
+    other.symlink_to(models[names[0]].path.resolve())
     assert [is_fetched(model) for model in models.values()] == [True, False]
     with pytest.raises(ModelError, match="was not downloaded by pass-edge; it belongs to Hugging Face"):
         remove(models["m-Q8_0.gguf"])
     assert remove(models[names[0]]) == sum(map(len, names))
     assert [model.file for model in stored_models()] == ["m-Q8_0.gguf"]
+    assert not other.is_symlink()
     blobs = list((home / ".cache/huggingface/hub").rglob("blobs/*"))
     assert [blob.read_bytes() for blob in blobs] == [b"theirs"]
 
