@@ -17,4 +17,4 @@ def assert_refused(result: Result, *words: str) -> None:
     (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
     for word in words:
         assert word in sentence
-    assert result.stdout == ""
+    assert result.stdout == "", result.stdout
