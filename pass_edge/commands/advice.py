@@ -42,7 +42,8 @@ def for_unknown_command(words: Sequence[str], commands: Sequence[str]) -> str:
         return f"there is no command {name}; the commands are {', '.join(commands)}"
     takes_option = similar[0] in ("chat", "generate", "serve")
     rest = ["-m", *rest] if takes_option and rest and _is_model(rest[0]) else rest
-    return f"there is no command {name}; did you mean: {' or '.join(_line(*each.split(), *rest) for each in similar)}"
+    lines = [_line(*each.split(), *rest) for each in similar]
+    return f"there is no command {name}; did you mean: {' or '.join(lines)}"
 
 
 def for_unexpected_argument(error: click.UsageError) -> str:
