@@ -21,6 +21,8 @@ _COMMANDS = (
     "chat",
     "generate",
     "serve",
+    "models",
+    "lookahead",
     "doctor",
     "setup",
     "bench",

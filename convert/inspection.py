@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pass_edge.drafting.lookahead import Base, Lookahead
-from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.lookahead_file import read_base, read_lookahead
+from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
 from pass_edge.native.file_kind import Kind, kind_of

@@ -18,6 +18,7 @@ from pass_edge.decoding.saved_session import SavedSession
 from pass_edge.decoding.session import Step
 from pass_edge.decoding.slots import SlotPool
 from pass_edge.drafting.lookahead import Lookahead
+from pass_edge.models import ModelFile, find_model
 from pass_edge.native import chat_template
 from pass_edge.native.context import Floats
 from pass_edge.native.errors import ContextFullError, SettingsError
@@ -43,25 +44,29 @@ class Engine:
     forward passes; further ones wait until one of these has ended or been dropped. ``sessions`` are not
     thread-safe by themselves. After a fork only the parent can use it.
 
-    Attributes: ``model``; ``base``, the identity that its file states; ``settings``; ``lookahead`` (None:
-    nothing trained drafts); ``schedule``, the one in force; ``calibration``; ``notes``: what a user should
-    know, such as why nothing is drafted; ``sessions``, and ``session``, the first of them; ``parallel``;
-    ``context_size`` in tokens of each; ``costs`` of passes on this machine, None unless the schedule is auto;
-    ``draft_model``, None without one; ``recurrent_bytes``, the size of the recurrent memory, 0 without one.
+    Attributes: ``name``, as the user typed it, or the file's; ``model``; ``base``, the identity that its file
+    states; ``settings``; ``lookahead`` (None: nothing trained drafts); ``schedule``, the one in force;
+    ``calibration``; ``notes``: what a user should know, such as why nothing is drafted; ``sessions``, and
+    ``session``, the first of them; ``parallel``; ``context_size`` in tokens of each; ``costs`` of passes on
+    this machine, None unless the schedule is auto; ``draft_model``, None without one; ``recurrent_bytes``:
+    the size of the recurrent memory, 0 without one.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | ModelFile,
         *,
         lookahead: str | Path | Lookahead | None = AUTO,
         settings: Settings | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Load ``model`` (a GGUF file). ``lookahead``: a sidecar file, "auto" (beside the model, or shipped),
-        or None. ``note`` is called with a sentence about work that takes time. Raises subclasses
-        of PassEdgeError."""
-        parts = EngineParts.assemble(Path(model), lookahead, settings or Settings(), note)
+        """Load ``model``: the path of a GGUF file, or a name such as ``USER/REPO:Q4_K_M`` (of Hugging Face's
+        hub, which is asked only for what is not on this disk) or ``ollama:NAME``. ``lookahead``: a sidecar
+        file, "auto" (the one that belongs to the model), or None. ``note`` is called with a sentence about
+        work that takes time. Raises subclasses of PassEdgeError."""
+        found = find_model(model, note=note)
+        parts = EngineParts.assemble(found, lookahead, settings or Settings(), note)
+        self.name = found.name
         self.settings, self.notes = parts.settings, parts.notes
         self.model, self.base, self.lookahead = parts.model, parts.base, parts.lookahead
         self.calibration, self.costs, self.draft_model = parts.calibration, parts.costs, parts.draft_model

@@ -17,9 +17,11 @@ from pass_edge.drafting.draft_model import DraftModel, load_draft
 from pass_edge.drafting.drafter import Drafter
 from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.lookahead import Base, Lookahead
-from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.lookahead_file import read_base, read_lookahead
 from pass_edge.drafting.mtp import MtpLayers
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
+from pass_edge.models import ModelFile, find_model
+from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.chat_template import template_source
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.default_templates import default_template, warning
@@ -89,18 +91,18 @@ class EngineParts:
 
     @classmethod
     def assemble(
-        cls, path: Path, lookahead: str | Path | Lookahead | None, settings: Settings, note: Note
+        cls, model: ModelFile, lookahead: str | Path | Lookahead | None, settings: Settings, note: Note
     ) -> EngineParts:
-        """Load the model in ``path`` and what belongs to it. Raises subclasses of PassEdgeError."""
+        """Load ``model`` and what belongs to it. Raises subclasses of PassEdgeError."""
         parts = cls(settings)
         template = None if settings.chat_template is None else template_source(settings.chat_template)
-        path = check_is_gguf(path)
+        path = check_is_gguf(model.path)
         parts._place_layers(path, note)
         # reading the file's table needs much memory for a moment, so it comes before the model takes its own
         with GgufFile(path) as file:
             check_generates(file)
             parts.base = read_base(file)
-            parts._choose_lookahead(file, lookahead)
+            parts._choose_lookahead(file, lookahead, model.repository)
             parts._choose_mtp(file)
         parts.calibration = calibrate(path, parts.settings, note)
         with parts.opened as opened:
@@ -137,11 +139,13 @@ class EngineParts:
         self.notes.append("llama.cpp fails on the GPU here, so all layers stay on the CPU")
         self.settings = replace(self.settings, gpu_layers=0)
 
-    def _choose_lookahead(self, file: GgufFile, wanted: str | Path | Lookahead | None) -> None:
+    def _choose_lookahead(
+        self, file: GgufFile, wanted: str | Path | Lookahead | None, repository: str
+    ) -> None:
         if wanted is None or self.settings.schedule == PLAIN:
             return
         if wanted == AUTO:
-            wanted = find_lookahead(file, self.base)
+            wanted = find_lookahead(file, self.base, repository)
             if wanted is None:
                 self.notes.append(
                     "no lookahead file fits this model, so drafts come from the conversation alone; "
@@ -337,9 +341,9 @@ class EngineParts:
         )
 
     def _load_draft(self, opened: ExitStack, note: Note) -> Model | None:
-        path = self.settings.draft_model
-        if path is None:
+        if self.settings.draft_model is None:
             return None
+        path = find_model(self.settings.draft_model, note=note).path
         return opened.enter_context(load_draft(path, self.model, self.base.n_vocab, self.settings, note))
 
     def _open_draft_model(

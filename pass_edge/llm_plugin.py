@@ -1,11 +1,10 @@
 """A plugin for the command line tool ``llm``: ``llm -m pass-edge`` runs the default model.
 
-PASS_EDGE_MODELS names more model files, separated as in PATH; each is ``pass-edge/STEM``.
+PASS_EDGE_MODELS names more model files, or folders of them, separated as in PATH; each is ``pass-edge/STEM``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from pass_edge.sampling.sampler import Sampling
 
 from .engine import Engine
 from .models import default_model
+from .models.local_stores import named_by_user
 
 
 class PassEdge(llm.Model):
@@ -65,5 +65,5 @@ def _text(message: llm.Message) -> str:
 def register_models(register: Callable[[llm.Model], None]) -> None:
     """Register the models; called by ``llm``."""
     register(PassEdge("pass-edge", default_model))
-    for path in filter(None, os.environ.get("PASS_EDGE_MODELS", "").split(os.pathsep)):
-        register(PassEdge(f"pass-edge/{Path(path).stem}", partial(Path, path)))
+    for model in named_by_user():
+        register(PassEdge(f"pass-edge/{model.name}", partial(Path, model.path)))

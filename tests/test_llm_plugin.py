@@ -47,8 +47,11 @@ def test_llm_refuses_what_the_library_refuses(model: PassEdge) -> None:
         model.prompt("x", top_p=2).text()
 
 
-def test_llm_finds_the_models(speaking_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PASS_EDGE_MODELS", str(speaking_path))
+@pytest.mark.parametrize("in_a_folder", [False, True])
+def test_llm_finds_the_models(
+    in_a_folder: bool, speaking_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_MODELS", str(speaking_path.parent if in_a_folder else speaking_path))
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
     monkeypatch.setenv("LLM_LOAD_PLUGINS", "pass-edge")
     command = [sys.executable, "-m", "llm", "-m", "pass-edge/speaking", "the", "-o", "seed", "1"]

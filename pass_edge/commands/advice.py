@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 import click
+
+from pass_edge.models.names import HubName, OllamaName, ShortName, parse_name
+from pass_edge.native.errors import SettingsError
 
 _OTHER_NAMES = {
     **dict.fromkeys(("run", "talk", "interactive", "cli"), "chat"),
     **dict.fromkeys(("ask", "complete", "completion", "prompt", "query", "answer"), "generate"),
     **dict.fromkeys(("server", "start", "api"), "serve"),
     **dict.fromkeys(("benchmark", "perf", "measure"), "bench"),
+    **dict.fromkeys(("list", "ls", "model"), "models"),
+    **dict.fromkeys(("pull", "download", "get", "fetch"), "models pull"),
+    **dict.fromkeys(("rm", "remove", "delete"), "models rm"),
     **dict.fromkeys(("info", "show", "describe"), "inspect"),
     **dict.fromkeys(("check", "test", "status", "diagnose"), "doctor"),
     "version": "--version",
@@ -30,12 +37,13 @@ def for_unknown_command(words: Sequence[str], commands: Sequence[str]) -> str:
     if " " in name.strip():
         return f"there is no such command; to ask one question: {_line('generate', *words)}"
     meant = _OTHER_NAMES.get(name.lower())
-    similar = [meant] if meant in (*commands, "--version") else get_close_matches(name.lower(), commands, 2)
+    similar = [meant] if meant else get_close_matches(name.lower(), commands, 2)
     if not similar:
         return f"there is no command {name}; the commands are {', '.join(commands)}"
     takes_option = similar[0] in ("chat", "generate", "serve")
     rest = ["-m", *rest] if takes_option and rest and _is_model(rest[0]) else rest
-    return f"there is no command {name}; did you mean: {' or '.join(_line(each, *rest) for each in similar)}"
+    lines = [_line(*each.split(), *rest) for each in similar]
+    return f"there is no command {name}; did you mean: {' or '.join(lines)}"
 
 
 def for_unexpected_argument(error: click.UsageError) -> str:
@@ -59,7 +67,13 @@ def for_unknown_option(error: click.NoSuchOption, words: Sequence[str], command:
 
 
 def _is_model(word: str) -> bool:
-    return word.lower().endswith(".gguf") or ("." in word and Path(word).is_file())
+    if word.lower().endswith(".gguf") or ("." in word and Path(word).is_file()):
+        return True
+    with suppress(SettingsError):
+        name = parse_name(word)
+        is_tagged = isinstance(name, ShortName) and re.fullmatch(r"[^\s:]+:[^\s:]+", word)  # as in Ollama
+        return bool(is_tagged) or isinstance(name, (HubName, OllamaName))
+    return False
 
 
 def _line(*words: str) -> str:

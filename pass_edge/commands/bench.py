@@ -22,6 +22,7 @@ from pass_edge.native.stock_llama import StockLlama
 
 from .bench_comparison import Comparison, CostCurve, Pair, compare
 from .engine_options import machine_options, model_argument, open_engine, parse_seed
+from .model_files import file_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,7 +105,7 @@ _PROMPT_WIDTH = 16  # makes lines of 80 characters
 @click.option("--force", is_flag=True, help="Overwrite the plot and the report if they exist.")
 @machine_options
 def bench(
-    model: Path | None,
+    model: str | None,
     source: Path | None,
     tokens: int,
     temp: float,
@@ -135,7 +136,7 @@ def bench(
     if page:
         check_output_path(page, force)
     prompts = _prompts(source)
-    options["model"] = model
+    options["model"] = file_of(model)
     with (
         open_engine(options | {"schedule": "plain"}) as plain,
         open_engine(options) as auto,

@@ -26,6 +26,7 @@ from pass_edge.thinking import split_thinking, thinking_of
 
 from .conversation import Conversation
 from .engine_options import open_engine, sampling_from, shared_options, template_options, thinking_options
+from .first_model import offered_model
 
 CHAT_HELP = """\
 /help              show this list
@@ -55,6 +56,7 @@ def chat(system: str | None, plain: bool, show_drafts: bool, **options: Any) -> 
     pass-edge chat --model model.gguf --system "Be brief." --temp 0
     """
     sampling = sampling_from(options)
+    options["model"] = offered_model(options["model"])
     with open_engine(options) as engine:
         limits = {"sampling": sampling, "max_tokens": options["max_tokens"], "stop": options["stop"]}
         chat = InteractiveChat(engine, Conversation(system), limits, plain=plain, shows_drafts=show_drafts)

@@ -11,11 +11,13 @@ import click
 from pass_edge import SettingsError
 from pass_edge.commands.terminal.standard_input import text
 
+from .model_files import file_of
+
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
-    "--model", "-m", required=True, type=click.Path(path_type=Path), help="The GGUF file of the base model."
+    "--model", "-m", required=True, type=click.Path(), help="The base model: a GGUF file, or its name."
 )
 @click.option(
     "--output", "-o", required=True, type=click.Path(path_type=Path), help="The .pass.gguf file to write."
@@ -26,7 +28,7 @@ from pass_edge.commands.terminal.standard_input import text
 @click.option("--rows", metavar="FIRST:COUNT", help="Its rows that are lookahead embeddings, counted from 0.")
 @click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 @click.option("--training", type=text, default="", help="How it was trained: a note to store in the file.")
-def convert(checkpoint: Path, model: Path, output: Path, rows: str | None, force: bool, **named: Any) -> None:
+def convert(checkpoint: Path, model: str, output: Path, rows: str | None, force: bool, **named: Any) -> None:
     """Make a sidecar file from trained lookahead embeddings.
 
     CHECKPOINT is one of: a safetensors or torch file with the embeddings (L rows as wide as the model's
@@ -41,7 +43,9 @@ def convert(checkpoint: Path, model: Path, output: Path, rows: str | None, force
     from pass_edge.convert.checkpoint import convert as convert_checkpoint
 
     row_range = _row_range(rows) if rows else None
-    lookahead = convert_checkpoint(checkpoint, model, output, rows=row_range, overwrite=force, **named)
+    lookahead = convert_checkpoint(
+        checkpoint, file_of(model).path, output, rows=row_range, overwrite=force, **named
+    )
     click.echo(f"{output}: {len(lookahead)} lookahead tokens for {lookahead.base.name}")
 
 

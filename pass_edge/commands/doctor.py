@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +13,6 @@ from pass_edge.calibration.calibration import library_verdict
 from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.drafting.draft_model import DraftModel
-from pass_edge.models import default_model
 from pass_edge.native import build, devices
 from pass_edge.native.context import cache_bytes
 from pass_edge.native.cpu_count import cpu_quota
@@ -25,6 +23,7 @@ from pass_edge.planning.cost_model import StepCosts, expected_speed
 from pass_edge.settings import PLAIN
 
 from .engine_options import draft_model_option, model_argument
+from .model_files import file_of
 
 _KERNELS_MISSING = (
     "this build of llama.cpp lacks our kernels, which could run here. Where they were measured, on two AVX2 "
@@ -37,7 +36,7 @@ _KERNELS_MISSING = (
 @model_argument
 @draft_model_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(model: Path | None, draft_model: Path | None, as_json: bool) -> None:
+def doctor(model: str | None, draft_model: str | None, as_json: bool) -> None:
     """Check this machine and a model, and suggest fixes.
 
     The report covers llama.cpp's library, the devices, MODEL or the default model, and a draft model.
@@ -59,7 +58,7 @@ def doctor(model: Path | None, draft_model: Path | None, as_json: bool) -> None:
         click.echo(f"- {advice}")
 
 
-def examine(model: Path | None = None, draft_model: Path | None = None) -> dict[str, Any]:
+def examine(model: str | None = None, draft_model: str | None = None) -> dict[str, Any]:
     """Return the report as plain data, for ``model`` or the default model, with ``draft_model`` if given."""
     plan, verdict = build.plan(), library_verdict(quiet)
     advice = [] if verdict == WORKS else ["build llama.cpp here again: pass-edge setup"]
@@ -91,16 +90,19 @@ def examine(model: Path | None = None, draft_model: Path | None = None) -> dict[
     return report
 
 
-def _examine_model(path: Path | None, draft_model: Path | None, report: dict[str, Any]) -> None:
+def _examine_model(model: str | None, draft_model: str | None, report: dict[str, Any]) -> None:
     try:
-        path = path or default_model()
+        found = file_of(model)
     except ModelError as error:
+        if model:
+            raise
         report["advice"].append(str(error))
         return
-    with Engine(path, settings=Settings(draft_model=draft_model), note=quiet) as engine:
+    draft = file_of(draft_model).path if draft_model else None
+    with Engine(found, settings=Settings(draft_model=draft), note=quiet) as engine:
         width = engine.calibration.width
         report["model"] = {
-            "path": str(path),
+            "path": str(engine.model.path),
             "description": engine.model.description,
             "lookahead": engine.lookahead.describe() if engine.lookahead is not None else None,
             "batch_invariance": f"up to {width} tokens a pass get the same bits as single tokens"

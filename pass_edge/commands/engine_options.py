@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import click
 from pass_edge import Engine, Sampling, Settings, SettingsError
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.commands.terminal.standard_input import text
-from pass_edge.models import default_model
 from pass_edge.native.constraint import schema_grammar
 from pass_edge.native.default_templates import KNOWN_TEMPLATES
 from pass_edge.openai.requests import RANDOM_SEED, Parameters
+
+from .model_files import file_of
 
 Command = Callable[..., None]
 Option = Callable[[Command], Command]
@@ -45,10 +46,15 @@ def parse_seed(value: str | int) -> int:
 
 def _model_option(help: str, *, several: bool = False) -> Option:
     name = "models" if several else "model"
-    return click.option("--model", "-m", name, type=click.Path(path_type=Path), multiple=several, help=help)
+    return click.option(
+        "--model", "-m", name, type=click.Path(), metavar="FILE|NAME", multiple=several, help=help
+    )
 
 
-_DEFAULT_MODEL = "A GGUF file. [default: SmolLM2-135M]"
+_DEFAULT_MODEL = (
+    "A GGUF file; USER/REPO[:QUANT] of Hugging Face's hub; ollama:NAME[:TAG]; or a name that `pass-edge "
+    "models` lists. [default: SmolLM2-135M]"
+)
 _MODEL_OPTIONS: list[Option] = [_model_option(_DEFAULT_MODEL)]
 _THINKING_OPTIONS: list[Option] = [
     click.option(
@@ -106,7 +112,7 @@ _SCHEDULE_OPTIONS: list[Option] = [
 draft_model_option = click.option(
     "--draft-model",
     "-md",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="A small GGUF file with the model's tokenizer, from which auto drafts too where that pays.",
 )
 _MACHINE_OPTIONS: list[Option] = [
@@ -232,14 +238,14 @@ def model_argument(command: Command, *, required: bool = False) -> Command:
     """Add the model, as an argument or as the option that other commands have."""
 
     @wraps(command)
-    def with_model(positional: Path | None, model: Path | None, **options: Any) -> None:
+    def with_model(positional: str | None, model: str | None, **options: Any) -> None:
         if (positional and model) or (required and not (positional or model)):
             raise click.UsageError("give one model, as MODEL or with --model")
         command(model=positional or model, **options)
 
     option = _model_option("The same as MODEL." if required else _DEFAULT_MODEL)
     metavar = "MODEL" if required else "[MODEL]"
-    argument = click.argument("positional", metavar=metavar, required=False, type=click.Path(path_type=Path))
+    argument = click.argument("positional", metavar=metavar, required=False, type=click.Path())
     return argument(option(with_model))
 
 
@@ -251,10 +257,14 @@ def _add(command: Command, options: Sequence[Option]) -> Command:
 
 def open_engine(options: dict[str, Any]) -> Engine:
     """Open the engine of a command's ``options``, and print its notes."""
+    settings = settings_from(options)  # before a download, so that what is wrong is told at once
+    model = file_of(options["model"])
+    if settings.draft_model is not None:
+        settings = replace(settings, draft_model=file_of(str(settings.draft_model)).path)
     engine = Engine(
-        options["model"] or default_model(),
+        model,
         lookahead=None if options["lookahead"] == "none" else options["lookahead"],
-        settings=settings_from(options),
+        settings=settings,
         note=lambda text: quiet(f"{text} …"),
     )
     for note in engine.notes:

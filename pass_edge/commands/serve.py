@@ -11,17 +11,17 @@ import click
 from pass_edge import Settings, SettingsError
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.commands.terminal.standard_input import text
-from pass_edge.models import default_model
+from pass_edge.models import ModelFile
 from pass_edge.native.available_memory import available_memory
 from pass_edge.native.embedder import Embedder
 from pass_edge.native.file_kind import Kind, check_generates, kind_of
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.memory_need import bytes_needed
-from pass_edge.native.model_path import readable
 from pass_edge.native.process_memory import limit_malloc_arenas
 from pass_edge.settings import memory_needed
 
 from .engine_options import open_engine, serving_options, settings_from, template_options, thinking_options
+from .model_files import file_of
 
 if TYPE_CHECKING:
     from pass_edge.server.model_pool import ModelSource
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
 @thinking_options
 @template_options
 @serving_options
-def serve(models: tuple[Path, ...], body_limit: float, **options: Any) -> None:
+def serve(models: tuple[str, ...], body_limit: float, **options: Any) -> None:
     """Serve a model by OpenAI's protocol, or several.
 
     \b
@@ -120,7 +120,7 @@ def serve(models: tuple[Path, ...], body_limit: float, **options: Any) -> None:
     with (
         listen(settings) as listening,
         ModelPool(
-            _sources(models or (default_model(),), options),
+            _sources([file_of(model) for model in models or (None,)], options),
             max_waiting=options["queue"],
             memory=int(options["memory"] * (1 << 30)) if options["memory"] else available_memory(),
             note=quiet if len(models) > 1 else lambda _: None,
@@ -138,26 +138,26 @@ def serve(models: tuple[Path, ...], body_limit: float, **options: Any) -> None:
         run(pool, settings, listening, ready)
 
 
-def _sources(paths: Sequence[Path], options: dict[str, Any]) -> list[ModelSource]:
-    """Return the models in ``paths``, not loaded. Raises ModelError if one is no model that can be served,
+def _sources(models: Sequence[ModelFile], options: dict[str, Any]) -> list[ModelSource]:
+    """Return ``models``, not loaded. Raises ModelError if one is no model that can be served,
     SettingsError if an option does not fit several models."""
-    names = options["aliases"] or tuple(readable(path.stem) for path in paths)
-    if len(names) != len(paths):
+    names = options["aliases"] or tuple(model.name for model in models)
+    if len(names) != len(models):
         raise SettingsError(
-            f"there are {len(names)} names (--alias) and {len(paths)} models; name each model, or none"
+            f"there are {len(names)} names (--alias) and {len(models)} models; name each model, or none"
         )
-    if len(paths) > 1 and (options["draft_model"] or options["lookahead"] not in ("auto", "none")):
+    if len(models) > 1 and (options["draft_model"] or options["lookahead"] not in ("auto", "none")):
         raise SettingsError(
             "a lookahead file and a draft model are made for one model; with several, leave --lookahead and "
             "--draft-model out, and put each lookahead file beside its model"
         )
-    return [_source(path, name, options) for path, name in zip(paths, names, strict=True)]
+    return [_source(model, name, options) for model, name in zip(models, names, strict=True)]
 
 
-def _source(path: Path, name: str, options: dict[str, Any]) -> ModelSource:
+def _source(model: ModelFile, name: str, options: dict[str, Any]) -> ModelSource:
     from pass_edge.server.model_pool import ModelSource
 
-    settings = settings_from(options)
+    settings, path = settings_from(options), model.path
     with GgufFile(path) as file:
         if kind_of(file) is Kind.EMBEDDING:
             needed = bytes_needed(path, cells=0)
@@ -168,7 +168,7 @@ def _source(path: Path, name: str, options: dict[str, Any]) -> ModelSource:
     return ModelSource(
         name,
         Kind.TEXT,
-        lambda: open_engine({**options, "model": path}),
+        lambda: open_engine({**options, "model": model}),
         given=str(path),
         parallel=settings.parallel,
         n_bytes=memory_needed(settings, path),

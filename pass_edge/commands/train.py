@@ -18,6 +18,7 @@ from pass_edge.convert.training.recipe import STAGES, Recipe
 from pass_edge.native.output_file import check_output_path
 
 from .engine_options import model_argument
+from .model_files import file_of
 
 if TYPE_CHECKING:
     from pass_edge.convert.training.training import Training
@@ -148,7 +149,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Also write a page with plots of the training.",
 )
 def train(
-    model: Path,
+    model: str,
     output: Path,
     work: Path | None,
     stages: tuple[str, ...],
@@ -178,15 +179,16 @@ def train(
     """
     chosen = stages or STAGES
     _check_installed(report)
+    source = file_of(model).path
     if "measure" in chosen:
-        check_output_path(output, force, model)
+        check_output_path(output, force, source)
     if report:
-        check_output_path(report, force, model)
+        check_output_path(report, force, source)
     folder = work or output.with_suffix(".training")
     recipe = {name: value for name, value in recipe.items() if value is not None}
 
     def run(interrupted: list[bool]) -> Training:
-        training = _train(model, output, chosen, threads, folder, recipe, interrupted)
+        training = _train(source, output, chosen, threads, folder, recipe, interrupted)
         if report and training.is_main_process:
             _report(report, training)
         return training

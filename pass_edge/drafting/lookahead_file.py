@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -260,32 +259,3 @@ def _required(file: GgufFile, key: str, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise LookaheadError(f"{file.path}: {key} is {value!r}, not of type {kind.__name__}")
     return value
-
-
-# -- which file to use --------------------------------------------------------------------------------
-
-
-def find_lookahead(model: Path | GgufFile, base: Base) -> Path | None:
-    """Return the lookahead file to use where the user names none: the model itself if one is merged into it,
-    else ``MODEL.pass.gguf`` beside it, else a shipped sidecar that fits, else None."""
-    with open_gguf(model) as file:
-        if _is_merged(file):
-            return file.path
-    beside = file.path.with_suffix(".pass.gguf")
-    if beside.exists():
-        return beside
-    return next((path for path in shipped_sidecars() if _fits(path, base)), None)
-
-
-def shipped_sidecars() -> Iterator[Path]:
-    """Yield the sidecar files that come with this package."""
-    folder = resources.files("pass_edge") / "data"
-    return (Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".pass.gguf"))
-
-
-def _fits(path: Path, base: Base) -> bool:
-    try:
-        read_lookahead(path).matches(base)
-    except LookaheadError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Download model files from the Hugging Face Hub, as `Llama.from_pretrained` does."""
+"""Download model files from Hugging Face's hub, as `Llama.from_pretrained` does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from pass_edge.models.hub import fetch, list_repository
+from pass_edge.models.names import HubName
 from pass_edge.native.errors import SettingsError
 
 
@@ -19,15 +21,11 @@ def download(
 ) -> str:
     """Download the one file that matches each of ``patterns`` (names, or globs such as ``*q4_0.gguf``),
     unless it is there. Return the path of the first. Raises SettingsError if none or several files match a
-    pattern, ImportError without the package huggingface-hub."""
-    try:
-        from huggingface_hub import hf_hub_download, list_repo_files
-    except ImportError:
-        raise ImportError("from_pretrained needs huggingface-hub: pip install huggingface-hub") from None
-    there = list_repo_files(repo_id)
-    names = [_only_match(there, pattern, repo_id) for pattern in patterns]
-    first, *_ = (hf_hub_download(repo_id, name, local_dir=local_dir, cache_dir=cache_dir) for name in names)
-    return first
+    pattern, ModelError if the hub does not give them, OutputError."""
+    repository = list_repository(HubName(repo_id))
+    names = [_only_match(list(repository.sizes), pattern, repo_id) for pattern in patterns]
+    cache, folder = (Path(each) if each else None for each in (cache_dir, local_dir))
+    return str(fetch(repository, names, cache=cache, folder=folder)[0])
 
 
 def _only_match(names: Sequence[str], pattern: str, repo_id: str) -> str:

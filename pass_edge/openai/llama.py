@@ -129,7 +129,7 @@ class Llama:
     ) -> Llama:
         """Return the model ``filename`` (a name, or a glob) of a repository on the Hugging Face Hub, which is
         downloaded if it is not there; ``kwargs`` are the constructor's. ``local_dir_use_symlinks`` has no
-        effect. Raises ImportError without the package huggingface-hub."""
+        effect. Raises SettingsError if no file or several match, ModelError if the hub gives none."""
         files = [filename, *(additional_files or ())]
         path = download(repo_id, files, local_dir=local_dir, cache_dir=cache_dir)
         return cls(model_path=path, **kwargs)

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFWriter
 
 from pass_edge import Lookahead, read_lookahead, write_sidecar
-from pass_edge.drafting.lookahead_file import shipped_sidecars
+from pass_edge.models.sidecars import shipped_sidecars
 from tests.support.command_line import assert_refused, run
 
 

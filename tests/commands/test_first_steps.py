@@ -41,6 +41,13 @@ COMMANDS = main.list_commands(click.Context(main))
         ("-m model.gguf", "pass-edge chat -m model.gguf"),
         ("--temp 0", "pass-edge chat --temp 0"),
         ("help chta", "pass-edge chat"),
+        ("run user/repo:Q4_0", "pass-edge chat -m user/repo:Q4_0"),
+        ("run qwen2.5:0.5b", "pass-edge chat -m qwen2.5:0.5b"),
+        ("ollama:qwen", "pass-edge chat -m ollama:qwen"),
+        ("user/repo --temp 0", "pass-edge chat -m user/repo --temp 0"),
+        ("pull user/repo", "pass-edge models pull user/repo"),
+        ("list", "pass-edge models"),
+        ("rm user/repo", "pass-edge models rm user/repo"),
     ],
 )
 def test_a_wrong_command_line_is_answered_with_the_right_one(typed: str, advised: str) -> None:

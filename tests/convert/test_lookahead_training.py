@@ -15,7 +15,8 @@ import torch
 from pass_edge import ModelError, SettingsError
 from pass_edge.convert.training.frozen import FrozenModel
 from pass_edge.convert.training.lookahead import STATE, TrainedLookahead, train_lookahead
-from pass_edge.drafting.lookahead_file import find_lookahead, read_base, read_lookahead
+from pass_edge.drafting.lookahead_file import read_base, read_lookahead
+from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.batch import Rows, rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.embeddings import TokenEmbeddings

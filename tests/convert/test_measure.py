@@ -17,7 +17,7 @@ from pass_edge.convert.training.frozen import FrozenModel
 from pass_edge.convert.training.measure import UNION, DraftAccuracy, measure
 from pass_edge.convert.training.text import TrainingText, make_texts
 from pass_edge.drafting.heads import Heads
-from pass_edge.drafting.lookahead_file import find_lookahead
+from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from tests.support.questions import spread_questions
 

@@ -24,7 +24,8 @@ from pass_edge import (
 )
 from pass_edge.convert.inspection import inspect
 from pass_edge.convert.merge import merge
-from pass_edge.drafting.lookahead_file import WEIGHT, read_base, read_lookahead, shipped_sidecars
+from pass_edge.drafting.lookahead_file import WEIGHT, read_base, read_lookahead
+from pass_edge.models.sidecars import shipped_sidecars
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.gguf_file import GgufFile, NewTensor, write_gguf
 from pass_edge.native.quantize import quantize

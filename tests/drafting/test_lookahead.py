@@ -11,7 +11,8 @@ import pytest
 from pass_edge import Engine, Lookahead, LookaheadError, Settings, read_lookahead, write_sidecar
 from pass_edge.convert.checkpoint import convert
 from pass_edge.drafting.lookahead import Base
-from pass_edge.drafting.lookahead_file import find_lookahead, read_base, shipped_sidecars
+from pass_edge.drafting.lookahead_file import read_base
+from pass_edge.models.sidecars import find_lookahead, shipped_sidecars
 from pass_edge.native.model import Model
 
 BASE = Base("llama", "a model", 8, 100, "a" * 64, "b" * 64)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import inspect
 import pickle
-import shutil
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import llama_cpp
 import pytest
 from langchain_community.llms import LlamaCpp
@@ -22,7 +19,6 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from pass_edge import Llama, ModelError, SettingsError
 from pass_edge.native.errors import UnsupportedError
 from pass_edge.native.tiny_model import write_tiny_model
-from pass_edge.openai.hub import download
 from pass_edge.openai.llama_parameters import DEFAULTS, REASONS, SUPPORTED, WITHOUT_EFFECT, settings_of
 from tests.support.chat_requests import GO, MESSAGES
 from tests.support.command_line import assert_refused, run
@@ -183,32 +179,6 @@ def test_one_that_nobody_uses_frees_its_memory(speaking_path: Path) -> None:
     assert not gone()
     with pytest.raises(SettingsError, match="closed"):
         engine.check()
-
-
-def test_from_pretrained_takes_the_file_that_matches(
-    speaking_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fetch(repo_id: str, filename: str, *, local_dir: Path | None, cache_dir: Path | None) -> str:
-        assert repo_id == "someone/some-GGUF"
-        target = Path(local_dir or tmp_path) / filename
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(speaking_path, target)
-        return str(target)
-
-    names = ["README.md", "model-q4_0.gguf", "more/model-q8_0.gguf"]
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo_id: names)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    ask = {"repo_id": "someone/some-GGUF", "n_threads": 1, "verbose": False}
-    with Llama.from_pretrained(filename="*q8_0.gguf", local_dir=tmp_path / "here", **ask) as llm:
-        assert llm.model_path == str(tmp_path / "here/more/model-q8_0.gguf")
-    assert download("someone/some-GGUF", ["model-q4_0.gguf", "READ*"]) == str(tmp_path / "model-q4_0.gguf")
-    assert (tmp_path / "README.md").exists()
-    for pattern, words in (("*.bin", "no file matches"), ("*.gguf", "several files match")):
-        with pytest.raises(ValueError, match=words):
-            Llama.from_pretrained(filename=pattern, **ask)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="pip install huggingface-hub"):
-        Llama.from_pretrained(filename="x", **ask)
 
 
 # -- chats -----------------------------------------------------------------------------------------------

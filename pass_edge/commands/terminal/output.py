@@ -21,7 +21,7 @@ from pass_edge.thinking import ThinkingParser
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, by the convention of shells."""
@@ -78,6 +78,11 @@ def summary(stats: Stats) -> str:
         shares = " ".join(f"{share:.2f}" for share in stats.acceptance[:_DEPTHS_SHOWN])
         parts.append(f"accepted {shares}{deeper}")
     return " · ".join([*parts, f"{stats.tokens} tokens"])
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a size in MiB or GiB."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
 @contextmanager
@@ -204,6 +209,50 @@ def tensor_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for each download on standard error, or lines if it is not a terminal. Yield the
+    function that moves them: (file, bytes done, bytes in all). Without downloads, nothing is imported."""
+    bar: Progress | None = None
+    tasks: dict[str, TaskID] = {}
+    shown: dict[str, int] = {}
+
+    def note(file: str, done: int, total: int) -> None:
+        nonlocal bar
+        if not sys.stderr.isatty():
+            if (tenths := done * 10 // total) != shown.get(file):
+                shown[file] = tenths
+                quiet(f"{file}: {done / 2**20:.0f} of {total / 2**20:.0f} MiB")
+            return
+        bar = bar or _started_byte_bar()
+        if file not in tasks:
+            tasks[file] = bar.add_task(file, total=total)
+        bar.update(tasks[file], completed=done)
+
+    try:
+        yield note
+    finally:
+        if bar:
+            bar.stop()
+
+
+def _started_byte_bar() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    name, rest = TextColumn("{task.description}", markup=False), TimeRemainingColumn(compact=True)
+    columns = (name, BarColumn(bar_width=20), DownloadColumn(binary_units=True), TransferSpeedColumn(), rest)
+    bar = Progress(*columns, console=console(stderr=True))
+    bar.start()
+    return bar
 
 
 @contextmanager
