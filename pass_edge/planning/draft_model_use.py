@@ -1,9 +1,7 @@
-"""When a conversation asks the draft model, and what it may read for that.
+"""When a conversation asks the draft model, what it reads for that, and what came of it.
 
-A head drafts from what a pass has left, but a draft model must have read the whole conversation. What it
-lacks is of two kinds. The tokens since the last step like this one are the price of asking it at all such
-steps, so they count against its gain. The rest is a prompt, or text in which it did not pay: reading that is
-an investment.
+A head drafts from what a pass has left, but a draft model must have read the conversation. Until it has shown
+that it pays, it reads only the last few tokens; then it reads the rest.
 """
 
 from __future__ import annotations
@@ -12,16 +10,26 @@ import time
 from collections.abc import Sequence
 
 from pass_edge.drafting.draft_model import FEW_TOKENS, DraftConversation
+from pass_edge.drafting.drafter import StepResult
+from pass_edge.drafting.tree import DraftTree
 
-from .draft_statistics import ReadingBudget, TrialBackoff
+from .draft_statistics import TrialBackoff
+from .tree_selection import DraftBuilder, TreeSelector
+from .trial_budget import TrialBudget
+
+_TRIAL_TOKENS = 16
+"""So many tokens are read for a trial, if reading all that is lacking is not paid for."""
+_LIKELY_PASSES = 64
+"""A conversation is taken to need as many passes more as it has had, but at least so many."""
 
 
 class DraftModelUse:
     """The use of a draft model in one conversation. Not thread-safe. Attributes: ``conversation``."""
 
-    def __init__(self, conversation: DraftConversation, budget: ReadingBudget) -> None:
+    def __init__(self, conversation: DraftConversation, budget: TrialBudget) -> None:
         """``budget``: shared with other conversations."""
         self.conversation, self._budget = conversation, budget
+        self._spent = 0.0
         self.begin(())
 
     def begin(self, tokens: Sequence[int]) -> None:
@@ -31,38 +39,76 @@ class DraftModelUse:
         self._last_length: dict[TrialBackoff, int] = {}
         """Tokens of the conversation when a step with these trials came last."""
         self._n_passes, self._unpaid = 0, 0.0
+        self._reads_all = False
+        self._asked: tuple[TreeSelector, DraftTree] | None = None
+        """If the last step asked the draft model: what selected the tree, and the tree without its drafts."""
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """Continue the conversation with the ``tokens`` of one pass, the new root last."""
-        self.conversation.append(tokens)
-        self._budget.count_pass()
+    def observe(self, result: StepResult) -> None:
+        """Continue the conversation with the tokens of a pass, and book what drafts have cost and saved."""
+        self.conversation.append(result.new_tokens)
         self._n_passes += 1
+        saved = 0.0
+        if self._asked:
+            selector, without = self._asked
+            trees = result.tree, without
+            values = [selector.outcome(tree, tree.n_accepted(result.new_tokens)) for tree in trees]
+            saved, self._asked = values[0] - values[1], None
+        self._budget.record(len(result.new_tokens), saved - self._spent)
+        self._spent = 0.0
 
-    def is_ready(self, trials: TrialBackoff, pass_seconds: float) -> bool:
-        """Return whether to ask the draft model in this step. If it should be asked but has not read enough,
-        let it read. ``pass_seconds``: time of a plain pass."""
-        conversation, length = self.conversation, self.conversation.length
+    def is_ready(self, trials: TrialBackoff, selector: TreeSelector, builder: DraftBuilder) -> bool:
+        """Return whether to ask the draft model in this step, which has the drafts in ``builder`` already. If
+        it should be asked but has not read enough, let it read."""
+        length = self.conversation.length
         n_new = length - self._last_length.get(trials, self._start)
         self._last_length[trials] = length
-        if not trials.is_due():
-            return False
-        n_lacking, token_seconds = conversation.n_lacking, conversation.token_seconds
-        if n_lacking <= FEW_TOKENS:
-            return True
-        n_invested = max(0, n_lacking - n_new)
-        needed = n_invested * token_seconds / pass_seconds
-        if not self._budget.allows(needed, trials.mean_gain / pass_seconds, self._n_passes):
-            return False
-        self._unpaid += (n_lacking - n_invested) * token_seconds
-        began = time.perf_counter()
-        conversation.read()
-        seconds = time.perf_counter() - began
-        self._budget.spend(seconds / pass_seconds * n_invested / n_lacking)
-        return conversation.n_lacking <= FEW_TOKENS
+        step = selector.tokens_per_second * self.conversation.step_seconds
+        return (
+            trials.is_due()
+            and self._budget.allows(step + selector.min_probability[0])
+            and selector.value_if_right(step, self.conversation.depth) > selector.value(builder.build())
+            and self._has_read(selector.tokens_per_second, n_new)
+        )
 
-    def record(self, trials: TrialBackoff, gain: float) -> None:
-        """Record the ``gain`` of asking the draft model, in seconds, without what it read before."""
-        gain, self._unpaid = gain - self._unpaid, 0.0
-        trials.record(gain)
-        if gain < 0:
-            self._budget.record_loss()
+    def _has_read(self, tokens_per_second: float, n_new: int) -> bool:
+        """Return whether the draft model has read enough to draft; let it read what is paid for. ``n_new``:
+        tokens since the last step of the same trials."""
+        conversation, budget = self.conversation, self._budget
+        cost = tokens_per_second * conversation.token_seconds
+        n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
+        if n_lacking + n_skipped > FEW_TOKENS and not self._reads_all:
+            n_passes = max(self._n_passes, _LIKELY_PASSES)
+            self._reads_all = budget.lends(cost * (n_lacking + n_skipped), n_passes)
+            if self._reads_all:
+                conversation.read_from_start()
+            elif n_lacking > _TRIAL_TOKENS and not budget.allows(cost * n_lacking):
+                conversation.skip_to(conversation.length - _TRIAL_TOKENS)
+        if conversation.n_lacking > FEW_TOKENS:
+            if not (self._reads_all or budget.allows(cost * conversation.n_lacking)):
+                return False
+            self._read(tokens_per_second, n_new)
+        is_ready = conversation.n_lacking <= FEW_TOKENS
+        self._reads_all &= not is_ready
+        return is_ready
+
+    def _read(self, tokens_per_second: float, n_new: int) -> None:
+        """Let the draft model read. New tokens must be read at all steps like this one, so they count against
+        the gain of asking it; the others are a prompt, or text in which it did not pay."""
+        n_lacking, began = self.conversation.n_lacking, time.perf_counter()
+        count = self.conversation.read()
+        seconds = time.perf_counter() - began
+        self._unpaid += seconds * min(1.0, n_new / n_lacking)
+        if self._reads_all:
+            self._budget.borrow(tokens_per_second * self.conversation.token_seconds * count)
+        else:
+            self._spent += tokens_per_second * seconds
+
+    def record(
+        self, trials: TrialBackoff, gain: float, seconds: float, selector: TreeSelector, without: DraftTree
+    ) -> None:
+        """Record that the draft model was asked. ``gain``: what is expected of its drafts, in seconds, less
+        their time; without what it read before. ``seconds``: the time. ``without``: the tree without them."""
+        trials.record(gain - self._unpaid)
+        self._unpaid = 0.0
+        self._spent += selector.tokens_per_second * seconds
+        self._asked = selector, without

@@ -81,7 +81,7 @@ class Planner:
         self._drafter = drafter or Drafter(0)
         self._n_lookahead = n_lookahead
         self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
-        self._draft_model = DraftModelUse(draft_model, self._statistics.reading) if draft_model else None
+        self._draft_model = DraftModelUse(draft_model, self._statistics.budget) if draft_model else None
         self.mtp = draft_model if isinstance(draft_model, MtpConversation) else None
         self._use_ngrams = use_ngrams
         self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
@@ -136,7 +136,7 @@ class Planner:
         self._costs.observe(result.rows, result.depth, seconds, 1 / result.n_sharing)
         self._observe_chains(result.new_tokens)
         if self._draft_model:
-            self._draft_model.append(result.new_tokens)
+            self._draft_model.observe(result)
         if self._use_ngrams:
             self._observe_ngrams(result, estimates.ngrams)
 
@@ -263,16 +263,19 @@ class Planner:
         use, known = self._draft_model, self._statistics.draft_model
         if not use:
             return
-        # the least that a draft must be worth: its row, and the time of the draft model's pass
-        least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
-        if not _allows_another_source(builder, result) or least >= 1:
+        if not _allows_another_source(builder, result):
             return
         best = builder.best_probability
+        # the least that a draft must be worth: its row, and the time of the draft model's pass
+        least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
         rarely_pays = best > _LIKELY or (selector.n_sharing > 1 and least > _LIKELY)
         trials = known.trials(selector.n_sharing, best, starts_rare=rarely_pays)
-        if use.is_ready(trials, float(self._costs.at(result.depth)[0])):
+        if use.is_ready(trials, selector, builder):
+            root, began = result.new_tokens[-1], time.perf_counter()
+            without = selector.select(builder.build(), 0, root).below(root)
             chain = use.conversation, known, estimates.draft_model
-            use.record(trials, self._draft_chain(*chain, builder, selector, guide, result))
+            gain = self._draft_chain(*chain, builder, selector, guide, result)
+            use.record(trials, gain, time.perf_counter() - began, selector, without)
 
     def _draft_chain(
         self,

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pass_edge.drafting.tree import NO_DRAFT, Draft, TreeLimits
+from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree, TreeLimits
 from pass_edge.sampling.sampler import Distribution
 
 _DECAY = 0.97
@@ -125,6 +125,19 @@ class TreeSelector:
         part = max(self._parts(draft), key=lambda part: self._best_count(part, n_lookahead)[0])
         count = self._best_count(part, n_lookahead)[1]
         return part.most_likely(count).padded(root, count) if count else NO_DRAFT
+
+    def value_if_right(self, step_cost: float, depth: int) -> float:
+        """Return the value of the best chain of at most ``depth`` tokens, if all of them are right, and each
+        takes the time of ``step_cost`` tokens to draft."""
+        counts = (n for n in self._counts if n <= depth)
+        return max((n * (1 - step_cost) - self._costs[n] for n in counts), default=0.0)
+
+    def outcome(self, tree: DraftTree, n_accepted: int) -> float:
+        """Return how many tokens a pass over ``tree`` has gained over a plain one, if so many of its drafts
+        were accepted."""
+        n = len(tree.tokens) - 1
+        lost = self._costs[n] + self._rebuild_cost * (self.last_drafted != n)
+        return n_accepted - lost - (self._replay_costs[n_accepted] if n_accepted < n else 0.0)
 
     def _parts(self, draft: Draft) -> list[Draft]:
         """Return the parts of ``draft`` that a pass may verify whole."""
