@@ -84,13 +84,14 @@ class Draft:
     where 0 is the root.
 
     ``probabilities``: the path probability of each node, in (0, 1]: that it and all nodes above it are right.
-    ``proposals``: as in DraftTree.
+    ``proposals``: as in DraftTree. ``n_padding``: tokens at the end that only make up the number.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     probabilities: tuple[float, ...] = ()
     proposals: Mapping[int, Distribution] = field(default_factory=dict)
+    n_padding: int = 0
 
     @classmethod
     def chain(
@@ -157,6 +158,7 @@ class Draft:
             (*self.parents, *range(n, count)),
             self.probabilities + (_PADDING_PROBABILITY,) * missing,
             self.proposals,
+            missing,
         )
 
 

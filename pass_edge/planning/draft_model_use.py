@@ -13,7 +13,6 @@ from pass_edge.drafting.draft_model import FEW_TOKENS, DraftConversation
 from pass_edge.drafting.drafter import StepResult
 from pass_edge.drafting.tree import DraftTree
 
-from .draft_statistics import TrialBackoff
 from .tree_selection import DraftBuilder, TreeSelector
 from .trial_budget import TrialBudget
 
@@ -35,11 +34,7 @@ class DraftModelUse:
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a conversation that holds ``tokens``, the root last."""
         self.conversation.begin(tokens)
-        self._start = len(tokens)
-        self._last_length: dict[TrialBackoff, int] = {}
-        """Tokens of the conversation when a step with these trials came last."""
-        self._n_passes, self._unpaid = 0, 0.0
-        self._reads_all = False
+        self._n_passes, self._reads_all = 0, False
         self._asked: tuple[TreeSelector, DraftTree] | None = None
         """If the last step asked the draft model: what selected the tree, and the tree without its drafts."""
 
@@ -56,59 +51,50 @@ class DraftModelUse:
         self._budget.record(len(result.new_tokens), saved - self._spent)
         self._spent = 0.0
 
-    def is_ready(self, trials: TrialBackoff, selector: TreeSelector, builder: DraftBuilder) -> bool:
-        """Return whether to ask the draft model in this step, which has the drafts in ``builder`` already. If
-        it should be asked but has not read enough, let it read."""
-        length = self.conversation.length
-        n_new = length - self._last_length.get(trials, self._start)
-        self._last_length[trials] = length
+    def is_affordable(self, selector: TreeSelector) -> bool:
+        """Return whether a draft of one token may be lost."""
         step = selector.tokens_per_second * self.conversation.step_seconds
-        return (
-            trials.is_due()
-            and self._budget.allows(step + selector.min_probability[0])
-            and selector.value_if_right(step, self.conversation.depth) > selector.value(builder.build())
-            and self._has_read(selector.tokens_per_second, n_new)
-        )
+        return self._budget.allows(step + selector.min_probability[0])
 
-    def _has_read(self, tokens_per_second: float, n_new: int) -> bool:
-        """Return whether the draft model has read enough to draft; let it read what is paid for. ``n_new``:
-        tokens since the last step of the same trials."""
-        conversation, budget = self.conversation, self._budget
-        cost = tokens_per_second * conversation.token_seconds
-        n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
-        if n_lacking + n_skipped > FEW_TOKENS and not self._reads_all:
-            n_passes = max(self._n_passes, _LIKELY_PASSES)
-            self._reads_all = budget.lends(cost * (n_lacking + n_skipped), n_passes)
-            if self._reads_all:
-                conversation.read_from_start()
-            elif n_lacking > _TRIAL_TOKENS and not budget.allows(cost * n_lacking):
-                conversation.skip_to(conversation.length - _TRIAL_TOKENS)
+    def is_ready(self, selector: TreeSelector, builder: DraftBuilder) -> bool:
+        """Return whether the draft model can gain anything over the drafts in ``builder``, and has read
+        enough to draft. If it has not, let it read what is paid for."""
+        conversation, rate = self.conversation, selector.tokens_per_second
+        if_right = selector.value_if_right(rate * conversation.step_seconds, conversation.depth)
+        if if_right <= selector.value(builder.build()) or not self._may_read(rate):
+            return False
         if conversation.n_lacking > FEW_TOKENS:
-            if not (self._reads_all or budget.allows(cost * conversation.n_lacking)):
-                return False
-            self._read(tokens_per_second, n_new)
+            self._read(rate)
         is_ready = conversation.n_lacking <= FEW_TOKENS
         self._reads_all &= not is_ready
         return is_ready
 
-    def _read(self, tokens_per_second: float, n_new: int) -> None:
-        """Let the draft model read. New tokens must be read at all steps like this one, so they count against
-        the gain of asking it; the others are a prompt, or text in which it did not pay."""
-        n_lacking, began = self.conversation.n_lacking, time.perf_counter()
-        count = self.conversation.read()
-        seconds = time.perf_counter() - began
-        self._unpaid += seconds * min(1.0, n_new / n_lacking)
-        if self._reads_all:
-            self._budget.borrow(tokens_per_second * self.conversation.token_seconds * count)
-        else:
-            self._spent += tokens_per_second * seconds
+    def _may_read(self, tokens_per_second: float) -> bool:
+        """Return whether reading is paid for; skip what is not needed for a trial if reading all is not."""
+        conversation, budget = self.conversation, self._budget
+        cost = tokens_per_second * conversation.token_seconds
+        n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
+        if self._reads_all or n_lacking + n_skipped <= FEW_TOKENS:
+            return True
+        n_passes = max(self._n_passes, _LIKELY_PASSES)
+        if budget.lends(cost * (n_lacking + n_skipped), n_passes):
+            conversation.read_from_start()
+            self._reads_all = True
+        elif n_lacking > _TRIAL_TOKENS and not budget.allows(cost * n_lacking):
+            conversation.skip_to(conversation.length - _TRIAL_TOKENS)
+        return self._reads_all or budget.allows(cost * conversation.n_lacking)
 
-    def record(
-        self, trials: TrialBackoff, gain: float, seconds: float, selector: TreeSelector, without: DraftTree
-    ) -> None:
-        """Record that the draft model was asked. ``gain``: what is expected of its drafts, in seconds, less
-        their time; without what it read before. ``seconds``: the time. ``without``: the tree without them."""
-        trials.record(gain - self._unpaid)
-        self._unpaid = 0.0
+    def _read(self, tokens_per_second: float) -> None:
+        began = time.perf_counter()
+        self.conversation.read()
+        cost = tokens_per_second * (time.perf_counter() - began)
+        if self._reads_all:
+            self._budget.borrow(cost)
+        else:
+            self._spent += cost
+
+    def record(self, seconds: float, selector: TreeSelector, without: DraftTree) -> None:
+        """Record that the draft model was asked, which took ``seconds``. ``selector``: selects the tree;
+        ``without``: the tree that it selects without the drafts."""
         self._spent += selector.tokens_per_second * seconds
         self._asked = selector, without

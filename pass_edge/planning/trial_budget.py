@@ -43,4 +43,4 @@ class TrialBudget:
 
     def borrow(self, cost: float) -> None:
         """Record that ``cost`` was lent. It is paid back when the account is full."""
-        self._debt += cost
+        self._debt += min(cost, _MOST)
