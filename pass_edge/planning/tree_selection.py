@@ -164,7 +164,7 @@ class TreeSelector:
             value = expected - costs[n] - self._rebuild_cost * (self.last_drafted != n)
             if value > best_value and n in self._counts:
                 best_value, best_count = value, n
-        may_pad = self.padding_spent <= self._rebuild_cost
+        may_pad = self.padding_spent < self._rebuild_cost
         if may_pad and len(draft.tokens) < self.last_drafted < len(costs):
             expected -= last_probability * self._replay_costs[len(draft.tokens)]
             value = expected - costs[self.last_drafted]
