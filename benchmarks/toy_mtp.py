@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from gguf.quants import quantize
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -189,7 +189,7 @@ def _tensors(model: ToyModel) -> Iterable[tuple[str, Tensor]]:
 
 
 def write(model: ToyModel, path: Path) -> None:
-    """Write ``model`` to ``path`` in Q8_0, with token ids only."""
+    """Write ``model`` to ``path`` in Q8_0."""
     writer, q8_0 = GGUFWriter(path, "qwen35"), GGMLQuantizationType.Q8_0
     _write_metadata(writer)
     for name, tensor in _tensors(model):
@@ -206,8 +206,14 @@ def write(model: ToyModel, path: Path) -> None:
 
 def _write_metadata(writer: GGUFWriter) -> None:
     writer.add_name("toy with an MTP layer")
-    writer.add_tokenizer_model("no_vocab")
-    writer.add_vocab_size(N_BYTES)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([f"<0x{byte:02X}>" for byte in range(N_BYTES)])
+    writer.add_token_scores([0.0] * N_BYTES)
+    writer.add_token_types([TokenType.BYTE] * N_BYTES)
+    for add_token in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id):
+        add_token(0)  # no text has it
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(N_LAYER + 1)

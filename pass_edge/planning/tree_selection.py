@@ -97,7 +97,8 @@ class TreeSelector:
         ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, if
         ``limits`` say that they are where a draft is rejected."""
         self.n_sharing, self.last_drafted, self.padding_spent = n_sharing, 0, 0.0
-        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / seconds[0])
+        # numpy's numbers would make all sums with them several times slower
+        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / float(seconds[0]))
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""

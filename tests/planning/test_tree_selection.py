@@ -159,7 +159,9 @@ def test_padding_ends_once_it_has_cost_as_much_as_rebuilding(row: float, rebuild
         selector.count_padding(padded)
         spent, n_padded = spent + last * row, n_padded + 1
         assert n_padded <= 2 + rebuild / (last * row)
-    assert spent < rebuild * 1.001 + last * row, "twice as much in all as with the best choice known beforehand"
+    assert spent < rebuild * 1.001 + last * row, (
+        "twice as much in all as with the best choice known beforehand"
+    )
     assert spent > 0 or last * row > 0.999 * rebuild
     selector.count_padding(padded)
     assert selector.select(NO_DRAFT, 0, 9).tokens or spent == 0, "a pass without padding ends the count"
