@@ -25,8 +25,8 @@ class Recipe:
     begin with: its lookahead embeddings, and its heads if they have the same widths. ``lookahead``,
     ``prefix``: rows of each. ``head_width``, ``hidden_width``: widths of the heads on lookahead outputs (if
     there are any) and on hidden states; 0 leaves one out. ``candidates``: how many tokens the heads
-    score. ``steps``: for lookahead and prefix rows; ``head_steps``: for each head; ``head_lr``: the heads' learning rate;
-    ``head_depth``: how many drafted tokens in a row heads learn.
+    score. ``steps``: for lookahead and prefix rows; ``head_steps``: for each head; ``head_lr``: the
+    learning rate; ``head_depth``: how many drafted tokens in a row heads learn.
     """
 
     prompts: str = SHAREGPT
