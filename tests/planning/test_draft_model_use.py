@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pass_edge.drafting.drafter import DraftToken, PassOutput, StepResult
 from pass_edge.drafting.tree import NO_DRAFT, Draft
-from pass_edge.planning.cost_model import StepCosts, expected_speed
+from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_statistics import DraftStatistics
+from pass_edge.planning.expected_speed import expected_speed
 from pass_edge.planning.planner import Planner
 from pass_edge.sampling.sampler import Sampler, Sampling
 
@@ -211,6 +212,6 @@ def test_a_draft_counts_for_what_it_saves_beside_other_drafts(clock: list[float]
 
 def test_the_speed_to_expect() -> None:
     costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.2]), np.zeros(2))
-    assert expected_speed(costs, 0.3, 0.8) == pytest.approx(1.8 / 1.5)
-    assert expected_speed(costs, 0.3, 0.4) < 1
-    assert expected_speed(costs_of(), 0.0, 1.0) == pytest.approx(32 * PASS / (PASS + 31 * ROW))
+    assert expected_speed(costs, 0.3, [0.8]) == pytest.approx(1.8 / 1.5)
+    assert expected_speed(costs, 0.3, [0.4]) < 1
+    assert expected_speed(costs_of(), 0.0, [1.0]) == pytest.approx(32 * PASS / (PASS + 31 * ROW))
