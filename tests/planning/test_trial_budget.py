@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pass_edge.planning.trial_budget import TrialBudget
 
 SHARE, MOST = 0.02, 8.0
-PASSES = st.lists(st.tuples(st.integers(1, 9), st.floats(0, 4), st.floats(-1, 3)), min_size=20, max_size=600)
+PASSES = st.lists(st.tuples(st.integers(1, 9), st.floats(0, 4), st.floats(-1, 3)), min_size=20, max_size=300)
 """For each pass: the tokens that it yields, what asking would cost, and what its drafts would save."""
 
 
