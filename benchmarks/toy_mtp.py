@@ -33,6 +33,7 @@ PROMPT = 256  # tokens of a text that are given
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "plain": {"schedule": "plain"},
+    "no drafts": {"mtp": False, "ngrams": False},
     "n-grams": {"mtp": False},
     "MTP": {"ngrams": False},
     "both": {},
