@@ -17,8 +17,8 @@ from pathlib import Path
 
 import click
 
-from pass_edge import LibraryError
 from pass_edge.native import build
+from pass_edge.native.errors import LibraryError
 
 from .terminal.output import INTERRUPTED, flag_interrupts, stage_progress
 
