@@ -20,7 +20,8 @@ class Recipe:
     ``prompts``, ``held_out``: sources as in prompts.read_prompts; without ``held_out``, the first prompts are
     held out. ``also``: work folders of other trainings of this model with the same held-out prompts, whose
     text is learned from too. ``answers``, ``held_out_answers``: how many answers to learn from and to measure
-    on. ``max_tokens``, ``max_prompt``: most tokens of an answer and of its prompt. ``start``: a sidecar to
+    on. ``max_tokens``, ``max_prompt``: most tokens of an answer and of its prompt. ``learn_prompts``: learn
+    from the tokens of the prompts too. ``start``: a sidecar to
     begin with: its lookahead embeddings, and its heads if they have the same widths. ``lookahead``,
     ``prefix``: rows of each. ``head_width``, ``hidden_width``: widths of the heads on lookahead outputs and
     on hidden states; 0 leaves one out. ``candidates``: how many tokens the heads score. ``steps``: for
@@ -35,6 +36,7 @@ class Recipe:
     held_out_answers: int = 64
     max_tokens: int = 256
     max_prompt: int = 640
+    learn_prompts: bool = False
     start: str | None = None
     lookahead: int = 4
     prefix: int = 0

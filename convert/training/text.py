@@ -1,8 +1,9 @@
 """Training text: the model's own answers to prompts, with its hidden states and its most likely tokens.
 
 The answers are the model's own, because those are what it will have to draft. Half of them are greedy, half
-are sampled. They are made and written in groups. A run that was killed resumes after the last complete group,
-and gives the same files:
+are sampled. The prompts are read anyway, so they can be learned from too: they then count as the
+beginnings of the answers, but for what all of them begin with. Texts are made and written in groups. A run
+that was killed resumes after the last complete group, and gives the same files:
 
 text.i32      for each answer, the lengths of prompt and answer, then the ids of both
 hidden.f16    for each token of an answer, the hidden state (output of the last norm) that it was chosen from
@@ -63,11 +64,13 @@ def make_texts(
     max_tokens: int = 256,
     max_prompt: int = 640,
     temperatures: Sequence[float] = (0.0, 0.8),
+    with_prompts: bool = False,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
 ) -> list[TrainingText]:
     """Return ``count`` answers of up to ``max_tokens`` tokens to the first ``prompts`` of up to
-    ``max_prompt`` tokens, at ``temperatures`` in turn.
+    ``max_prompt`` tokens, at ``temperatures`` in turn. ``with_prompts``: a prompt's tokens count as its
+    answer's, behind the beginning that all prompts share.
 
     Answers in ``folder`` are read, missing ones are made and added to it. ``progress``: called with the
     number of answers made and ``count``. Raises SettingsError if there are too few prompts.
@@ -78,6 +81,7 @@ def make_texts(
     chosen = list(itertools.islice(encoded, count))
     if len(chosen) < count:
         raise SettingsError(f"there are {len(chosen)} prompts that can be used; {count} are asked for")
+    scored_from = max(1, _common_length(chosen)) if with_prompts else None
     settings = context_settings(engine.model, engine.settings, cells=1)
     with BatchGenerator(engine.model, settings, GROUP_SIZE, max_prompt + max_tokens) as generator:
         for start in range(done, count, GROUP_SIZE):
@@ -87,17 +91,27 @@ def make_texts(
                 Sampler(Sampling(temperature=temperatures[i % len(temperatures)], seed=seed + i))
                 for i in range(start, start + len(group))
             ]
-            _append(folder, _answer_group(generator, group, samplers, max_tokens))
+            _append(folder, _answer_group(generator, group, samplers, max_tokens, scored_from))
     progress(count, count)
     return read_texts(folder, engine.model.n_embd)[:count]
 
 
+def _common_length(prompts: Sequence[list[int]]) -> int:
+    """Return how many tokens all ``prompts`` begin with alike."""
+    first, last = min(prompts), max(prompts)
+    return next((i for i, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
+
+
 def _answer_group(
-    generator: BatchGenerator, prompts: Sequence[list[int]], samplers: Sequence[Sampler], max_tokens: int
+    generator: BatchGenerator,
+    prompts: Sequence[list[int]],
+    samplers: Sequence[Sampler],
+    max_tokens: int,
+    scored_from: int | None,
 ) -> dict[str, bytes]:
     """Answer a group of prompts, and return the bytes to append to each file."""
     answers: list[list[tuple[int, bytes, bytes, bytes]]] = [[] for _ in prompts]
-    for step in generator.answer(prompts, samplers, max_tokens):
+    for step in generator.answer(prompts, samplers, max_tokens, scored_from):
         logits = torch.from_numpy(step.logits)
         best, top_tokens = logits.topk(N_TOP_TOKENS)
         columns = (
@@ -111,7 +125,8 @@ def _answer_group(
     appended = {_TEXT: b"", _HIDDEN: b"", _LIKELY: b"", _LOGPROBS: b""}
     for prompt, answer in zip(prompts, answers, strict=True):
         tokens, *rows = zip(*answer, strict=True)
-        text = np.array([len(prompt), len(tokens), *prompt, *tokens], np.int32)
+        before = prompt[:scored_from]
+        text = np.array([len(before), len(tokens), *before, *tokens], np.int32)
         for name, data in zip(appended, (text.tobytes(), *map(b"".join, rows)), strict=True):
             appended[name] += data
     return appended

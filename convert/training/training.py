@@ -154,11 +154,12 @@ class Training:
                 unfinished.write_text(json.dumps(fingerprint, indent=2) + "\n", "utf-8")
             return
         try:
-            saved = json.loads(path.read_text("utf-8"))
+            # a recipe of an earlier version lacks settings that came later
+            saved = asdict(Recipe()) | json.loads(path.read_text("utf-8"))
             differences = [
                 f"{k} {saved.get(k)}, not {v}" for k, v in fingerprint.items() if saved.get(k) != v
             ]
-        except (ValueError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise SettingsError(f"{path} is damaged; name another folder with --work") from error
         if differences:
             raise SettingsError(
@@ -226,7 +227,7 @@ class Training:
         settings = Settings(schedule="plain", threads=self.threads)
         with Engine(self.model, lookahead=None, settings=settings, note=self.notify) as engine:
             prompts, held_out = self._choose_prompts(engine)
-            self._answer(engine, prompts, "text")
+            self._answer(engine, prompts, "text", with_prompts=self.recipe.learn_prompts)
             self._answer(engine, held_out, "held-out-text")
 
     def _choose_prompts(self, engine: Engine) -> tuple[list[str], list[str]]:
@@ -257,7 +258,9 @@ class Training:
             )
         return min(self.recipe.max_prompt, room)
 
-    def _answer(self, engine: Engine, prompts: Sequence[str], name: str) -> None:
+    def _answer(
+        self, engine: Engine, prompts: Sequence[str], name: str, *, with_prompts: bool = False
+    ) -> None:
         label = "held-out text" if name == "held-out-text" else name
         make_texts(
             engine,
@@ -266,6 +269,7 @@ class Training:
             count=self._count(name),
             max_tokens=self.recipe.max_tokens,
             max_prompt=self._longest_prompt(engine),
+            with_prompts=with_prompts,
             seed=self.recipe.seed,
             progress=lambda done, total: self.progress(label, done, total, ""),
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def _recipe_option(name: str, *short: str, help: str, **attributes: Any) -> Callable[..., Any]:
     """Return the option for a setting of Recipe. Its help ends with the default, if there is one."""
     default = getattr(Recipe, name.removeprefix("--").replace("-", "_"))
-    suffix = f" [default: {default}]" if default not in (None, ()) else ""
+    suffix = f" [default: {default}]" if default not in (None, (), False) else ""
     return click.option(name, *short, help=help + suffix, **attributes)
 
 
@@ -61,6 +61,11 @@ _RECIPE_OPTIONS = [
         "--max-tokens", "--n-predict", "-n", type=click.IntRange(8), help="Most tokens of an answer."
     ),
     _recipe_option("--max-prompt", type=click.IntRange(1), help="Most tokens of a prompt."),
+    _recipe_option(
+        "--learn-prompts",
+        is_flag=True,
+        help="Learn from the tokens of the prompts too, which costs little, since they are read anyway.",
+    ),
     _recipe_option(
         "--hidden-width",
         type=click.IntRange(0, 65536),

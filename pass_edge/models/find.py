@@ -102,6 +102,6 @@ def _listed(name: ShortName) -> Path:
     close = list(dict.fromkeys(by_words[word] for word in get_close_matches(wanted, by_words, 6, 0.6)))
     meant = f"; is {' or '.join(close[:3])} meant" if close else ""
     raise ModelError(
-        f"there is no file {name.text}, and no model of that name on this disk{meant}; `pass-edge models` "
-        "lists them, and USER/REPO names one on Hugging Face's hub"
+        f"there is no file {name.text:.100}, and no model of that name on this disk{meant}; "
+        "`pass-edge models` lists them, and USER/REPO names one on Hugging Face's hub"
     )

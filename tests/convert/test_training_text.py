@@ -109,6 +109,31 @@ def test_greedy_answers_are_the_most_likely_tokens(engine: Engine, tmp_path: Pat
         assert (np.diff(answer.logprobs.astype(np.float32)) <= 0).all()
 
 
+def test_prompts_that_are_learned_from_begin_the_answers(engine: Engine, tmp_path: Path) -> None:
+    prompts = [f"7 8 9 {' '.join(map(str, range(i, i + 3 * i + 1)))}" for i in range(1, 5)]
+    made = {
+        with_prompts: make_texts(
+            engine,
+            prompts,
+            tmp_path / str(with_prompts),
+            count=4,
+            max_tokens=5,
+            max_prompt=16,
+            with_prompts=with_prompts,
+        )
+        for with_prompts in (False, True)
+    }
+    for answers, texts in zip(made[False], made[True], strict=True):
+        assert answers.ids.tolist() == texts.ids.tolist()
+        assert texts.prompt_length == 3  # all begin with 7 8 9
+        assert len(texts.hidden) == len(texts.ids) - 3
+        assert (texts.hidden[-5:] == answers.hidden).all()
+        assert (texts.top_tokens[-5:] == answers.top_tokens).all()
+        for i in range(3, answers.prompt_length):  # what predicts the tokens of the prompt
+            logits = engine.logits_after(texts.ids[:i].tolist())
+            assert texts.top_tokens[i - 3, 0] == logits.argmax()
+
+
 def test_a_model_without_a_tokenizer_takes_ids(engine: Engine) -> None:
     assert encode_prompt(engine, "3 17  4") == [3, 17, 4]
     for bad in ("Why?", "3 48", "-1", "3 99999999999"):

@@ -184,4 +184,6 @@ def test_a_pipe_is_no_model(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long() -> None:
     with pytest.raises(ModelError, match="cannot be read: File name too long"):
+        Engine(Path("m" * 300))
+    with pytest.raises(ModelError, match=r"there is no file m{100}, and no model of that name"):
         Engine("m" * 300)
