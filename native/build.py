@@ -229,14 +229,14 @@ def _availability(backend: str, machine: Machine) -> str:
         "metal": "" if machine.system == "Darwin" else "macOS",
         "vulkan": machine.vulkan_missing,
     }[backend]
-    return f"needs {missing}" if missing else f"possible too: make setup BACKEND={backend}"
+    return f"needs {missing}" if missing else f"possible too: pass-edge setup --backend {backend}"
 
 
 def _check_backend(backend: str, machine: Machine) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     if backend == "metal" and machine.system != "Darwin":
-        raise ValueError("the metal backend needs macOS; leave BACKEND out, or choose another")
+        raise ValueError("the metal backend needs macOS; name no backend, or another")
     if backend == "cuda" and not machine.nvcc:
         raise ValueError("the cuda backend needs nvcc, which was not found; install the CUDA toolkit")
     if backend == "cuda" and machine.cublas is None:

@@ -81,13 +81,19 @@ def test_undo_installs_what_the_index_has(calls: Path, monkeypatch: pytest.Monke
     assert "--undo" not in done.stdout
 
 
-def test_a_failed_build_changes_nothing_and_shows_why(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_a_failed_build_changes_nothing_and_shows_why(
+    backend: str, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = build.Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="/usr/bin/nvcc")
+    monkeypatch.setattr(build, "inspect_machine", lambda: machine)
     monkeypatch.setenv("BROKEN", "1")
-    done = run("setup", "--backend", "cpu")
+    done = run("setup", "--backend", backend)
     assert done.exit_code == 2
     assert len(calls.read_text().splitlines()) == 1
     assert "the compiler gave up" in done.stderr
     assert "Nothing was changed" in done.stderr
+    assert ("Without cuda: pass-edge setup --backend cpu" in done.stderr) == (backend == "cuda")
 
 
 def test_ctrl_c_ends_the_build_and_changes_nothing(
