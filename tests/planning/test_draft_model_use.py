@@ -176,6 +176,7 @@ def test_a_long_text_is_read_once_that_may_pay(clock: list[float]) -> None:
     assert other.n_asked > 5
     run(second, clock, 4000, always(3))
     assert other.n_read > 2000
+    assert other.n_skipped == 0
 
 
 def test_it_is_not_asked_where_certain_drafts_could_not_pay(clock: list[float]) -> None:
@@ -208,6 +209,22 @@ def test_a_draft_counts_for_what_it_saves_beside_other_drafts(clock: list[float]
         use.record(0.0, selector, without)
         use.observe(result)
     assert gains == [pytest.approx(1 - ROW / PASS), 0.0]
+
+
+def test_padding_after_a_trial_ends(clock: list[float]) -> None:
+    """The wide graph of a pass with a draft is kept for some passes, but not for all that follow."""
+    row, rebuild = 0.1 * PASS, 2.05 * PASS
+    costs = StepCosts(np.array([1.0, 32.0]), np.array([PASS, PASS + 31 * row]), np.zeros(2), rebuild)
+    planner = Planner(costs, use_ngrams=False)
+    tree = Draft.chain([3], [0.9]).below(7)
+    n_padded = 0
+    for _ in range(60):
+        n = len(tree.tokens)
+        planner.learn(StepResult(tree, (7,), NOTHING, GREEDY, [], "sampling", 9, n, PASS + row * (n - 1)))
+        tree = planner.tree(7)
+        n_padded += len(tree.tokens) > 1
+    assert 15 < n_padded < 30
+    assert len(tree.tokens) == 1
 
 
 def test_the_speed_to_expect() -> None:
