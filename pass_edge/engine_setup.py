@@ -33,8 +33,9 @@ from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import has_kernels, kernels
 from pass_edge.native.model import Model, check_is_gguf
-from pass_edge.planning.cost_model import StepCosts, expected_speed, step_costs
+from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
+from pass_edge.planning.expected_speed import expected_speed
 from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
 
 from .settings import (
@@ -362,7 +363,7 @@ class EngineParts:
         )
         opened.enter_context(closing(opened_model))
         draft_seconds, seconds = opened_model.step_seconds, float(costs.at(0)[0])
-        if expected_speed(costs, draft_seconds, _VERY_GOOD) <= 1:
+        if expected_speed(costs, draft_seconds, [_VERY_GOOD]) <= 1:
             self.notes.append(
                 f"a pass of {name} takes {1e3 * draft_seconds:.1f} ms, and one of the model "
                 f"{1e3 * seconds:.1f} ms, so drafts would not pay even if {_VERY_GOOD:.0%} of them were right"

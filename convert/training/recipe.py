@@ -23,10 +23,10 @@ class Recipe:
     on. ``max_tokens``, ``max_prompt``: most tokens of an answer and of its prompt. ``learn_prompts``: learn
     from the tokens of the prompts too. ``start``: a sidecar to
     begin with: its lookahead embeddings, and its heads if they have the same widths. ``lookahead``,
-    ``prefix``: rows of each. ``head_width``, ``hidden_width``: widths of the heads on lookahead outputs and
-    on hidden states; 0 leaves one out. ``candidates``: how many tokens the heads score. ``steps``: for
-    lookahead and prefix rows; ``head_steps``: for each head; ``head_lr``: the heads' learning rate;
-    ``head_depth``: how many drafted tokens in a row heads learn.
+    ``prefix``: rows of each. ``head_width``, ``hidden_width``: widths of the heads on lookahead outputs (if
+    there are any) and on hidden states; 0 leaves one out. ``candidates``: how many tokens the heads
+    score. ``steps``: for lookahead and prefix rows; ``head_steps``: for each head; ``head_lr``: the
+    learning rate; ``head_depth``: how many drafted tokens in a row heads learn.
     """
 
     prompts: str = SHAREGPT
@@ -38,7 +38,7 @@ class Recipe:
     max_prompt: int = 640
     learn_prompts: bool = False
     start: str | None = None
-    lookahead: int = 4
+    lookahead: int = 0
     prefix: int = 0
     head_width: int = 1024
     hidden_width: int = 1024
@@ -50,8 +50,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.lookahead and (self.prefix or self.head_width):
-            raise SettingsError("a prefix, and a head on lookahead outputs, need lookahead embeddings")
+        if not self.lookahead and self.prefix:
+            raise SettingsError("a prefix needs lookahead embeddings")
         if not self.lookahead and not self.hidden_width:
             raise SettingsError("there is nothing to train: neither lookahead embeddings nor a hidden head")
         if self.also and not self.held_out:

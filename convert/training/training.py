@@ -33,6 +33,7 @@ from pass_edge.native.errors import OutputError, SettingsError
 from pass_edge.native.output_file import atomic_write
 
 from .acceptance import HEAD, HIDDEN, AcceptanceBySource
+from .forecast import Gain, rounded_time, text_seconds, training_seconds
 from .frozen import FrozenModel
 from .heads import Anchors, TrainedHead, most_likely_tokens, train_head
 from .lookahead import TrainedLookahead, train_lookahead
@@ -108,9 +109,10 @@ class Training:
         recipe, needed = self.recipe, {*stages}
         if "measure" in stages:
             needed |= {"lookahead", "head", "hidden"}
-        if recipe.head_width and "head" in needed:
+        if recipe.lookahead and recipe.head_width and "head" in needed:
             needed.add("lookahead")  # the head learns from its outputs
-        sizes = {"lookahead": recipe.lookahead, "head": recipe.head_width, "hidden": recipe.hidden_width}
+        head_width = recipe.head_width if recipe.lookahead else 0
+        sizes = {"lookahead": recipe.lookahead, "head": head_width, "hidden": recipe.hidden_width}
         return [name for name, size in sizes.items() if size and name in needed]
 
     @cached_property
@@ -224,11 +226,25 @@ class Training:
             return
         if PartialState().num_processes > 1:
             raise SettingsError("text is made by one process: run the stage 'text' alone first")
-        settings = Settings(schedule="plain", threads=self.threads)
-        with Engine(self.model, lookahead=None, settings=settings, note=self.notify) as engine:
+        with self._open_engine() as engine:
             prompts, held_out = self._choose_prompts(engine)
+            self._tell_time(engine, prompts)
             self._answer(engine, prompts, "text", with_prompts=self.recipe.learn_prompts)
             self._answer(engine, held_out, "held-out-text")
+
+    def _open_engine(self) -> Engine:
+        settings = Settings(threads=self.threads)
+        return Engine(self.model, lookahead=None, settings=settings, note=self.notify)
+
+    def _tell_time(self, engine: Engine, prompts: Sequence[str]) -> None:
+        if engine.costs is None:
+            return
+        missing = prompts[len(self._finished_texts("text")) :]
+        encoded = [encode_prompt(engine, prompt) for prompt in missing]
+        text = rounded_time(text_seconds(engine.costs, encoded, self.recipe.max_tokens))
+        learning = training_seconds(self.recipe, self._base.n_embd, PartialState().device)
+        hidden = f", and the hidden head about {rounded_time(learning)}" if learning else ""
+        self.notify(f"the text takes up to {text}{hidden}; Ctrl-C stops, and the same command goes on later")
 
     def _choose_prompts(self, engine: Engine) -> tuple[list[str], list[str]]:
         """Return the prompts to learn from and the held-out ones."""
@@ -297,7 +313,7 @@ class Training:
     def _learn_head(self, texts: Sequence[TrainingText], held_out: Sequence[TrainingText]) -> TrainedHead:
         assert self.lookahead, "the head learns from its outputs"
         rows, load_model = self.lookahead, cache(partial(FrozenModel, self.model, PartialState().device))
-        outputs = [
+        learn, measured = [
             make_outputs(
                 load_model,
                 source,
@@ -310,12 +326,23 @@ class Training:
             for source, depth in ((texts, self.recipe.head_depth), (held_out, len(rows.embeddings)))
         ]
         start = None if self._start is None else self._start.head
-        return self._train_head(HEAD, "head.pt", self.recipe.head_width, start, *outputs)
+        return self._train_head(HEAD, "head.pt", self.recipe.head_width, start, learn, measured)
 
     def _learn_hidden(self, texts: Sequence[TrainingText], held_out: Sequence[TrainingText]) -> TrainedHead:
-        anchors = (Anchors.from_hidden_states(source) for source in (texts, held_out))
+        learn, measured = (Anchors.from_hidden_states(source) for source in (texts, held_out))
         start = None if self._start is None else self._start.hidden_head
-        return self._train_head(HIDDEN, "hidden.pt", self.recipe.hidden_width, start, *anchors)
+        width, gain = self.recipe.hidden_width, self._gain()
+        return self._train_head(HIDDEN, "hidden.pt", width, start, learn, measured, gain)
+
+    def _gain(self) -> Gain | None:
+        """Measure what the hidden head will cost here; None where that is not known."""
+        if not self.is_main_process or is_finished(self.folder / "hidden.pt"):
+            return None
+        with self._open_engine() as engine:
+            costs = engine.costs
+        if costs is None:
+            return None
+        return Gain.measure(costs, self.model, self._base, self._candidates(), self.recipe.hidden_width)
 
     def _train_head(
         self,
@@ -325,6 +352,7 @@ class Training:
         start: HeadWeights | None,
         learn: Anchors,
         held_out: Anchors,
+        gain: Gain | None = None,
     ) -> TrainedHead:
         recipe = self.recipe
         same_width = start is not None and start.width == width
@@ -341,15 +369,17 @@ class Training:
             lr=recipe.head_lr,
             measure_every=max(1, recipe.head_steps // 20),
             seed=recipe.seed,
-            progress=self._step_progress(name),
+            progress=self._step_progress(name, gain),
         )
 
-    def _step_progress(self, name: str) -> StepProgress:
+    def _step_progress(self, name: str, gain: Gain | None = None) -> StepProgress:
         def report(step: int, steps: int, loss: float, measured: AcceptanceBySource) -> None:
             if self.is_main_process:
-                sources = list(measured.values())[-1:]
-                accepted = "".join(f", accepted {' '.join(f'{x:.2f}' for x in s.top_1)}" for s in sources)
-                self.progress(name, step, steps, f"loss {loss:.2f}{accepted}")
+                status = f"loss {loss:.2f}"
+                for shares in list(measured.values())[-1:]:
+                    status += f", accepted {' '.join(f'{share:.2f}' for share in shares.top_1)}"
+                    status += f", speed x {gain.speed(shares):.2f}" if gain else ""
+                self.progress(name, step, steps, status)
 
         return report
 

@@ -16,10 +16,12 @@ from pass_edge.drafting.draft_model import DraftModel
 from pass_edge.native import build, devices
 from pass_edge.native.context import cache_bytes
 from pass_edge.native.cpu_count import cpu_quota
+from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.library import cpu_library_path, has_kernels, kernels, library_path, system_info
 from pass_edge.native.library_probe import BROKEN, WORKS
 from pass_edge.native.model import ALL_LAYERS
-from pass_edge.planning.cost_model import StepCosts, expected_speed
+from pass_edge.planning.cost_model import StepCosts
+from pass_edge.planning.expected_speed import expected_speed, hidden_head_seconds
 from pass_edge.settings import PLAIN
 
 from .engine_options import draft_model_option, model_argument
@@ -104,7 +106,7 @@ def _examine_model(model: str | None, draft_model: str | None, report: dict[str,
         report["model"] = {
             "path": str(engine.model.path),
             "description": engine.model.description,
-            "lookahead": engine.lookahead.describe() if engine.lookahead is not None else None,
+            "lookahead": _lookahead(engine),
             "batch_invariance": f"up to {width} tokens a pass get the same bits as single tokens"
             if width > 1
             else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",
@@ -118,6 +120,18 @@ def _examine_model(model: str | None, draft_model: str | None, report: dict[str,
         report["advice"] += engine.notes
 
 
+def _lookahead(engine: Engine) -> str | None:
+    """Describe the lookahead file in use, and what its hidden head gains here by its measured acceptance."""
+    lookahead, costs = engine.lookahead, engine.costs
+    if lookahead is None:
+        return None
+    if not (costs and lookahead.hidden_head and lookahead.acceptance):
+        return lookahead.describe()
+    seconds = hidden_head_seconds(lookahead, TokenEmbeddings(engine.model.path), costs)
+    speed = expected_speed(costs, seconds, lookahead.acceptance)
+    return f"{lookahead.describe()}; that alone should decode at {speed:.2f} times plain speed here"
+
+
 def _draft_model(draft_model: DraftModel, costs: StepCosts) -> str:
     """Describe what a draft model or MTP layers cost, and what they gain if their drafts are right."""
     model, settings = draft_model.model, draft_model.context.settings
@@ -125,9 +139,9 @@ def _draft_model(draft_model: DraftModel, costs: StepCosts) -> str:
     name = f"MTP layers of the model ({model.n_mtp_layers})" if settings.mtp else model.description
     seconds, speed_at = draft_model.step_seconds, partial(expected_speed, costs, draft_model.step_seconds)
     times = f"{1e3 * seconds:.1f} ms a pass, where the model takes {1e3 * costs.at(0)[0]:.1f} ms"
-    paying = next((percent for percent in range(1, 101) if speed_at(percent / 100) > 1), None)
+    paying = next((percent for percent in range(1, 101) if speed_at([percent / 100]) > 1), None)
     gain = (
-        f"pays if {paying} % of its drafts are right; {speed_at(0.8):.2f} times plain decoding if 80 % are"
+        f"pays if {paying} % of its drafts are right; {speed_at([0.8]):.2f} times plain decoding if 80 % are"
         if paying
         else "cannot pay"
     )

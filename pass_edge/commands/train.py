@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def _recipe_option(name: str, *short: str, help: str, **attributes: Any) -> Callable[..., Any]:
     """Return the option for a setting of Recipe. Its help ends with the default, if there is one."""
     default = getattr(Recipe, name.removeprefix("--").replace("-", "_"))
-    suffix = f" [default: {default}]" if default not in (None, (), False) else ""
+    has_default = default not in (None, ()) and not isinstance(default, bool)
+    suffix = f" [default: {default}]" if has_default else ""
     return click.option(name, *short, help=help + suffix, **attributes)
 
 
@@ -80,7 +81,8 @@ _RECIPE_OPTIONS = [
     _recipe_option(
         "--lookahead",
         type=click.IntRange(0, 64),
-        help="Lookahead embeddings; each drafts one token further. 0 leaves them out.",
+        help="Lookahead embeddings; each drafts one token further. They learn through the whole model, which "
+        "takes many hours for one of more than some hundred million weights.",
     ),
     _recipe_option(
         "--prefix",

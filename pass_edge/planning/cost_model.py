@@ -207,15 +207,6 @@ def _measure(
     return list(map(float, widths)), seconds.tolist(), slopes.tolist(), rebuild_seconds
 
 
-def expected_speed(costs: StepCosts, draft_seconds: float, rate: float) -> float:
-    """Return how many times as fast as plain decoding it is to draft chains of the best length, if each
-    drafted token takes ``draft_seconds``, and is right with probability ``rate`` where all before it are."""
-    seconds = costs.at(0)
-    depths = np.arange(1, len(seconds))
-    tokens = 1 + np.cumsum(rate**depths)
-    return float((tokens * seconds[0] / (seconds[1:] + depths * draft_seconds)).max())
-
-
 def read_text(context: Context, start: int, end: int) -> None:
     """Decode tokens at the positions [start, end) of sequence 0."""
     size = context.settings.batch_size

@@ -95,6 +95,8 @@ def test_doctor_knows_the_default_model() -> None:
     report = json.loads(done.stdout)
     assert report["model"]["path"] == str(default_model())
     assert report["library"]["verdict"] == "works"
+    said = report["model"]["lookahead"]
+    assert re.search(r"a head on hidden states; that alone should decode at \d\.\d\d times plain", said)
     assert report["machine"]["amx"] in ("absent", "works", "traps")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pass_edge.drafting.drafter import DraftToken, PassOutput, StepResult
-from pass_edge.planning.cost_model import StepCosts, expected_speed
+from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_model_use import DraftModelUse
 from pass_edge.planning.draft_statistics import DraftStatistics, ReadingBudget, TrialBackoff
+from pass_edge.planning.expected_speed import expected_speed
 from pass_edge.planning.planner import Planner
 from pass_edge.sampling.sampler import Sampler, Sampling
 
@@ -148,6 +149,6 @@ def test_what_was_read_before_does_not_count_against_it(clock: list[float]) -> N
 
 def test_the_speed_to_expect() -> None:
     costs = StepCosts(np.array([1.0, 2.0]), np.array([1.0, 1.2]), np.zeros(2))
-    assert expected_speed(costs, 0.3, 0.8) == pytest.approx(1.8 / 1.5)
-    assert expected_speed(costs, 0.3, 0.4) < 1
-    assert expected_speed(COSTS, 0.0, 1.0) == pytest.approx(32 * PASS / (PASS + 31 * ROW))
+    assert expected_speed(costs, 0.3, [0.8]) == pytest.approx(1.8 / 1.5)
+    assert expected_speed(costs, 0.3, [0.4]) < 1
+    assert expected_speed(COSTS, 0.0, [1.0]) == pytest.approx(32 * PASS / (PASS + 31 * ROW))
