@@ -81,6 +81,7 @@ def test_undo_installs_what_the_index_has(calls: Path, monkeypatch: pytest.Monke
     assert installed.startswith("-m pip install")
     assert "its own kernels" in done.stdout
     assert "--undo" not in done.stdout
+    assert "unless pip has kept it" in done.stderr
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
