@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ SPECULATION: Mapping[str, Mapping[str, float]] = {
     "ngram-mod": {"n_match": 24, "n_min": 48, "n_max": 64},
     "ngram-cache": {},
     "draft-simple": {"n_max": 3, "n_min": 0, "p_min": 0.0},
+    "draft-mtp": {"n_max": 3, "n_min": 0, "p_min": 0.0},
 }
 SPINNING = 0.02  # of a core: an idle contender that uses more disturbs the others
 
@@ -59,8 +60,8 @@ SPINNING = 0.02  # of a core: an idle contender that uses more disturbs the othe
 # -- the contenders ---------------------------------------------------------------------------------
 
 
-def our_entrants(job: Job) -> list[Entrant]:
-    return [
+def our_entrants(job: Job, draft_model: Path | None) -> list[Entrant]:
+    entrants = [
         Entrant(
             f"ours: {name}",
             "ours: plain",
@@ -69,10 +70,15 @@ def our_entrants(job: Job) -> list[Entrant]:
         )
         for name in OURS
     ]
+    if draft_model:
+        settings = f"Engine(settings=Settings(draft_model={draft_model.name!r}))"
+        opening = partial(open_ours, job, "auto", draft_model)
+        entrants.append(Entrant("ours: auto, draft model", "ours: plain", settings, opening))
+    return entrants
 
 
-def engine_of(job: Job, schedule: str) -> Engine:
-    settings = Settings(schedule=schedule, threads=job.threads, context_size=CONTEXT)
+def engine_of(job: Job, schedule: str, draft_model: Path | None = None) -> Engine:
+    settings = Settings(schedule=schedule, threads=job.threads, context_size=CONTEXT, draft_model=draft_model)
     return Engine(job.model, settings=settings)
 
 
@@ -82,8 +88,8 @@ def cache_types(engine: Engine) -> tuple[str, str]:
     return settings.cache_type_k, settings.cache_type_v
 
 
-def open_ours(job: Job, schedule: str) -> Opened:
-    engine = engine_of(job, schedule)
+def open_ours(job: Job, schedule: str, draft_model: Path | None = None) -> Opened:
+    engine = engine_of(job, schedule, draft_model)
     return engine_contender(engine, job), engine.notes
 
 
@@ -101,11 +107,11 @@ def open_stock(job: Job, lookup: int = 0) -> Opened:
     return stock_contender(job, lookup), ()
 
 
-def server_entrants(job: Job, draft_model: Path | None) -> list[Entrant]:
+def server_entrants(job: Job, kinds: Iterable[str], draft_model: Path | None = None) -> list[Entrant]:
+    """Return llama.cpp's server, plain and with each of ``kinds`` of SPECULATION."""
     types = job.server_cache
     cache = f"K in {types[0]}, V in {types[1]}, flash attention on, otherwise " if types else ""
     plain = f"llama.cpp's server (xllamacpp), {cache}its defaults, one slot"
-    kinds = [kind for kind in SPECULATION if draft_model or kind != "draft-simple"]
     return [
         Entrant("server", "server", plain, partial(open_server, job)),
         *(
@@ -137,7 +143,7 @@ def open_server(job: Job, kind: str = "none", draft_model: Path | None = None) -
         cpu.n_threads = job.threads
     name = kind.replace("-", "_")
     drafting.types = [xllamacpp.common_speculative_type[f"COMMON_SPECULATIVE_TYPE_{name.upper()}"]]
-    options: Any = drafting.draft if kind == "draft-simple" else getattr(drafting, name, None)
+    options: Any = drafting.draft if kind.startswith("draft-") else getattr(drafting, name, None)
     for key, value in SPECULATION.get(kind, {}).items():
         setattr(options, key, value)
     if kind == "draft-simple":
@@ -213,7 +219,11 @@ def answer_all(contenders: dict[str, Contender], prompts: list[tuple[str, list[i
 
 @click.command(help=__doc__)
 @click.option("--model", type=click.Path(path_type=Path), help="A GGUF file; the default model if not given.")
-@click.option("--draft-model", type=click.Path(path_type=Path), help="For the server's draft-simple.")
+@click.option(
+    "--draft-model",
+    type=click.Path(path_type=Path),
+    help="For our schedule auto, and for the server's draft-simple.",
+)
 @click.option("--questions", default=1, show_default=True, help="From each of 13 categories; 0 for all.")
 @click.option("--categories", type=int, hidden=True, help="Only the first n categories, for a trial.")
 @click.option("--tokens", default=256, show_default=True, help="Tokens to decode for each.")
@@ -243,11 +253,14 @@ def main(
     with engine_of(job, "plain") as plain:
         prompts = [(c, encode_prompt(plain, q)) for c, qs in by_category for q in qs]
         greeting = encode_prompt(plain, "Hello")
+        has_mtp = plain.model.n_mtp_layers > 0
         job = replace(job, server_cache=cache_types(plain) if same_cache else None)
     notes: list[str] = []
-    entrants = [*stock_entrants(job), *our_entrants(job)]
+    entrants = [*stock_entrants(job), *our_entrants(job, draft_model)]
     if importlib.util.find_spec("xllamacpp"):
-        entrants = server_entrants(job, draft_model) + entrants
+        given = {"draft-simple": draft_model is not None, "draft-mtp": has_mtp}
+        kinds = [kind for kind in SPECULATION if given.get(kind, True)]
+        entrants = server_entrants(job, kinds, draft_model) + entrants
         notes += slower_build()
     else:
         notes.append("llama.cpp's server is left out: xllamacpp is not installed (pip install xllamacpp)")

@@ -31,8 +31,11 @@ READ_AT_ONCE = 128
 FEW_TOKENS = 8
 """So few tokens are not read before the first draft, but in the pass that gives it."""
 _MEASURED_TOKENS, _MEASUREMENTS = 32, 3
+_MEASURED_STEPS = 10
 _CORRECTION_RATE = 0.1
 """Weight of the newest time in ``token_seconds``."""
+_OUTLIER = 4.0
+"""A time counts at most so many times the mean."""
 
 
 def load_draft(
@@ -81,9 +84,9 @@ def _own_settings(settings: Settings) -> Settings:
 class DraftModel:
     """A draft model, for all conversations of an engine. Close it when done. Not thread-safe.
 
-    Attributes: ``model``; ``context``; ``step_seconds``: time of a pass over one token, measured at the
-    start; ``token_seconds``: time of each token of text that is read, corrected by each reading; ``n_asked``:
-    chains begun so far.
+    Attributes: ``model``; ``context``; ``step_seconds``: time of a pass over one token, measured at the start
+    with that of reading its logits; ``token_seconds``: time of each token of text that is read, corrected by
+    each reading; ``n_asked``: chains begun so far.
     """
 
     def __init__(
@@ -104,20 +107,20 @@ class DraftModel:
             self.context.set_threads(*threads)
         self.model, self._n_vocab = model, n_vocab
         self.n_asked = self._n_conversations = 0
-        self.token_seconds = self._measured(_MEASURED_TOKENS) / _MEASURED_TOKENS
-        self.step_seconds = self._measured(1)
+        self.token_seconds = self._measured(_MEASURED_TOKENS, _MEASUREMENTS) / _MEASURED_TOKENS
+        self.step_seconds = self._measured(1, _MEASURED_STEPS)
         self.context.clear()
 
     def _open_context(self, model: Model, settings: ContextSettings) -> Context:
         return Context(model, settings)
 
-    def _measured(self, count: int) -> float:
-        """Return the seconds of a pass over ``count`` tokens, the fastest of a few."""
+    def _measured(self, count: int, repeats: int) -> float:
+        """Return the seconds of a pass over ``count`` tokens, the fastest of ``repeats``."""
         seconds = []
-        for _ in range(_MEASUREMENTS):
+        for _ in range(repeats):
             self.context.clear()
             began = time.perf_counter()
-            self.decode(0, 0, [0] * count)
+            _head_logits(self.decode(0, 0, [0] * count))
             seconds.append(time.perf_counter() - began)
         return min(seconds)
 
@@ -141,7 +144,8 @@ class DraftModel:
 
     def observe_reading(self, count: int, seconds: float) -> None:
         """Correct ``token_seconds``: ``count`` tokens were read in ``seconds``."""
-        self.token_seconds += _CORRECTION_RATE * (seconds / count - self.token_seconds)
+        newest = min(seconds / count, _OUTLIER * self.token_seconds)
+        self.token_seconds += _CORRECTION_RATE * (newest - self.token_seconds)
 
     def close(self) -> None:
         """Free the context; safe to call twice. The model stays."""
@@ -151,19 +155,21 @@ class DraftModel:
 class DraftConversation:
     """A DraftSource: the draft model in one conversation. Not thread-safe.
 
-    Attributes: ``length``: tokens of the conversation, with the root; ``token_seconds``, ``step_seconds``:
-    those of the draft model.
+    Attributes: ``depth``: most tokens of a chain; ``length``: tokens of the conversation, with the root;
+    ``token_seconds``, ``step_seconds``: those of the draft model.
     """
 
     def __init__(self, draft_model: DraftModel, sequence: int, depth: int, n_alternatives: int = 0) -> None:
         """``sequence``: of the draft model's context. Other arguments: as for ``new_conversation``."""
         self._model = draft_model
-        self._sequence, self._depth, self._n_alternatives = sequence, depth, n_alternatives
+        self._sequence, self.depth, self._n_alternatives = sequence, depth, n_alternatives
         self._tokens: list[int] = []
         self._held: list[int] = []
         """What the sequence holds: the beginning of the conversation, then drafts that may be wrong."""
         self._n_right = 0
         """Tokens of ``_held`` that are known to be the conversation's."""
+        self._first_read = 0
+        """Tokens of ``_held`` that were not read: drafts come from a shorter context."""
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a conversation that holds ``tokens``, the root last."""
@@ -191,6 +197,22 @@ class DraftConversation:
         self._find_right()
         return self.length - self._n_right
 
+    @property
+    def n_skipped(self) -> int:
+        """The number of tokens that were skipped, and could be read."""
+        return self._first_read
+
+    def skip_to(self, position: int) -> None:
+        """Forget what was read, and go on as if the tokens before ``position`` were."""
+        self._cut(0)
+        self._held = self._tokens[:position]
+        self._n_right = self._first_read = position
+
+    def read_from_start(self) -> None:
+        """Forget what was read if tokens before it were skipped."""
+        if self.n_skipped:
+            self._cut(0)
+
     def read(self) -> int:
         """Read up to ``READ_AT_ONCE`` of the tokens that are lacking, but not the last few. Return how
         many."""
@@ -208,9 +230,8 @@ class DraftConversation:
 
     def _predictions(self, chain: Sequence[int]) -> Iterator[HeadLogits]:
         lacking = self._tokens[-self.n_lacking :]
-        for _ in range(self._depth):
-            logits = self._decode(lacking)
-            yield HeadLogits.from_logits(logits, None, len(logits))
+        for _ in range(self.depth):
+            yield _head_logits(self._decode(lacking))
             lacking = [chain[-1]]
 
     def _decode(self, tokens: Sequence[int]) -> Floats:
@@ -234,3 +255,8 @@ class DraftConversation:
             self._model.context.remove(self._sequence, length)
             del self._held[length:]
             self._n_right = min(self._n_right, length)
+            self._first_read = min(self._first_read, length)
+
+
+def _head_logits(logits: Floats) -> HeadLogits:
+    return HeadLogits.from_logits(logits, None, len(logits))

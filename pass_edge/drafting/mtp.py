@@ -94,12 +94,23 @@ class MtpConversation(DraftConversation):
             states[row] = self._states[first + row]
         return states
 
+    @property
+    def n_skipped(self) -> int:
+        return max(0, self._first_read - self._first_readable)
+
+    @property
+    def _first_readable(self) -> int:
+        """The first token that the layers can read: the state before it is known, or it is the first one."""
+        return min(self._first_state + bool(self._first_state), self.length - 1)
+
+    def skip_to(self, position: int) -> None:
+        super().skip_to(position)
+        self._n_computed = position
+
     def _find_right(self) -> None:
         self._cut(self._n_computed)
         super()._find_right()
-        first_known = min(self._first_state + bool(self._first_state), self.length - 1)
-        if self._n_right < first_known - 1:  # the cells of what comes before cannot be computed any more
-            self._cut(0)
-            self._held = self._tokens[:first_known]
-            self._n_right = first_known
+        first = self._first_readable
+        if self._n_right < first - 1:  # the cells of what comes before cannot be computed any more
+            self.skip_to(first)
         self._n_computed = self._n_right

@@ -6,7 +6,7 @@ token; a *lookahead group* is the run of lookahead tokens that follows a node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -38,6 +38,16 @@ class DraftTree:
     def child_with(self, node: int, token: int) -> int | None:
         """Return the child of ``node`` that drafts ``token``; None without one."""
         return next((child for child in self.children(node) if self.tokens[child] == token), None)
+
+    def n_accepted(self, tokens: Iterable[int]) -> int:
+        """Return how many drafts on the path of ``tokens``, which follow the root, are in the tree."""
+        node, count = 0, 0
+        for token in tokens:
+            child = self.child_with(node, token)
+            if child is None:
+                break
+            node, count = child, count + 1
+        return count
 
     def without_lookahead(self) -> DraftTree:
         """Return the tree with the same nodes and no lookahead tokens."""
@@ -74,13 +84,14 @@ class Draft:
     where 0 is the root.
 
     ``probabilities``: the path probability of each node, in (0, 1]: that it and all nodes above it are right.
-    ``proposals``: as in DraftTree.
+    ``proposals``: as in DraftTree. ``n_padding``: tokens at the end that only make up the number.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     probabilities: tuple[float, ...] = ()
     proposals: Mapping[int, Distribution] = field(default_factory=dict)
+    n_padding: int = 0
 
     @classmethod
     def chain(
@@ -147,6 +158,7 @@ class Draft:
             (*self.parents, *range(n, count)),
             self.probabilities + (_PADDING_PROBABILITY,) * missing,
             self.proposals,
+            missing,
         )
 
 

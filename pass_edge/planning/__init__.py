@@ -2,7 +2,8 @@
 
 planner.py           the schedule: learn from the last pass, draft for the next one
 tree_selection.py    the most valuable part of a draft, given the cost of rows
-draft_model_use.py   when a conversation asks the draft model, and what that may read
+draft_model_use.py   when a conversation asks the draft model, what it reads, and what came of it
+trial_budget.py      what drafts of a draft model may cost before they have gained as much
 grammar_guide.py     tokens that a grammar forces or forbids
 acceptance.py        acceptance rates of drafts, by the evidence for them
 draft_statistics.py  statistics of draft sources, shared by all conversations

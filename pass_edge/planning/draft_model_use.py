@@ -1,9 +1,7 @@
-"""When a conversation asks the draft model, and what it may read for that.
+"""When a conversation asks the draft model, what it reads for that, and what came of it.
 
-A head drafts from what a pass has left, but a draft model must have read the whole conversation. What it
-lacks is of two kinds. The tokens since the last step like this one are the price of asking it at all such
-steps, so they count against its gain. The rest is a prompt, or text in which it did not pay: reading that is
-an investment.
+A head drafts from what a pass has left, but a draft model must have read the conversation. Until it has shown
+that it pays, it reads only the last few tokens; then it reads the rest.
 """
 
 from __future__ import annotations
@@ -12,57 +10,91 @@ import time
 from collections.abc import Sequence
 
 from pass_edge.drafting.draft_model import FEW_TOKENS, DraftConversation
+from pass_edge.drafting.drafter import StepResult
+from pass_edge.drafting.tree import DraftTree
 
-from .draft_statistics import ReadingBudget, TrialBackoff
+from .tree_selection import DraftBuilder, TreeSelector
+from .trial_budget import TrialBudget
+
+_TRIAL_TOKENS = 16
+"""So many tokens are read for a trial, if reading all that is lacking is not paid for."""
+_LIKELY_PASSES = 64
+"""A conversation is taken to need as many passes more as it has had, but at least so many."""
 
 
 class DraftModelUse:
     """The use of a draft model in one conversation. Not thread-safe. Attributes: ``conversation``."""
 
-    def __init__(self, conversation: DraftConversation, budget: ReadingBudget) -> None:
+    def __init__(self, conversation: DraftConversation, budget: TrialBudget) -> None:
         """``budget``: shared with other conversations."""
         self.conversation, self._budget = conversation, budget
+        self._spent = 0.0
         self.begin(())
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a conversation that holds ``tokens``, the root last."""
         self.conversation.begin(tokens)
-        self._start = len(tokens)
-        self._last_length: dict[TrialBackoff, int] = {}
-        """Tokens of the conversation when a step with these trials came last."""
-        self._n_passes, self._unpaid = 0, 0.0
+        self._n_passes, self._reads_all = 0, False
+        self._asked: tuple[TreeSelector, DraftTree] | None = None
+        """If the last step asked the draft model: what selected the tree, and the tree without its drafts."""
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """Continue the conversation with the ``tokens`` of one pass, the new root last."""
-        self.conversation.append(tokens)
-        self._budget.count_pass()
+    def observe(self, result: StepResult) -> None:
+        """Continue the conversation with the tokens of a pass, and book what drafts have cost and saved."""
+        self.conversation.append(result.new_tokens)
         self._n_passes += 1
+        saved = 0.0
+        if self._asked:
+            selector, without = self._asked
+            trees = result.tree, without
+            values = [selector.outcome(tree, tree.n_accepted(result.new_tokens)) for tree in trees]
+            saved, self._asked = values[0] - values[1], None
+        self._budget.record(len(result.new_tokens), saved - self._spent)
+        self._spent = 0.0
 
-    def is_ready(self, trials: TrialBackoff, pass_seconds: float) -> bool:
-        """Return whether to ask the draft model in this step. If it should be asked but has not read enough,
-        let it read. ``pass_seconds``: time of a plain pass."""
-        conversation, length = self.conversation, self.conversation.length
-        n_new = length - self._last_length.get(trials, self._start)
-        self._last_length[trials] = length
-        if not trials.is_due():
+    def is_affordable(self, selector: TreeSelector) -> bool:
+        """Return whether a draft of one token may be lost."""
+        step = selector.tokens_per_second * self.conversation.step_seconds
+        return self._budget.allows(step + selector.min_probability[0])
+
+    def is_ready(self, selector: TreeSelector, builder: DraftBuilder) -> bool:
+        """Return whether the draft model can gain anything over the drafts in ``builder``, and has read
+        enough to draft. If it has not, let it read what is paid for."""
+        conversation, rate = self.conversation, selector.tokens_per_second
+        if_right = selector.value_if_right(rate * conversation.step_seconds, conversation.depth)
+        if if_right <= selector.value(builder.build()) or not self._may_read(rate):
             return False
-        n_lacking, token_seconds = conversation.n_lacking, conversation.token_seconds
-        if n_lacking <= FEW_TOKENS:
+        if conversation.n_lacking > FEW_TOKENS:
+            self._read(rate)
+        is_ready = conversation.n_lacking <= FEW_TOKENS
+        self._reads_all &= not is_ready
+        return is_ready
+
+    def _may_read(self, tokens_per_second: float) -> bool:
+        """Return whether reading is paid for; skip what is not needed for a trial if reading all is not."""
+        conversation, budget = self.conversation, self._budget
+        cost = tokens_per_second * conversation.token_seconds
+        n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
+        if self._reads_all or n_lacking + n_skipped <= FEW_TOKENS:
             return True
-        n_invested = max(0, n_lacking - n_new)
-        needed = n_invested * token_seconds / pass_seconds
-        if not self._budget.allows(needed, trials.mean_gain / pass_seconds, self._n_passes):
-            return False
-        self._unpaid += (n_lacking - n_invested) * token_seconds
-        began = time.perf_counter()
-        conversation.read()
-        seconds = time.perf_counter() - began
-        self._budget.spend(seconds / pass_seconds * n_invested / n_lacking)
-        return conversation.n_lacking <= FEW_TOKENS
+        n_passes = max(self._n_passes, _LIKELY_PASSES)
+        if budget.lends(cost * (n_lacking + n_skipped), n_passes):
+            conversation.read_from_start()
+            self._reads_all = True
+        elif n_lacking > _TRIAL_TOKENS and not budget.allows(cost * n_lacking):
+            conversation.skip_to(conversation.length - _TRIAL_TOKENS)
+        return self._reads_all or budget.allows(cost * conversation.n_lacking)
 
-    def record(self, trials: TrialBackoff, gain: float) -> None:
-        """Record the ``gain`` of asking the draft model, in seconds, without what it read before."""
-        gain, self._unpaid = gain - self._unpaid, 0.0
-        trials.record(gain)
-        if gain < 0:
-            self._budget.record_loss()
+    def _read(self, tokens_per_second: float) -> None:
+        began = time.perf_counter()
+        self.conversation.read()
+        cost = tokens_per_second * (time.perf_counter() - began)
+        if self._reads_all:
+            self._budget.borrow(cost)
+        else:
+            self._spent += cost
+
+    def record(self, seconds: float, selector: TreeSelector, without: DraftTree) -> None:
+        """Record that the draft model was asked, which took ``seconds``. ``selector``: selects the tree;
+        ``without``: the tree that it selects without the drafts."""
+        self._spent += selector.tokens_per_second * seconds
+        self._asked = selector, without

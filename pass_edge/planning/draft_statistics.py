@@ -7,6 +7,7 @@ engine run in one thread, the computing one.
 from __future__ import annotations
 
 from .acceptance import head_rates, ngram_rates
+from .trial_budget import TrialBudget
 
 _MAX_INTERVAL, _MAX_HEADS_INTERVAL = 256, 16
 """Most passes between two trials of a source that does not pay: lookahead tokens cost rows, heads about a
@@ -20,19 +21,13 @@ _PROBABILITY_BUCKETS = 4
 """Buckets by the probability of the best n-gram draft, for the trials of heads."""
 _HEAD_WEIGHT = 0.05
 """Weight of the newest draft in the mean acceptance rate of a head's drafts at one depth."""
-_READING_SHARE, _MAX_READING = 0.02, 32.0
-"""Of the time of all passes, and in passes: what a draft model may read without promising a gain."""
-_KEPT_AFTER_LOSS = 0.8
-"""The part of this that is left after a trial without a gain."""
-_LIKELY_PASSES = 64
-"""A conversation is taken to need as many passes more as it has had, but at least so many."""
 
 
 class DraftStatistics:
     """Acceptance rates of all draft sources, and whether a source pays for its time.
 
     Attributes: ``lookahead_trials``, when to add lookahead tokens to a tree; ``heads`` and ``draft_model``,
-    what is known of their chains; ``reading``, what a draft model may read.
+    what is known of their chains; ``budget``, what drafts of a draft model may cost.
     """
 
     def __init__(self, *, lookahead_may_pay: bool = True) -> None:
@@ -40,7 +35,7 @@ class DraftStatistics:
         self.lookahead_trials = TrialBackoff(starts_rare=not lookahead_may_pay)
         self.heads = ChainStatistics(_MAX_HEADS_INTERVAL, _MIN_HEADS_TRIALS)
         self.draft_model = ChainStatistics(_MAX_INTERVAL, _MIN_MODEL_TRIALS)
-        self.reading = ReadingBudget()
+        self.budget = TrialBudget()
         self._estimates: dict[float, AcceptanceEstimates] = {}
 
     def estimates(self, temperature: float) -> AcceptanceEstimates:
@@ -85,34 +80,6 @@ class ChainStatistics:
         if depth < 0:
             return 0.5
         return self._probabilities.get(depth) or self.probability(depth - 1)
-
-
-class ReadingBudget:
-    """Decides whether a draft model may read a text that it has not followed. Times are in plain passes.
-
-    Reading is an investment: it pays if the draft model then gains more in the rest of the conversation.
-    Where it has not shown a gain, it may take a small share of all time, so that it can show one.
-    """
-
-    def __init__(self) -> None:
-        self._saved = _MAX_READING
-
-    def count_pass(self) -> None:
-        """Count one pass."""
-        self._saved = min(self._saved + _READING_SHARE, _MAX_READING)
-
-    def allows(self, needed: float, gain: float, n_passes: int) -> bool:
-        """Return whether a text may be read that takes ``needed``. ``gain``: what drafts gain in a pass;
-        ``n_passes``: those that the conversation has had."""
-        return needed <= max(self._saved, gain * max(n_passes, _LIKELY_PASSES))
-
-    def spend(self, passes: float) -> None:
-        """Record the time of reading."""
-        self._saved = max(0.0, self._saved - passes)
-
-    def record_loss(self) -> None:
-        """Record a trial that showed no gain."""
-        self._saved *= _KEPT_AFTER_LOSS
 
 
 class AcceptanceEstimates:

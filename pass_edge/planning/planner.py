@@ -81,7 +81,7 @@ class Planner:
         self._drafter = drafter or Drafter(0)
         self._n_lookahead = n_lookahead
         self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
-        self._draft_model = DraftModelUse(draft_model, self._statistics.reading) if draft_model else None
+        self._draft_model = DraftModelUse(draft_model, self._statistics.budget) if draft_model else None
         self.mtp = draft_model if isinstance(draft_model, MtpConversation) else None
         self._use_ngrams = use_ngrams
         self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
@@ -136,7 +136,7 @@ class Planner:
         self._costs.observe(result.rows, result.depth, seconds, 1 / result.n_sharing)
         self._observe_chains(result.new_tokens)
         if self._draft_model:
-            self._draft_model.append(result.new_tokens)
+            self._draft_model.observe(result)
         if self._use_ngrams:
             self._observe_ngrams(result, estimates.ngrams)
 
@@ -172,7 +172,7 @@ class Planner:
 
     def _new_selector(self, result: StepResult) -> TreeSelector:
         seconds = self._costs.at(result.depth + len(result.new_tokens))
-        return TreeSelector(
+        selector = TreeSelector(
             self._seconds_beside_others(seconds, result)[: self._max_drafted + 1],
             self._throughput,
             result.n_active,
@@ -181,6 +181,8 @@ class Planner:
             self._limits,
             seconds,
         )
+        selector.padding_spent = self._selector.padding_spent
+        return selector
 
     def _seconds_beside_others(self, seconds: Doubles, result: StepResult) -> Doubles:
         """Return the time of 1, 2, … rows of this conversation together with the rows of the others."""
@@ -261,18 +263,19 @@ class Planner:
     ) -> None:
         """Draft from the draft model where it is likely to pay. Record its gain."""
         use, known = self._draft_model, self._statistics.draft_model
-        if not use:
-            return
-        # the least that a draft must be worth: its row, and the time of the draft model's pass
-        least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
-        if not _allows_another_source(builder, result) or least >= 1:
+        if not (use and use.is_affordable(selector) and _allows_another_source(builder, result)):
             return
         best = builder.best_probability
+        # the least that a draft must be worth: its row, and the time of the draft model's pass
+        least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
         rarely_pays = best > _LIKELY or (selector.n_sharing > 1 and least > _LIKELY)
         trials = known.trials(selector.n_sharing, best, starts_rare=rarely_pays)
-        if use.is_ready(trials, float(self._costs.at(result.depth)[0])):
+        if trials.is_due() and use.is_ready(selector, builder):
+            root, began = result.new_tokens[-1], time.perf_counter()
+            without = selector.select(builder.build(), 0, root).below(root)
             chain = use.conversation, known, estimates.draft_model
-            use.record(trials, self._draft_chain(*chain, builder, selector, guide, result))
+            trials.record(self._draft_chain(*chain, builder, selector, guide, result))
+            use.record(time.perf_counter() - began, selector, without)
 
     def _draft_chain(
         self,
@@ -333,6 +336,7 @@ class Planner:
         look_ahead = self._n_lookahead and self._statistics.lookahead_trials.is_due()
         self._n_lookahead_next = self._n_lookahead if look_ahead else 0
         self._draft = selector.select(draft, self._n_lookahead_next, root)
+        selector.count_padding(self._draft)
 
 
 def _allows_another_source(builder: DraftBuilder, result: StepResult) -> bool:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pass_edge.drafting.tree import NO_DRAFT, Draft, TreeLimits
+from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree, TreeLimits
 from pass_edge.sampling.sampler import Distribution
 
 _DECAY = 0.97
@@ -76,7 +76,8 @@ class TreeSelector:
 
     Attributes: ``n_sharing``, that share the pass; ``tokens_per_second``, the throughput λ that time is
     weighed with; ``max_drafted``, most tokens that can be drafted; ``last_drafted``, how many the last pass
-    drafted, which the planner sets; ``min_probability``, by n: with n likelier nodes drafted, another node
+    drafted, which the planner sets; ``padding_spent``: what padded passes in a row up to now have cost, in
+    tokens; ``min_probability``, by n: with n likelier nodes drafted, another node
     of lower path probability cannot pay, even together with further ones.
     """
 
@@ -95,8 +96,9 @@ class TreeSelector:
         Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
         ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, if
         ``limits`` say that they are where a draft is rejected."""
-        self.n_sharing, self.last_drafted = n_sharing, 0
-        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / seconds[0])
+        self.n_sharing, self.last_drafted, self.padding_spent = n_sharing, 0, 0.0
+        # numpy's numbers would make all sums with them several times slower
+        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / float(seconds[0]))
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""
@@ -126,6 +128,27 @@ class TreeSelector:
         count = self._best_count(part, n_lookahead)[1]
         return part.most_likely(count).padded(root, count) if count else NO_DRAFT
 
+    def count_padding(self, draft: Draft) -> None:
+        """Count what padding costs in a pass over ``draft``. Once it has cost as much as rebuilding the graph
+        would have, there is no more of it until a pass without: each padded pass by itself costs less, but
+        together they can cost any amount."""
+        n = len(draft.tokens)
+        padding = self._costs[n] - self._costs[n - draft.n_padding]
+        self.padding_spent = self.padding_spent + padding if draft.n_padding else 0.0
+
+    def value_if_right(self, step_cost: float, depth: int) -> float:
+        """Return the value of the best chain of at most ``depth`` tokens, if all of them are right, and each
+        takes the time of ``step_cost`` tokens to draft."""
+        counts = (n for n in self._counts if n <= depth)
+        return max((n * (1 - step_cost) - self._costs[n] for n in counts), default=0.0)
+
+    def outcome(self, tree: DraftTree, n_accepted: int) -> float:
+        """Return how many tokens a pass over ``tree`` has gained over a plain one, if so many of its drafts
+        were accepted."""
+        n = len(tree.tokens) - 1
+        lost = self._costs[n] + self._rebuild_cost * (self.last_drafted != n)
+        return n_accepted - lost - (self._replay_costs[n_accepted] if n_accepted < n else 0.0)
+
     def _parts(self, draft: Draft) -> list[Draft]:
         """Return the parts of ``draft`` that a pass may verify whole."""
         return draft.chains() if self._chains_only else [draft]
@@ -142,7 +165,8 @@ class TreeSelector:
             value = expected - costs[n] - self._rebuild_cost * (self.last_drafted != n)
             if value > best_value and n in self._counts:
                 best_value, best_count = value, n
-        if len(draft.tokens) < self.last_drafted < len(costs):
+        may_pad = self.padding_spent < self._rebuild_cost
+        if may_pad and len(draft.tokens) < self.last_drafted < len(costs):
             expected -= last_probability * self._replay_costs[len(draft.tokens)]
             value = expected - costs[self.last_drafted]
             if value > best_value:

@@ -17,7 +17,8 @@ from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.tree import NO_DRAFT
 from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import StepCosts
-from pass_edge.planning.draft_statistics import ReadingBudget, TrialBackoff
+from pass_edge.planning.draft_statistics import TrialBackoff
+from pass_edge.planning.trial_budget import TrialBudget
 from pass_edge.sampling.sampler import Sampler
 from tests.support.at_once import at_once
 from tests.support.draft_models import write_model
@@ -61,6 +62,7 @@ def draft_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
     monkeypatch.setattr(TrialBackoff, "is_due", lambda _: True)
+    monkeypatch.setattr(TrialBudget, "allows", lambda *_: True)
 
 
 def engine_of(path: Path, draft: Path | None, **options: Any) -> Engine:
@@ -217,25 +219,23 @@ def test_only_what_is_lacking_is_read(draft_model: DraftModel) -> None:
     assert conversation.n_lacking == 1, "the root must be decoded again"
 
 
-# -- what it may read -------------------------------------------------------------------------------------
-
-
-def test_reading_is_allowed_where_gains_or_the_budget_pay_for_it() -> None:
-    budget = ReadingBudget()
-    assert budget.allows(32, gain=0, n_passes=0), "a new source may show what it can"
-    for _ in range(4):
-        budget.record_loss()
-    assert not budget.allows(14, gain=0, n_passes=0)
-    assert budget.allows(13, gain=0, n_passes=0)
-    budget.spend(11)
-    assert not budget.allows(3, gain=-1, n_passes=1000)
-    assert budget.allows(60, gain=1, n_passes=0)
-    assert not budget.allows(70, gain=1, n_passes=0)
-    assert budget.allows(70, gain=1, n_passes=100), "a long conversation will go on"
-    for _ in range(200):
-        budget.count_pass()
-    assert budget.allows(5.5, gain=-1, n_passes=0)
-    assert not budget.allows(6.5, gain=-1, n_passes=0), "a fiftieth of the time"
+@pytest.mark.parametrize("n_same", [200, 120, 50, 0])
+def test_after_a_skip_it_drafts_from_the_tokens_that_follow(n_same: int, draft_model: DraftModel) -> None:
+    """Also where the next conversation begins with the same tokens; and from all, once the start is read."""
+    rng = np.random.default_rng(3)
+    conversation, tokens = draft_model.new_conversation(depth=4), rng.integers(0, 12, 200).tolist()
+    conversation.begin(tokens)
+    conversation.skip_to(100)
+    assert (conversation.n_skipped, conversation.n_lacking) == (100, 100)
+    draft_model.context.remove(1, 0)
+    assert drafted(conversation, tokens, 1) == [int(draft_model.decode(1, 100, tokens[100:]).argmax())]
+    tokens = [*tokens[:n_same], *rng.integers(0, 12, 30).tolist()]
+    conversation.begin(tokens)
+    assert conversation.n_lacking == 30
+    assert conversation.n_skipped == min(100, n_same)
+    conversation.read_from_start()
+    assert (conversation.n_skipped, conversation.n_lacking) == (0, len(tokens))
+    assert drafted(conversation, tokens, 4) == greedy(draft_model, tokens, 4)
 
 
 # -- files that do not fit --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model, mtp_error
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_statistics import TrialBackoff
+from pass_edge.planning.trial_budget import TrialBudget
 from pass_edge.sampling.sampler import Sampler
 from tests.support.at_once import at_once
 from tests.support.pass_costs import flat
@@ -42,6 +43,7 @@ def drafts_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
     monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
     monkeypatch.setattr(TrialBackoff, "is_due", lambda _: True)
+    monkeypatch.setattr(TrialBudget, "allows", lambda *_: True)
 
 
 def engine_of(path: Path, **options: Any) -> Engine:
@@ -201,3 +203,22 @@ def test_states_that_are_not_known_make_the_context_shorter(layers: MtpLayers) -
     assert conversation.n_lacking == 9, "the first token whose state before it is known has position 91"
     assert len(drafted(conversation, tokens, 3)) == 3
     assert conversation.n_lacking == 1
+    assert conversation.n_skipped == 0, "it cannot be read"
+
+
+def test_after_a_skip_they_draft_from_the_tokens_that_follow(layers: MtpLayers) -> None:
+    """And from all of them, once the start is read too."""
+    rng, reference = np.random.default_rng(2), Reference(layers.model)
+    tokens = rng.integers(0, N_VOCAB, 100).tolist()
+    states = reference.states(tokens)
+    conversation = layers.new_conversation(depth=3)
+    conversation.observe_states(0, states[:-1])
+    conversation.begin(tokens)
+    conversation.skip_to(80)
+    assert (conversation.n_skipped, conversation.n_lacking) == (80, 20)
+    layers.context.remove(1, 0)
+    logits = layers.decode(1, 80, tokens[80:], states[79:-1])
+    assert drafted(conversation, tokens, 1) == [int(logits.argmax())]
+    conversation.read_from_start()
+    assert (conversation.n_skipped, conversation.n_lacking) == (0, 100)
+    assert drafted(conversation, tokens, 3) == reference.chain(layers, tokens, 3)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pass_edge.drafting.ngrams import MAX_MATCH_LENGTH
-from pass_edge.drafting.tree import Draft, TreeLimits
+from pass_edge.drafting.tree import NO_DRAFT, Draft, TreeLimits
 from pass_edge.planning.acceptance import AcceptanceRates, ngram_bucket
 from pass_edge.planning.grammar_guide import GrammarGuide
 from pass_edge.planning.planner import Planner
@@ -147,6 +147,49 @@ def test_a_draft_is_padded_where_rebuilding_the_graph_costs_more(
         len(best.tokens) - len(draft.tokens)
     )
     assert best.below(9).layout(5).rows.positions.max() <= 5 + len(best.tokens)
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 0.5), st.floats(0.01, 3.0), st.integers(1, 8))
+def test_padding_ends_once_it_has_cost_as_much_as_rebuilding(row: float, rebuild: float, last: int) -> None:
+    selector = TreeSelector(1.0 + row * np.arange(10), Throughput(1.0, 1.0), rebuild_seconds=rebuild)
+    selector.last_drafted, spent, n_padded = last, 0.0, 0
+    while (padded := selector.select(NO_DRAFT, 0, 9)).tokens:
+        assert padded.n_padding == len(padded.tokens) == last
+        selector.count_padding(padded)
+        spent, n_padded = spent + last * row, n_padded + 1
+        assert n_padded <= 2 + rebuild / (last * row)
+    assert spent < rebuild * 1.001 + last * row, (
+        "twice as much in all as with the best choice known beforehand"
+    )
+    assert spent > 0 or last * row > 0.999 * rebuild
+    selector.count_padding(padded)
+    assert selector.select(NO_DRAFT, 0, 9).tokens or spent == 0, "a pass without padding ends the count"
+
+
+@settings(deadline=None)
+@given(drafts(), st.lists(st.integers(0, 3), max_size=8), st.booleans())
+def test_the_outcome_is_what_was_accepted_less_its_costs(
+    draft: Draft, said: list[int], replays: bool
+) -> None:
+    seconds, limits = 1.0 + 0.1 * np.arange(10), TreeLimits(replays=replays)
+    selector = TreeSelector(
+        seconds, Throughput(1.0, 1.0), rebuild_seconds=0.05, limits=limits, replay_seconds=seconds
+    )
+    selector.last_drafted = 2
+    tree, n = draft.below(9), len(draft.tokens)
+    paths = {path_to(draft, node) for node in range(1, n + 1)}
+    n_accepted = max((k for k in range(len(said) + 1) if tuple(said[:k]) in paths), default=0)
+    assert tree.n_accepted(said) == n_accepted
+    replay = (1 + 0.1 * n_accepted) * (replays and n_accepted < n)
+    assert selector.outcome(tree, n_accepted) == pytest.approx(
+        n_accepted - 0.1 * n - 0.05 * (n != 2) - replay
+    )
+
+
+def path_to(draft: Draft, node: int) -> tuple[int, ...]:
+    """The tokens from below the root down to ``node``."""
+    return (*path_to(draft, draft.parents[node - 1]), draft.tokens[node - 1]) if node else ()
 
 
 @given(drafts())
