@@ -295,9 +295,18 @@ def _amx(
 
 def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
     """Use our kernels for quantized weights and attention if they can run here."""
-    if machine.system != "Linux" or _KERNELS_CPU_FLAGS - machine.cpu_flags:
+    if not _can_run_kernels(machine.system, machine.cpu_flags):
         return (), "kernels: llama.cpp's; ours need Linux and AVX2"
     return (KERNELS,), f"kernels: ours (version {_kernels_version()})"
+
+
+def _can_run_kernels(system: str, cpu_flags: frozenset[str]) -> bool:
+    return system == "Linux" and cpu_flags >= _KERNELS_CPU_FLAGS
+
+
+def can_run_kernels() -> bool:
+    """Return whether our kernels can run on this machine."""
+    return _can_run_kernels(platform.system(), _cpu()[1])
 
 
 def _kernels_version() -> str:
@@ -309,8 +318,7 @@ def _kernels_version() -> str:
 
 def inspect_machine() -> Machine:
     """Inspect this machine's CPU, GPUs, CUDA compiler and Vulkan packages."""
-    cpuinfo = Path("/proc/cpuinfo")
-    cpu, flags = parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
+    cpu, flags = _cpu()
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or ""
     return Machine(
         system=platform.system(),
@@ -325,6 +333,12 @@ def inspect_machine() -> Machine:
         vulkan_build_missing=_vulkan_build_missing(),
         vulkan_device=_vulkan_device(),
     )
+
+
+def _cpu() -> tuple[str, frozenset[str]]:
+    """Return the processor's name and feature flags; empty where Linux does not tell them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:

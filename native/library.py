@@ -14,8 +14,9 @@ from .errors import LibraryError
 
 def _advice(error: Exception) -> str:
     """Return what to do where llama-cpp-python cannot be imported."""
-    if isinstance(error, ModuleNotFoundError) and error.name != "llama_cpp":
-        return f"Install what it needs: pip install {error.name}"
+    package = (getattr(error, "name", "") or "llama_cpp").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package != "llama_cpp":
+        return f"Install what it needs: pip install {package}"
     missing = re.search(r"(\S+): cannot open shared object file", str(error))
     install = f"Install the system's package of {missing[1]}, or build" if missing else "Build"
     return f"{install} llama.cpp for this machine: pass-edge setup"

@@ -73,7 +73,8 @@ def _build(folder: Path, backend: str | None, undo: bool) -> Path:
         command, environment = build.wheel_command(requirement, folder, plan)
         if plan.backend != "cpu":
             advice = f". Without {plan.backend}: pass-edge setup --backend cpu"
-    click.echo("llama.cpp is downloaded and built, which takes minutes.", err=True)
+    unless = ", unless pip has kept it" if undo else ""
+    click.echo(f"llama.cpp is downloaded and built, which takes minutes{unless}.", err=True)
     _run(command, {**environment, "TMPDIR": str(folder)}, advice)
     (wheel,) = folder.glob("*.whl")
     return wheel

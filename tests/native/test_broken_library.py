@@ -23,8 +23,9 @@ FAULTS = {
     ),
     "a newer C library": ("raise OSError('version `GLIBC_2.99 not found')", SETUP.capitalize()),
     "itself": ("raise ModuleNotFoundError('No module', name='llama_cpp')", SETUP.capitalize()),
+    "a part of itself": ("from llama_cpp.llama_cpp import llama", SETUP.capitalize()),
     "a package that it needs": (
-        "raise ModuleNotFoundError('No module', name='diskcache')",
+        "raise ModuleNotFoundError('No module', name='diskcache.core')",
         "pip install diskcache",
     ),
     "functions of this version": (
