@@ -52,8 +52,9 @@ setup: .venv/installed
 chat: .venv/installed
 	@$(BIN)/pass-edge chat
 
+# pip leaves modules in build/lib, which would come into the next wheel, too, if they were removed since.
 wheels: .venv/created
-	@rm -rf build/unrepaired
+	@rm -rf build/unrepaired build/lib build/bdist.*
 	$(call step,building llama.cpp for all processors (on 2 cores about 9 minutes),wheels,\
 		$(BIN)/python -I native/build.py --release --backend $(BACKEND) --wheel build/unrepaired $(LLAMA))
 ifeq ($(shell uname),Linux)

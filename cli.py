@@ -46,11 +46,13 @@ class LazyGroup(click.Group):
         open_streams()
         try:
             return super().main(*arguments, **options)
+        except PassEdgeError as error:
+            click.echo(f"Error: {error}", err=True)
         except OSError as error:
             discard(sys.stdout)
             place = error.filename or "the output"
             click.echo(f"Error: {place} cannot be written or read: {error.strerror}", err=True)
-            sys.exit(2)
+        sys.exit(2)
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         context = super().make_context(*arguments, **options)
@@ -88,9 +90,6 @@ class LazyGroup(click.Group):
                 return super().invoke(ctx)
         except click.UsageError as error:
             raise _with_advice(error, advice.for_unexpected_argument(error)) from None
-        except PassEdgeError as error:
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(2)
 
 
 def _with_advice(error: click.UsageError, sentence: str) -> click.UsageError:

@@ -1,6 +1,6 @@
 """Accuracy of the drafts of lookahead files, on the model's own answers to the dev prompts.
 
-    python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training.md
+    python benchmarks/drafts.py model.gguf one.pass.gguf --markdown docs/training-log.md
 
 The answers are made once for a model and a temperature, and kept in --work. Needs the extra `train`.
 """

@@ -229,14 +229,14 @@ def _availability(backend: str, machine: Machine) -> str:
         "metal": "" if machine.system == "Darwin" else "macOS",
         "vulkan": machine.vulkan_missing,
     }[backend]
-    return f"needs {missing}" if missing else f"possible too: make setup BACKEND={backend}"
+    return f"needs {missing}" if missing else f"possible too: pass-edge setup --backend {backend}"
 
 
 def _check_backend(backend: str, machine: Machine) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     if backend == "metal" and machine.system != "Darwin":
-        raise ValueError("the metal backend needs macOS; leave BACKEND out, or choose another")
+        raise ValueError("the metal backend needs macOS; name no backend, or another")
     if backend == "cuda" and not machine.nvcc:
         raise ValueError("the cuda backend needs nvcc, which was not found; install the CUDA toolkit")
     if backend == "cuda" and machine.cublas is None:
@@ -295,9 +295,18 @@ def _amx(
 
 def _kernels(machine: Machine) -> tuple[tuple[str, ...], str]:
     """Use our kernels for quantized weights and attention if they can run here."""
-    if machine.system != "Linux" or _KERNELS_CPU_FLAGS - machine.cpu_flags:
+    if not _can_run_kernels(machine.system, machine.cpu_flags):
         return (), "kernels: llama.cpp's; ours need Linux and AVX2"
     return (KERNELS,), f"kernels: ours (version {_kernels_version()})"
+
+
+def _can_run_kernels(system: str, cpu_flags: frozenset[str]) -> bool:
+    return system == "Linux" and cpu_flags >= _KERNELS_CPU_FLAGS
+
+
+def can_run_kernels() -> bool:
+    """Return whether our kernels can run on this machine."""
+    return _can_run_kernels(platform.system(), _cpu()[1])
 
 
 def _kernels_version() -> str:
@@ -309,8 +318,7 @@ def _kernels_version() -> str:
 
 def inspect_machine() -> Machine:
     """Inspect this machine's CPU, GPUs, CUDA compiler and Vulkan packages."""
-    cpuinfo = Path("/proc/cpuinfo")
-    cpu, flags = parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
+    cpu, flags = _cpu()
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or ""
     return Machine(
         system=platform.system(),
@@ -325,6 +333,12 @@ def inspect_machine() -> Machine:
         vulkan_build_missing=_vulkan_build_missing(),
         vulkan_device=_vulkan_device(),
     )
+
+
+def _cpu() -> tuple[str, frozenset[str]]:
+    """Return the processor's name and feature flags; empty where Linux does not tell them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return parse_cpuinfo(cpuinfo.read_text() if cpuinfo.exists() else "")
 
 
 def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
 from collections import deque
 from functools import cache
 from pathlib import Path
 
 from .errors import LibraryError
 
+
+def _advice(error: Exception) -> str:
+    """Return what to do where llama-cpp-python cannot be imported."""
+    package = (getattr(error, "name", "") or "llama_cpp").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package != "llama_cpp":
+        return f"Install what it needs: pip install {package}"
+    missing = re.search(r"(\S+): cannot open shared object file", str(error))
+    install = f"Install the system's package of {missing[1]}, or build" if missing else "Build"
+    return f"{install} llama.cpp for this machine: pass-edge setup"
+
+
 try:
     from llama_cpp import llama_cpp as llama
-except (ImportError, OSError, RuntimeError) as error:  # a missing or unloadable shared library
-    raise LibraryError(
-        f"llama-cpp-python cannot be loaded ({error}). Run `make setup`, or reinstall it with "
-        "`pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python==0.3.36`."
-    ) from error
+except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    # not installed, a shared library is missing or for another system, or it is of another version
+    raise LibraryError(f"llama-cpp-python cannot be loaded ({error}). {_advice(error)}") from error
 
 try:
     from llama_cpp import llama_cpp_ext as llama_ext  # not part of llama.h: what MTP layers need

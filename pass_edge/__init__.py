@@ -4,55 +4,25 @@ A model decodes faster by drafting its own next tokens with a few trained lookah
 verifying them in the next forward pass. The text stays what plain decoding gives.
 """
 
-from pass_edge.decoding.saved_session import SavedSession
-from pass_edge.drafting.lookahead import Lookahead
-from pass_edge.drafting.lookahead_file import read_lookahead, write_sidecar
-from pass_edge.native.constraint import LlamaGrammar, schema_grammar
-from pass_edge.native.embedder import Embedder
-from pass_edge.native.errors import (
-    ContextError,
-    ContextFullError,
-    LibraryError,
-    LookaheadError,
-    ModelError,
-    OutputError,
-    PassEdgeError,
-    SessionError,
-    SettingsError,
-)
-from pass_edge.openai.llama import Llama
-from pass_edge.sampling.logprobs import Logprob
-from pass_edge.sampling.sampler import Sampling
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .engine import Engine
-from .generation import Generation
-from .models import default_model
-from .settings import Settings
-from .stats import Stats
+from pass_edge.native import errors as _errors
 
-__all__ = [
-    "ContextError",
-    "ContextFullError",
-    "Embedder",
-    "Engine",
-    "Generation",
-    "LibraryError",
-    "Llama",
-    "LlamaGrammar",
-    "Logprob",
-    "Lookahead",
-    "LookaheadError",
-    "ModelError",
-    "OutputError",
-    "PassEdgeError",
-    "Sampling",
-    "SavedSession",
-    "SessionError",
-    "Settings",
-    "SettingsError",
-    "Stats",
-    "default_model",
-    "read_lookahead",
-    "schema_grammar",
-    "write_sidecar",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403 — what type checkers and editors see
+else:
+
+    def __getattr__(name):
+        """Import a public name when it is first used. So commands that need no model start at once, and where
+        llama.cpp's library cannot be loaded, `pass-edge setup` runs and LibraryError can be caught."""
+        if hasattr(_errors, name):
+            return getattr(_errors, name)
+        try:
+            public = import_module("pass_edge.public")
+        except AttributeError as error:  # it would be taken for a name that is not there
+            raise ImportError(f"pass_edge cannot be imported: {error}") from error
+        return getattr(public, name)
+
+    def __dir__():
+        return import_module("pass_edge.public").__all__

@@ -22,6 +22,7 @@ from pass_edge.drafting.mtp import MtpLayers
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
 from pass_edge.models import ModelFile, find_model
 from pass_edge.models.sidecars import find_lookahead
+from pass_edge.native.build import can_run_kernels
 from pass_edge.native.chat_template import template_source
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.default_templates import default_template, warning
@@ -30,7 +31,7 @@ from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
 from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
-from pass_edge.native.library import kernels
+from pass_edge.native.library import has_kernels, kernels
 from pass_edge.native.model import Model, check_is_gguf
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
@@ -257,10 +258,12 @@ class EngineParts:
                 "batch sizes change the logits here, so the text may leave plain decoding's at a near tie"
             )
         if "Q4_1" in self.model.description and not kernels():
-            self.notes.append(
-                "llama.cpp has no kernel for several tokens in Q4_1, so drafting gains more in Q4_0: "
-                "pass-edge quantize MODEL.gguf OUTPUT.gguf Q4_0"
+            advice = (
+                "build and install ours: pass-edge setup"
+                if can_run_kernels() and not has_kernels()
+                else "drafting gains more in Q4_0: pass-edge quantize MODEL.gguf OUTPUT.gguf Q4_0"
             )
+            self.notes.append(f"llama.cpp's kernels are slow for several tokens in Q4_1; {advice}")
 
     # -- sessions ---------------------------------------------------------------------------------
 

@@ -10,17 +10,9 @@ from typing import Any
 import click
 
 from pass_edge import ContextFullError, Engine, PassEdgeError, SettingsError, Stats
+from pass_edge.commands.terminal.answer import DRAFTED, Display, PlainText, show, summary
 from pass_edge.commands.terminal.keyboard import silent_keyboard, typed_messages
-from pass_edge.commands.terminal.output import (
-    DRAFTED,
-    Display,
-    PlainText,
-    console,
-    has_styles,
-    quiet,
-    show,
-    summary,
-)
+from pass_edge.commands.terminal.output import console, has_styles, quiet
 from pass_edge.commands.terminal.standard_input import piped_messages, text
 from pass_edge.thinking import split_thinking, thinking_of
 

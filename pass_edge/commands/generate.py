@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from pass_edge import Engine, Generation
-from pass_edge.commands.terminal.output import PlainText, quiet, show, summary
+from pass_edge.commands.terminal.answer import PlainText, show, summary
+from pass_edge.commands.terminal.output import quiet
 from pass_edge.commands.terminal.standard_input import read_prompt, text
 
 from .conversation import Conversation

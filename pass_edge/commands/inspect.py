@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
+from .model_files import file_of
+
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE|NAME...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object: the files, and which pairs fit."
 )
-def inspect(files: tuple[Path, ...], as_json: bool) -> None:
+def inspect(files: tuple[str, ...], as_json: bool) -> None:
     """Describe GGUF files, and say which of them fit together.
 
-    For each pair of a model and a lookahead among FILES, it says whether they fit, and why not.
+    Models are given as for -m, by file or by name. For each pair of a model and a lookahead, it says whether
+    they fit, and why not.
 
     \b
     pass-edge inspect model.gguf model.pass.gguf
+    pass-edge inspect ollama:qwen2.5:0.5b
     """
     from pass_edge.convert.inspection import inspect as inspect_files
 
-    report = inspect_files(files)
+    report = inspect_files([file_of(each).path for each in files])
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

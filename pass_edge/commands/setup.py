@@ -17,8 +17,8 @@ from pathlib import Path
 
 import click
 
-from pass_edge import LibraryError
 from pass_edge.native import build
+from pass_edge.native.errors import LibraryError
 
 from .terminal.output import INTERRUPTED, flag_interrupts, stage_progress
 
@@ -60,6 +60,7 @@ def _build(folder: Path, backend: str | None, undo: bool) -> Path:
     """Build the wheel into ``folder`` and return its path; with ``undo`` as the package index has it, which
     pip may have kept. Raises LibraryError."""
     requirement = next(each for each in requires("pass-edge") or () if each.startswith("llama-cpp-python"))
+    advice = ""
     if undo:
         command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps"]
         command, environment = [*command, "--wheel-dir", str(folder), requirement], dict(os.environ)
@@ -70,14 +71,18 @@ def _build(folder: Path, backend: str | None, undo: bool) -> Path:
             raise LibraryError(str(error)) from error
         click.echo("\n".join(plan.reasons), err=True)
         command, environment = build.wheel_command(requirement, folder, plan)
-    click.echo("llama.cpp is downloaded and built, which takes minutes.", err=True)
-    _run(command, {**environment, "TMPDIR": str(folder)})
+        if plan.backend != "cpu":
+            advice = f". Without {plan.backend}: pass-edge setup --backend cpu"
+    unless = ", unless pip has kept it" if undo else ""
+    click.echo(f"llama.cpp is downloaded and built, which takes minutes{unless}.", err=True)
+    _run(command, {**environment, "TMPDIR": str(folder)}, advice)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def _run(command: list[str], environment: dict[str, str]) -> None:
-    """Run a build and show its progress. Raises LibraryError, after the end of its output, if it fails."""
+def _run(command: list[str], environment: dict[str, str], advice: str) -> None:
+    """Run a build and show its progress. Raises LibraryError with ``advice``, after the end of its output, if
+    it fails."""
     log: deque[str] = deque(maxlen=_LOG_SHOWN)
     with stage_progress() as note, _started(command, environment) as process:
         for line in process.stdout or ():
@@ -87,7 +92,9 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         status = process.wait()
     if status:
         click.echo("".join(log), err=True)
-        raise LibraryError("llama.cpp could not be built; its output ends above. Nothing was changed")
+        raise LibraryError(
+            f"llama.cpp could not be built; its output ends above. Nothing was changed{advice}"
+        )
 
 
 @contextmanager

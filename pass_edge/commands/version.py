@@ -5,20 +5,27 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from pass_edge.native.library import kernels
+from pass_edge.native.errors import LibraryError
 
 
 def version_lines() -> str:
     """Return the versions of PaSS Edge, llama-cpp-python with its kernels, Python and the system, one a
     line."""
-    ours = f"PaSS Edge's kernels ({kernels()})" if kernels() else "llama.cpp's kernels"
     return "\n".join(
         (
             f"pass-edge {_version('pass-edge')}",
-            f"llama-cpp-python {_version('llama-cpp-python')}, {ours}",
+            f"llama-cpp-python {_version('llama-cpp-python')}, {_kernels()}",
             f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         )
     )
+
+
+def _kernels() -> str:
+    try:
+        from pass_edge.native.library import kernels
+    except LibraryError as error:
+        return f"which does not work here: {error}"
+    return f"PaSS Edge's kernels ({kernels()})" if kernels() else "llama.cpp's kernels"
 
 
 def _version(package: str) -> str:

@@ -161,7 +161,7 @@ class Drafter:
         Predictions.
 
         Corrected lookahead outputs come first, then the hidden head, then plain lookahead outputs. Mixtures
-        of them were measured, and are no better (docs/training.md).
+        of them were measured, and are no better (docs/training-log.md).
         """
         states = () if output.lookahead_states is None else output.lookahead_states
         state = previous = output.hidden

@@ -64,7 +64,7 @@ def test_a_wrong_command_line_is_answered_with_the_right_one(typed: str, advised
         ("--verison", "'--version'"),
         ("generate Hi --modle x", "'--model'"),
         ("doctor one two", "unexpected extra argument (two)"),
-        ("quantize", "Missing argument 'SOURCE'"),
+        ("quantize", "Missing argument 'FILE|NAME'"),
         ("generate", "give a PROMPT, or text on standard input"),
         ("completion tcsh", "'bash', 'zsh', 'fish'"),
     ],

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pass_edge import Engine, engine_setup
 from pass_edge.commands import doctor
 from pass_edge.native import build
+from pass_edge.native.quantize import quantize
 from tests.support.command_line import run
 
 REAL = sys.executable
@@ -79,15 +81,22 @@ def test_undo_installs_what_the_index_has(calls: Path, monkeypatch: pytest.Monke
     assert installed.startswith("-m pip install")
     assert "its own kernels" in done.stdout
     assert "--undo" not in done.stdout
+    assert "unless pip has kept it" in done.stderr
 
 
-def test_a_failed_build_changes_nothing_and_shows_why(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_a_failed_build_changes_nothing_and_shows_why(
+    backend: str, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = build.Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="/usr/bin/nvcc")
+    monkeypatch.setattr(build, "inspect_machine", lambda: machine)
     monkeypatch.setenv("BROKEN", "1")
-    done = run("setup", "--backend", "cpu")
+    done = run("setup", "--backend", backend)
     assert done.exit_code == 2
     assert len(calls.read_text().splitlines()) == 1
     assert "the compiler gave up" in done.stderr
     assert "Nothing was changed" in done.stderr
+    assert ("Without cuda: pass-edge setup --backend cpu" in done.stderr) == (backend == "cuda")
 
 
 def test_ctrl_c_ends_the_build_and_changes_nothing(
@@ -152,3 +161,23 @@ def test_doctor_advises_setup_only_where_kernels_are_missing_and_can_run(
     monkeypatch.setattr(doctor, "has_kernels", lambda: built)
     advice = " ".join(doctor.examine(tiny_path)["advice"])
     assert ("pass-edge setup" in advice) == (able and not built)
+
+
+@pytest.mark.parametrize(
+    ("built", "able", "advice"),
+    [
+        (False, True, "pass-edge setup"),
+        (False, False, "pass-edge quantize"),
+        (True, True, "pass-edge quantize"),
+    ],
+)
+def test_a_model_that_llama_cpp_is_slow_for_is_told_of_our_kernels_where_they_can_run(
+    built: bool, able: bool, advice: str, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize(tiny_path, tmp_path / "q4_1.gguf", "Q4_1")
+    monkeypatch.setattr(engine_setup, "kernels", str)
+    monkeypatch.setattr(engine_setup, "has_kernels", lambda: built)
+    monkeypatch.setattr(engine_setup, "can_run_kernels", lambda: able)
+    with Engine(tmp_path / "q4_1.gguf") as engine:
+        (note,) = [note for note in engine.notes if "Q4_1" in note]
+    assert advice in note

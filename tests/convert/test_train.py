@@ -304,7 +304,7 @@ def test_bad_input_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: py
     output = tmp_path / "o.pass.gguf"
     none = {"lookahead": 0, "head_width": 0, "hidden_width": 0}
     assert_refused(run(folder, output, **none), "nothing to train")
-    assert_refused(run(folder, output, "--prefix", "2", lookahead=0), "need lookahead embeddings")
+    assert_refused(run(folder, output, "--prefix", "2", lookahead=0), "needs lookahead embeddings")
     assert_refused(run(folder, output, "--prompts", str(tmp_path / "none.txt")), "none.txt cannot be read")
     assert_refused(run(folder, output, answers=500), "82 prompts that can be used; 500 are asked for")
     assert_refused(run(folder, output, "--work", str(folder / "p.txt")), "cannot be used")

@@ -155,3 +155,24 @@ def test_the_served_name_is_the_one_typed(model: str, monkeypatch: pytest.Monkey
     run("serve", "-m", model, "--port", "0", "--no-page")
     assert names == [[model]]
     assert serve
+
+
+def test_commands_that_read_a_model_take_its_name(
+    hub: Hub, home: Path, speaking_path: Path, tmp_path: Path
+) -> None:
+    hub.repositories[NAME] = {"m-F16.gguf": speaking_path.read_bytes()}
+    put_in_ollama(home / ".ollama/models", "registry.ollama.ai/library/speaker/latest", speaking_path)
+    sidecar = tmp_path / "mine.pass.gguf"
+    write_sidecar(lookahead_for(speaking_path), sidecar)
+    done = run("inspect", NAME, "ollama:speaker", sidecar, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert [Path(each["file"]).is_relative_to(home) for each in report["files"]] == [True, True, False]
+    assert [pair["fits"] for pair in report["pairs"]] == [True, True]
+    done = run("quantize", NAME, tmp_path / "small.gguf", "Q8_0")
+    assert done.exit_code == 0, done.output
+    done = run("merge", "ollama:speaker", sidecar, "-o", tmp_path / "merged.gguf")
+    assert done.exit_code == 0, done.output
+    assert_refused(run("inspect", "speakr"), "is ollama:speaker:latest meant")
+    assert_refused(run("quantize", f"{NAME}:Q4_0", tmp_path / "other.gguf", "Q8_0"), "it has F16")
+    assert_refused(run("merge", "speakr", sidecar, "-o", tmp_path / "other.gguf"), "ollama:speaker:latest")

@@ -116,12 +116,12 @@ def test_vulkan_is_chosen_only_where_all_of_it_is_here() -> None:
 def test_cuda_comes_before_vulkan() -> None:
     both = Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="nvcc", vulkan_device=True)
     assert decide(both).backend == "cuda"
-    assert "vulkan: possible too: make setup BACKEND=vulkan" in decide(both).others
+    assert "vulkan: possible too: pass-edge setup --backend vulkan" in decide(both).others
 
 
 def test_the_backend_can_be_chosen() -> None:
     assert decide(WITH_GPU, "cpu").backend == "cpu"
-    assert "cuda: possible too: make setup BACKEND=cuda" in decide(WITH_GPU, "cpu").others
+    assert "cuda: possible too: pass-edge setup --backend cuda" in decide(WITH_GPU, "cpu").others
 
 
 def put_tool(folder: Path, name: str, script: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.style import Style
 
-from .output import DRAFTED
+from .answer import DRAFTED
 from .word_wrap import WordWrap
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from pass_edge import SettingsError
+from pass_edge.native.errors import SettingsError
 
 from .output import quiet
 
