@@ -37,10 +37,10 @@ def find_lookahead(model: Path | GgufFile, base: Base, repository: str = "") -> 
     return next((path for path in _others(repository) if _fits(path, base)), None)
 
 
-def shipped_sidecars() -> Iterator[Path]:
-    """Yield the lookahead files that come with this package."""
+def shipped_sidecars() -> list[Path]:
+    """Return the lookahead files that come with this package, by name."""
     folder = resources.files("pass_edge") / "data"
-    return (Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(SIDECAR))
+    return sorted(Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(SIDECAR))
 
 
 def own_sidecars() -> list[Path]:

@@ -26,12 +26,12 @@ def test_a_model_that_is_none(tmp_path: Path, model_path: Path) -> None:
     ):
         assert_refused(run("generate", "Hi", "--model", tmp_path / f"{name}.gguf"), name, word)
     assert_refused(run("generate", "Hi", "--model", tmp_path), "is a folder")
-    assert_refused(run("generate", "Hi", "--model", next(iter(shipped_sidecars()))), "is a lookahead file")
+    assert_refused(run("generate", "Hi", "--model", shipped_sidecars()[0]), "is a lookahead file")
 
 
 @pytest.fixture
 def shipped() -> Lookahead:
-    return read_lookahead(next(iter(shipped_sidecars())))
+    return read_lookahead(shipped_sidecars()[0])
 
 
 @pytest.mark.parametrize(

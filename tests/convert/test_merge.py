@@ -31,7 +31,7 @@ from pass_edge.native.gguf_file import GgufFile, NewTensor, write_gguf
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
 
-SHIPPED = next(shipped_sidecars())
+SHIPPED = next(path for path in shipped_sidecars() if path.name.startswith("smollm2"))
 QUESTION = [{"role": "user", "content": "Why do cats purr?"}]
 
 

@@ -39,7 +39,7 @@ def test_other_weights_give_a_warning_and_another_tokenizer_an_error() -> None:
 
 
 def test_the_shipped_lookahead_fits_the_default_model_in_every_quantization(model_path: Path) -> None:
-    (shipped,) = shipped_sidecars()
+    shipped = next(path for path in shipped_sidecars() if path.name.startswith("smollm2"))
     with Model(model_path) as model:
         base = read_base(model.path)
     assert find_lookahead(model_path, base) == shipped
