@@ -10,8 +10,8 @@ import pytest
 from gguf import GGUFWriter
 
 from pass_edge import Lookahead, read_lookahead, write_sidecar
-from pass_edge.models.sidecars import shipped_sidecars
 from tests.support.command_line import assert_refused, run
+from tests.support.lookaheads import default_sidecar
 
 
 def test_a_model_that_is_none(tmp_path: Path, model_path: Path) -> None:
@@ -26,12 +26,12 @@ def test_a_model_that_is_none(tmp_path: Path, model_path: Path) -> None:
     ):
         assert_refused(run("generate", "Hi", "--model", tmp_path / f"{name}.gguf"), name, word)
     assert_refused(run("generate", "Hi", "--model", tmp_path), "is a folder")
-    assert_refused(run("generate", "Hi", "--model", shipped_sidecars()[0]), "is a lookahead file")
+    assert_refused(run("generate", "Hi", "--model", default_sidecar()), "is a lookahead file")
 
 
 @pytest.fixture
 def shipped() -> Lookahead:
-    return read_lookahead(shipped_sidecars()[0])
+    return read_lookahead(default_sidecar())
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,13 @@ from pass_edge import (
 from pass_edge.convert.inspection import inspect
 from pass_edge.convert.merge import merge
 from pass_edge.drafting.lookahead_file import WEIGHT, read_base, read_lookahead
-from pass_edge.models.sidecars import shipped_sidecars
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.gguf_file import GgufFile, NewTensor, write_gguf
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
+from tests.support.lookaheads import default_sidecar
 
-SHIPPED = next(path for path in shipped_sidecars() if path.name.startswith("smollm2"))
+SHIPPED = default_sidecar()
 QUESTION = [{"role": "user", "content": "Why do cats purr?"}]
 
 

@@ -12,8 +12,9 @@ from pass_edge import Engine, Lookahead, LookaheadError, Settings, read_lookahea
 from pass_edge.convert.checkpoint import convert
 from pass_edge.drafting.lookahead import Base
 from pass_edge.drafting.lookahead_file import read_base
-from pass_edge.models.sidecars import find_lookahead, shipped_sidecars
+from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.model import Model
+from tests.support.lookaheads import default_sidecar
 
 BASE = Base("llama", "a model", 8, 100, "a" * 64, "b" * 64)
 LOOKAHEAD = Lookahead(np.arange(24, dtype=np.float32).reshape(3, 8), BASE, (0.5, 0.25), "by hand")
@@ -39,7 +40,7 @@ def test_other_weights_give_a_warning_and_another_tokenizer_an_error() -> None:
 
 
 def test_the_shipped_lookahead_fits_the_default_model_in_every_quantization(model_path: Path) -> None:
-    shipped = next(path for path in shipped_sidecars() if path.name.startswith("smollm2"))
+    shipped = default_sidecar()
     with Model(model_path) as model:
         base = read_base(model.path)
     assert find_lookahead(model_path, base) == shipped

@@ -8,6 +8,7 @@ import numpy as np
 
 from pass_edge import Lookahead
 from pass_edge.drafting.lookahead_file import read_base
+from pass_edge.models.sidecars import shipped_sidecars
 from pass_edge.native.draft_head import HeadWeights
 from pass_edge.native.embeddings import TokenEmbeddings
 
@@ -32,3 +33,8 @@ def lookahead_for(model: Path, **parts: object) -> Lookahead:
         candidates=np.array([0, 1, 2, 3, 5, 7, 8, 9, 11], np.int32),
         **parts,  # type: ignore[arg-type]
     )
+
+
+def default_sidecar() -> Path:
+    """Return the shipped lookahead file of the default model."""
+    return next(path for path in shipped_sidecars() if path.name.startswith("smollm2"))
