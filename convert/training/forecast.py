@@ -19,11 +19,10 @@ from pass_edge.planning.expected_speed import expected_speed, hidden_head_second
 
 from .acceptance import Acceptance
 from .device import fastest_dtype
+from .heads import ANCHORS
 from .recipe import Recipe
 from .text import GROUP_SIZE
 
-_ANCHORS = 512
-"""Anchors in a training step of a head."""
 _BACKWARD = 2
 """Multiplications backwards for each forwards, for a matrix that learns; 1 for one that does not."""
 
@@ -66,7 +65,7 @@ def training_seconds(recipe: Recipe, n_embd: int, device: torch.device) -> float
     """Return about how long the training of the hidden head takes, by the time of one product of its size."""
     if not recipe.hidden_width:
         return 0.0
-    drafts = _ANCHORS * recipe.head_depth
+    drafts = ANCHORS * recipe.head_depth
     states = torch.zeros(drafts, n_embd, device=device, dtype=fastest_dtype(device))
     rows = torch.zeros(recipe.candidates, n_embd, device=device, dtype=states.dtype)
     seconds = []

@@ -30,6 +30,8 @@ from .text import TrainingText
 
 DEPTH = 4
 """Tokens in a row on which the hidden head is measured."""
+ANCHORS = 512
+"""Anchors in a training step."""
 _WEIGHT_DECAY = 0.05
 _MEASURE_BATCH = 512
 
@@ -130,7 +132,7 @@ def train_head(
     steps: int,
     lr: float,
     start: HeadWeights | None = None,
-    anchors: int = 512,
+    anchors: int = ANCHORS,
     dropout: float = 0.3,
     seed: int = 0,
     measure_every: int = 500,

@@ -39,6 +39,11 @@ def hub_cache() -> Path:
     return _cache_home() / "huggingface" / "hub"
 
 
+def repository_folder(cache: Path, repository: str) -> Path:
+    """Return the folder of a repository in a cache of the hub's layout."""
+    return cache / f"models--{repository.replace('/', '--')}"
+
+
 def llama_cpp_cache() -> Path:
     """Return the folder in which llama.cpp keeps downloads. Recent versions use the hub's cache instead, or
     its layout in this folder."""

@@ -26,7 +26,7 @@ from pass_edge.native.errors import ModelError, OutputError
 from pass_edge.native.model_path import pieces_of
 
 from .fetched import mark_fetched
-from .folders import hub_cache
+from .folders import hub_cache, repository_folder
 from .names import HubName, hub_endpoint
 from .repository import SIDECAR, choose, names_there
 
@@ -132,7 +132,7 @@ def _fetch_file(name: HubName, file: str, progress: Progress, cache: Path) -> Pa
     url = hf_hub_url(name.repository, file, revision=revision, endpoint=endpoint)
     metadata = get_hf_file_metadata(url, timeout=_TIMEOUT, endpoint=endpoint)
     if _CHECKSUM.fullmatch(metadata.etag or "") and metadata.size:
-        folder = cache / f"models--{name.repository.replace('/', '--')}"
+        folder = repository_folder(cache, name.repository)
         blob = folder / "blobs" / str(metadata.etag)
         blob.parent.mkdir(parents=True, exist_ok=True)
         lock = cache / ".locks" / folder.name / f"{metadata.etag}.lock"
@@ -227,7 +227,7 @@ class _Download:
 
 def _check_room(repository: Repository, files: Sequence[str], cache: Path) -> None:
     """Raise OutputError if the files do not fit on the disk, before the first byte is fetched."""
-    folder = cache / f"models--{repository.name.repository.replace('/', '--')}"
+    folder = repository_folder(cache, repository.name.repository)
     here = sum(path.stat().st_size for path in (folder / "blobs").glob("*.incomplete"))
     snapshots = list(folder.glob("snapshots/*"))
     missing = [file for file in files if not any((snapshot / file).exists() for snapshot in snapshots)]

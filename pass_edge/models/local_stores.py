@@ -20,6 +20,7 @@ from .folders import (
     lm_studio_folders,
     model_entries,
     ollama_folders,
+    repository_folder,
 )
 from .names import HubName, OllamaName
 from .repository import SIDECAR, choose, is_model, short_name
@@ -88,7 +89,7 @@ def cached_sidecars(repository: str) -> list[Path]:
     return [
         path
         for cache in _hub_caches()
-        for snapshot in _snapshots(_repository_folder(cache, repository))
+        for snapshot in _snapshots(repository_folder(cache, repository))
         for path in files_below(snapshot, f"*{SIDECAR}")
     ]
 
@@ -135,14 +136,10 @@ def _in_hub_caches() -> Iterator[StoredModel]:
 
 def _snapshot_models(repository: str, revision: str) -> Iterator[StoredModel]:
     for cache in _hub_caches():
-        folder = _repository_folder(cache, repository)
+        folder = repository_folder(cache, repository)
         for snapshot in (_referenced(folder, revision), folder / "snapshots" / revision):
             if snapshot and isdir(snapshot):
                 yield from _named(HUB, repository, _files_of(snapshot))
-
-
-def _repository_folder(cache: Path, repository: str) -> Path:
-    return cache / f"models--{repository.replace('/', '--')}"
 
 
 def _snapshots(folder: Path) -> list[Path]:
