@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from pass_edge import PassEdgeError, SettingsError, read_lookahead
+from pass_edge import PassEdgeError, read_lookahead
+from pass_edge.commands.terminal.standard_input import confirm_removal
 from pass_edge.models.sidecars import add_sidecar, own_sidecar, own_sidecars, shipped_sidecars
 
 
@@ -59,8 +59,6 @@ def rm(name: str, yes: bool) -> None:
     """
     path = own_sidecar(name)
     if not yes:
-        if not sys.stdin.isatty():
-            raise SettingsError(f"{path} is removed only with --yes, where nobody can be asked")
-        click.confirm(f"Remove {path}?", abort=True, err=True)
+        confirm_removal(str(path))
     path.unlink()
     click.echo(f"{path} is removed")

@@ -13,6 +13,7 @@ import click
 
 from pass_edge import ModelError, SettingsError
 from pass_edge.commands.terminal.output import console, size_text
+from pass_edge.commands.terminal.standard_input import confirm_removal
 from pass_edge.models.description import Description, describe
 from pass_edge.models.fetched import is_fetched, remove
 from pass_edge.models.find import download
@@ -93,9 +94,7 @@ def rm(name: str, yes: bool) -> None:
     """
     model = _stored(name)
     if is_fetched(model) and not yes:
-        if not sys.stdin.isatty():
-            raise SettingsError(f"{model.name} is removed only with --yes, where nobody can be asked")
-        click.confirm(f"Remove {model.name}, {size_text(model.size)}?", abort=True, err=True)
+        confirm_removal(model.name, f", {size_text(model.size)}")
     click.echo(f"{model.name} is removed, {size_text(remove(model))}")
 
 

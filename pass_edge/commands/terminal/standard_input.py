@@ -1,4 +1,4 @@
-"""Text from standard input and from arguments."""
+"""Text from standard input and from arguments, and questions to the user."""
 
 from __future__ import annotations
 
@@ -61,3 +61,11 @@ def _decode(raw: bytes) -> str:
 def piped_messages() -> Iterator[str]:
     """Yield messages from a pipe, one a line. Raises SettingsError on a line that is not UTF-8."""
     return (_decode(line).rstrip("\r\n") for line in sys.stdin.buffer)
+
+
+def confirm_removal(name: str, details: str = "") -> None:
+    """Ask whether to remove ``name``; its ``details`` are part of the question. Ends the command if not.
+    Raises SettingsError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise SettingsError(f"{name} is removed only with --yes, where nobody can be asked")
+    click.confirm(f"Remove {name}{details}?", abort=True, err=True)
