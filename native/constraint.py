@@ -6,6 +6,7 @@ line is ``%llguidance {}``; or llguidance's own JSON, which ``schema_grammar`` m
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import weakref
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from .errors import ModelError, SettingsError
 from .json_schema import supported_schema
@@ -265,9 +265,22 @@ _tokenizers: weakref.WeakKeyDictionary[Vocabulary, LLTokenizer] = weakref.WeakKe
 
 
 def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
-    """Return the vocabulary as llguidance reads it, which takes a second to make."""
+    """Return the vocabulary as llguidance reads it, which takes up to a second to make. llguidance's own
+    ``lltokenizer_from_vocab`` takes longer: it calls a deprecated function, which warns for each token."""
     if vocabulary not in _tokenizers:
-        handle: Any = vocabulary.handle
-        ends = list(vocabulary.end_tokens) or [llama.LLAMA_TOKEN_NULL]
-        _tokenizers[vocabulary] = lltokenizer_from_vocab(handle, eos_token=ends)
+        _tokenizers[vocabulary] = LLTokenizer.from_llamacpp(
+            tokens=[_llguidance_token(vocabulary, token) for token in range(vocabulary.size)],
+            vocab_ptr=vocabulary.handle,
+            tokenize_fptr=ctypes.cast(llama._lib.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=list(vocabulary.end_tokens) or [llama.LLAMA_TOKEN_NULL],
+        )
     return _tokenizers[vocabulary]
+
+
+def _llguidance_token(vocabulary: Vocabulary, token: int) -> bytes:
+    """Return the bytes of a token, after 0xff if it is a special one: a control token, or one
+    that was added in the form of one."""
+    piece = vocabulary.piece(token, special=True)
+    attributes = llama.llama_vocab_get_attr(vocabulary.handle, token)
+    is_tag = piece[:1] == b"<" and piece[-1:] == b">" and attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED
+    return b"\xff" + piece if is_tag or attributes & llama.LLAMA_TOKEN_ATTR_CONTROL else piece

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llguidance.llamacpp import lltokenizer_from_vocab
 
 from pass_edge import Engine, ModelError, Sampling, Settings, SettingsError
-from pass_edge.native.constraint import Constraint, schema_grammar
+from pass_edge.native.constraint import Constraint, _tokenizer, schema_grammar
 from pass_edge.native.model import Model
 from pass_edge.openai.complete import complete
 from pass_edge.openai.requests import ChatCompletionRequest
@@ -53,6 +54,15 @@ def texts(engine: Engine, grammar: str) -> tuple[list[list[int]], int]:
         ids.append(answer.ids)
         right += sum(answer.stats.accepted)
     return ids, right
+
+
+@pytest.mark.filterwarnings("ignore:llama_token_get_attr:DeprecationWarning")
+def test_llguidance_reads_the_vocabulary_as_it_reads_others(model_path: Path) -> None:
+    with Model(model_path) as model:
+        ours, theirs = _tokenizer(model.vocabulary), lltokenizer_from_vocab(model.vocabulary.handle)
+        for token in range(model.vocabulary.size):
+            assert ours.decode_bytes([token]) == theirs.decode_bytes([token])
+            assert ours.is_special_token(token) == theirs.is_special_token(token)
 
 
 def test_a_grammar_gives_the_same_text_on_every_schedule(drafting: Engine, plain: Engine) -> None:
