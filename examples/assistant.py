@@ -6,6 +6,7 @@ python examples/assistant.py notes -m qwen3-1.7b.gguf
 import argparse
 import json
 import os
+import re
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +15,9 @@ from pass_edge import Llama, default_model
 
 
 def calculate(expression: str) -> str:
-    if not set(expression) <= set("0123456789 .()+-*/") or "**" in expression:
-        raise ValueError("only numbers, brackets and + - * / are possible")
-    return str(eval(expression))  # it cannot name or call anything
+    if set(expression) - set("0123456789 .()+-*/") or re.search(r"\*\*|[0-9.)] *\(", expression):
+        raise ValueError("only numbers, brackets and + - * / are possible, and no * may be left out")
+    return str(eval(expression))  # it can neither name nor call anything
 
 
 def read_file(name: str) -> str:

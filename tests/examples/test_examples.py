@@ -57,7 +57,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short_and_uses_the_public_names(name: str) -> None:
     text = (FOLDER / f"{name}.py").read_text()
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) <= 80
     assert re.findall(r"(?m)^ *(?:from|import) pass_edge.*", text) == re.findall(
         r"(?m)^from pass_edge import .*", text
     )
@@ -222,7 +222,7 @@ def test_the_assistant_calls_tools_and_answers(
     assert not calls.splitlines()[-1].startswith("  ")
 
 
-@pytest.mark.parametrize("expression", ["2**9", "2 * *9", "().__class__", "1(2)", "1/0", "f()", "", "é"])
+@pytest.mark.parametrize("expression", ["2**9", "2 * *9", "().__class__", "1(2)", "(1) (2)", "1/0", "f()", "", "é"])
 def test_the_calculator_takes_only_arithmetic(expression: str) -> None:
     with pytest.raises((ValueError, SyntaxError, TypeError, ArithmeticError)):
         example("assistant").calculate(expression)
