@@ -113,17 +113,20 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
-def test_documents_are_found_by_their_words(run: Run, documents: Path) -> None:
-    said = run("documents", documents, "How long is the Danube?", "-n", 8)
+def test_documents_are_found_by_their_words(run: Run, documents: Path, speaking_path: Path) -> None:
+    asked = "documents", documents, "-m", speaking_path
+    said = run(*asked, "How long is the Danube?", "-n", 8)
     answer, sources = said.split("\n\nFrom: ")
     assert answer.strip()
     assert sources.split(", ")[0].strip() == "more/rivers.md"
-    assert run("documents", documents, "Is the birch white?", "-n", 1).split("From: ")[1].startswith("trees")
+    assert run(*asked, "Is the birch white?", "-n", 1).split("From: ")[1].startswith("trees")
 
 
-def test_documents_are_found_by_an_embedding_model(run: Run, documents: Path, tmp_path: Path) -> None:
+def test_documents_are_found_by_an_embedding_model(
+    run: Run, documents: Path, speaking_path: Path, tmp_path: Path
+) -> None:
     model = write_tiny_bert(tmp_path / "bert.gguf", context=512)
-    assert "From: " in run("documents", documents, "oak", "-n", 1, "-e", model)
+    assert "From: " in run("documents", documents, "oak", "-n", 1, "-m", speaking_path, "-e", model)
     module = example("documents")
     texts = ["yes", "no", "the river"]
     scores = module.by_meaning("no", texts, str(model))
@@ -158,11 +161,11 @@ Where is it?
 """
 
 
-def test_mails_become_objects_of_the_schema(run: Run, tmp_path: Path) -> None:
+def test_mails_become_objects_of_the_schema(run: Run, speaking_path: Path, tmp_path: Path) -> None:
     files = [tmp_path / "a.eml", tmp_path / "b.txt"]
     files[0].write_text(MAIL)
     files[1].write_text("\nThe heating is cold. Please call me.")
-    lines = run("mails", *files).splitlines()
+    lines = run("mails", *files, "-m", speaking_path).splitlines()
     assert [json.loads(line)["file"] for line in lines] == list(map(str, files))
     schema = example("mails").SCHEMA
     for line in lines:
@@ -189,9 +192,10 @@ def test_code_is_filled_in_at_the_cursor(run: Run, tmp_path: Path, place: str) -
     assert run("fill_in", tmp_path / "app.py", place, "-m", model) == "return a + b"
 
 
-def test_a_model_that_cannot_fill_in_says_so(tmp_path: Path) -> None:
+def test_a_model_that_cannot_fill_in_says_so(speaking_path: Path, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("def f(a, b):\n")
     command = [sys.executable, str(FOLDER / "fill_in.py"), str(tmp_path / "app.py"), "1:12"]
+    command += ["-m", str(speaking_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "fill-in-the-middle" in done.stderr
@@ -222,7 +226,9 @@ def test_the_assistant_calls_tools_and_answers(
     assert not calls.splitlines()[-1].startswith("  ")
 
 
-@pytest.mark.parametrize("expression", ["2**9", "2 * *9", "().__class__", "1(2)", "(1) (2)", "1/0", "f()", "", "é"])
+@pytest.mark.parametrize(
+    "expression", ["2**9", "2 * *9", "().__class__", "1(2)", "(1) (2)", "1/0", "f()", "", "é"]
+)
 def test_the_calculator_takes_only_arithmetic(expression: str) -> None:
     with pytest.raises((ValueError, SyntaxError, TypeError, ArithmeticError)):
         example("assistant").calculate(expression)

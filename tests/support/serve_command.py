@@ -17,16 +17,15 @@ def started(
     path: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and its URL. ``environment``: variables beside those of this process."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, "-m", str(path), *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
-    )
-    try:
-        assert process.stderr
-        line = next(line for line in process.stderr if "http://" in line)
-        yield process, line[line.index("http://") : line.index("/v1")]
-    finally:
-        process.kill()
-        process.wait(20)
+    ) as process:
+        try:
+            assert process.stderr
+            line = next(line for line in process.stderr if "http://" in line)
+            yield process, line[line.index("http://") : line.index("/v1")]
+        finally:
+            process.kill()
