@@ -28,8 +28,13 @@ from pass_edge.sampling.sampler import Distribution, Sampler, Sampling
 
 N_VOCAB = 12
 # tests always run with few samples, and with all of them if slow tests are selected
-FEW, ALL = 12_000, 100_000
-amounts = pytest.mark.parametrize("samples", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
+FEW, FEW_STEPS, ALL = 12_000, 3_000, 100_000  # steps of a model take longer, and show a wrong rule sooner
+
+
+def amounts(few: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("samples", [few, pytest.param(ALL, marks=pytest.mark.slow)])
+
+
 FILTERS = {"temperature": 1.3, "top_k": 8, "top_p": 0.95, "min_p": 0.02}
 SIGNIFICANCE = 1e-4
 
@@ -99,7 +104,7 @@ def exact_pairs() -> dict:
     return {(a, b): rows[ROOT][a] * rows[a][b] for a, b in product(range(N_VOCAB), repeat=2)}
 
 
-@amounts
+@amounts(FEW)
 @pytest.mark.parametrize("rule", [by_sampling, by_rejection])
 @pytest.mark.parametrize(("width", "depth"), [(1, 2), (3, 2)])
 def test_verification_leaves_the_distribution_unchanged(
@@ -126,7 +131,7 @@ def keep_p_after_rejecting(monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 
 def test_a_wrong_rule_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert p_value(first_two(accept_any_possible_token, FEW, 2, 1), exact_pairs()) < SIGNIFICANCE
+    assert p_value(first_two(accept_any_possible_token, FEW_STEPS, 2, 1), exact_pairs()) < SIGNIFICANCE
     assert p_value(first_two(keep_p_after_rejecting(monkeypatch), FEW, 1, 1), exact_pairs()) < SIGNIFICANCE
 
 
@@ -185,7 +190,7 @@ def check_steps(session: Session, samples: int) -> None:
     assert p_value(counts, exact) > SIGNIFICANCE
 
 
-@amounts
+@amounts(FEW_STEPS)
 @pytest.mark.parametrize("rule", ["sampling", "rejection"])
 def test_fused_steps_draw_from_the_models_distribution(tiny_fused: Callable, rule: str, samples: int) -> None:
     check_steps(tiny_fused(rule), samples)
@@ -197,4 +202,4 @@ def test_a_wrong_rule_in_fused_steps_fails_the_test(
     monkeypatch.setattr(Distribution, "minus", lambda self, other: self)
     session = tiny_fused("rejection")
     exact = exact_triples(session, Sampler(Sampling(seed=0, **FILTERS)))
-    assert p_value(sample_triples(session, FEW)[0], exact) < SIGNIFICANCE
+    assert p_value(sample_triples(session, FEW_STEPS)[0], exact) < SIGNIFICANCE
