@@ -39,12 +39,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
 
 
-def build_wheel(source: Path, folder: Path) -> Path:
-    pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source))
-    return next(folder.glob("*.whl"))
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """Build a "wheel" or an "sdist" of ``source`` in ``folder``, as pip does without isolation."""
+    code = f"import sys, setuptools.build_meta as backend; backend.build_{kind}(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
 
 
 def pip(*arguments: str) -> None:
@@ -77,12 +81,10 @@ def test_the_wheel_holds_every_module_and_the_package_data(wheel: Path) -> None:
 
 
 def test_a_source_distribution_makes_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
-    code = "import sys, setuptools.build_meta; setuptools.build_meta.build_sdist(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True)
-    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+    with tarfile.open(build("sdist", source, tmp_path)) as archive:
         archive.extractall(tmp_path, filter="data")
     unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
-    assert modules(build_wheel(unpacked, tmp_path)) == modules(wheel)
+    assert modules(build("wheel", unpacked, tmp_path)) == modules(wheel)
 
 
 def test_an_editable_installation_runs_from_its_source(source: Path, tmp_path: Path) -> None:

@@ -213,13 +213,26 @@ class KilledError(Exception):
     pass
 
 
+SAVED = {"steps": 110, "measure_every": 55}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    frozen: FrozenModel, texts: list[Text], tmp_path_factory: pytest.TempPathFactory
+) -> TrainedLookahead:
+    """What a run with SAVED gives that nothing interrupts."""
+    return train(frozen, texts, tmp_path_factory.mktemp("whole"), **SAVED)
+
+
 @pytest.mark.parametrize("moment", ["before the first save", "between saves", "while saving"])
 def test_a_killed_run_goes_on_as_one(
-    moment: str, frozen: FrozenModel, texts: list[Text], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str,
+    whole: TrainedLookahead,
+    frozen: FrozenModel,
+    texts: list[Text],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = {"steps": 110, "measure_every": 55}
-    whole = train(frozen, texts, tmp_path / "whole", **settings)
-
     def progress(step: int, *_: object) -> None:
         if (moment, step) in {("before the first save", 7), ("between saves", 73)}:
             raise KilledError
@@ -228,25 +241,24 @@ def test_a_killed_run_goes_on_as_one(
         file.write(b"half a file")  # type: ignore[attr-defined]
         raise KilledError
 
-    folder = tmp_path / "killed"
     if moment == "while saving":
-        train_until_saved(frozen, texts, folder, settings)
+        train_until_saved(frozen, texts, tmp_path)
         monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(KilledError):
-        train(frozen, texts, folder, **settings, progress=progress)
+        train(frozen, texts, tmp_path, **SAVED, progress=progress)
     monkeypatch.undo()
-    assert same(train(frozen, texts, folder, **settings), whole)
-    assert same(train(frozen, texts, folder, **settings), whole)  # there is nothing left to do
-    assert [path.name for path in folder.iterdir()] == [STATE]
+    assert same(train(frozen, texts, tmp_path, **SAVED), whole)
+    assert same(train(frozen, texts, tmp_path, **SAVED), whole)  # there is nothing left to do
+    assert [path.name for path in tmp_path.iterdir()] == [STATE]
 
 
-def train_until_saved(frozen: FrozenModel, texts: list[Text], folder: Path, settings: dict[str, int]) -> None:
+def train_until_saved(frozen: FrozenModel, texts: list[Text], folder: Path) -> None:
     def progress(step: int, *_: object) -> None:
         if (folder / STATE).exists():
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(frozen, texts, folder, **settings, progress=progress)
+        train(frozen, texts, folder, **SAVED, progress=progress)
 
 
 def same(one: TrainedLookahead, other: TrainedLookahead) -> bool:

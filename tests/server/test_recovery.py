@@ -128,7 +128,7 @@ def heaps(process: int) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has a heap for each thread")
 def test_many_answers_at_once_share_two_heaps(speaking_path: Path) -> None:
-    asked = json.dumps({**LONG, "max_tokens": 200, "n": 2}).encode()
+    asked = json.dumps({**LONG, "max_tokens": 40, "n": 2}).encode()
     with started(speaking_path, "-np", "4") as (process, url):
 
         def ask(_: int) -> int:
