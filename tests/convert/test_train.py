@@ -28,14 +28,14 @@ from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
 
 COMMAND = [sys.executable, "-m", "pass_edge", "train"]
-N_VOCAB = 48
+N_VOCAB, HEAD_STEPS = 48, 150
 SMALL = {
     "answers": 64,
     "held-out-answers": 8,
     "max-tokens": 32,
     "hidden-width": 64,
     "head-width": 32,
-    "head-steps": 300,
+    "head-steps": HEAD_STEPS,
     "lookahead": 2,
     "steps": 60,
 }
@@ -72,7 +72,7 @@ def trained(folder: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert str(output) in done.stdout
     assert "hidden head" in done.stdout
-    assert re.search(r"hidden head: \d+/300 loss .*, accepted .*, speed x \d\.\d\d", done.stderr)
+    assert re.search(rf"hidden head: \d+/{HEAD_STEPS} loss .*, accepted .*, speed x \d\.\d\d", done.stderr)
     return output
 
 
@@ -96,7 +96,7 @@ def test_training_raises_the_acceptance(folder: Path, trained: Path, tmp_path: P
     assert np.mean(lookahead.acceptance) > np.mean(before) + 0.3
     assert len(lookahead) == 2
     assert lookahead.hidden_head is not None
-    assert "head-steps 300" in lookahead.training
+    assert f"head-steps {HEAD_STEPS}" in lookahead.training
     assert "p.txt" in lookahead.training
     assert str(folder) not in lookahead.training
 
@@ -120,7 +120,7 @@ def test_the_engine_drafts_with_the_sidecar_and_keeps_the_text(folder: Path, tra
 def test_the_report_is_one_self_contained_page(folder: Path, trained: Path) -> None:
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 6  # for each training the loss, and the acceptance of its source
-    for word in ("Acceptance of lookahead", "Acceptance of hidden head", "depth 4", "300"):
+    for word in ("Acceptance of lookahead", "Acceptance of hidden head", "depth 4", str(HEAD_STEPS)):
         assert word in page
     assert "<script" not in page
     assert 'src="' not in page

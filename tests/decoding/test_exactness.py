@@ -56,7 +56,7 @@ def test_same_seed_same_ids_with_and_without_drafting(
     file_type: str, quantized: Callable[[str], Path]
 ) -> None:
     questions = spread_questions(13)
-    assert_same_ids(quantized(file_type), [questions[3], questions[10]], 40)
+    assert_same_ids(quantized(file_type), [questions[3], questions[10]], 24)
 
 
 @pytest.mark.slow
@@ -210,6 +210,8 @@ def test_a_broken_rollback_parts_beyond_ties(model_path: Path, monkeypatch: pyte
 
 # -- what is broken on purpose must be noticed --------------------------------------------------------
 
+SOME, LENGTH = 2, 40
+
 
 def keep_the_lookahead_cell(self: ConversationCache, layout, path) -> None:  # type: ignore[no-untyped-def]
     """A rollback that mistakes the root's lookahead token for the accepted draft behind it."""
@@ -224,21 +226,27 @@ def keep_the_lookahead_cell(self: ConversationCache, layout, path) -> None:  # t
     self._stamps += [first + node for node in path]
 
 
-def test_a_broken_rollback_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    questions = spread_questions(3)
-    plain = generate(model_path, "plain", questions, 60)
+@pytest.fixture(scope="module")
+def plain(model_path: Path) -> list[list[int]]:
+    """The right answers to SOME questions."""
+    return generate(model_path, "plain", spread_questions(SOME), LENGTH)
+
+
+def test_a_broken_rollback_is_noticed(
+    plain: list[list[int]], model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ConversationCache, "commit_path", keep_the_lookahead_cell)
-    assert generate(model_path, "fused", questions, 60) != plain
+    assert generate(model_path, "fused", spread_questions(SOME), LENGTH) != plain
 
 
-def test_a_wrong_sampling_position_is_noticed(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_sampling_position_is_noticed(
+    plain: list[list[int]], model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def off_by_one(tree, logits, sampler, position, history):  # type: ignore[no-untyped-def]
         return verify.by_sampling(tree, logits, sampler, position + (len(tree.tokens) > 1), history)
 
-    questions = spread_questions(3)
-    plain = generate(model_path, "plain", questions, 60)
     monkeypatch.setitem(session_module.RULES, "sampling", off_by_one)
-    assert generate(model_path, "fused", questions, 60) != plain
+    assert generate(model_path, "fused", spread_questions(SOME), LENGTH) != plain
 
 
 def test_a_wrong_batch_position_is_refused(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
