@@ -67,9 +67,8 @@ def run(folder: Path, output: Path, *more: str, **others: object) -> Result:
 def trained(folder: Path) -> Path:
     """The sidecar of one uninterrupted run of the command, with a report beside it."""
     output = folder / "whole.pass.gguf"
-    more = ["--report", str(folder / "report.html")]
-    done = subprocess.run([*COMMAND, *arguments(folder, output), *more], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run(folder, output, "--report", str(folder / "report.html"))
+    assert done.exit_code == 0, done.output
     assert str(output) in done.stdout
     assert "hidden head" in done.stdout
     assert re.search(rf"hidden head: \d+/{HEAD_STEPS} loss .*, accepted .*, speed x \d\.\d\d", done.stderr)
