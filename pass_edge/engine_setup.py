@@ -22,7 +22,6 @@ from pass_edge.drafting.mtp import MtpLayers
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule, rows_needed
 from pass_edge.models import ModelFile, find_model
 from pass_edge.models.sidecars import find_lookahead
-from pass_edge.native.build import can_run_kernels
 from pass_edge.native.chat_template import template_source
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.default_templates import default_template, warning
@@ -32,6 +31,7 @@ from pass_edge.native.errors import LibraryError
 from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import has_kernels, kernels
+from pass_edge.native.llama_build.kernels import can_run_kernels
 from pass_edge.native.model import Model, check_is_gguf
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics

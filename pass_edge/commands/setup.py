@@ -17,8 +17,11 @@ from pathlib import Path
 
 import click
 
-from pass_edge.native import build
 from pass_edge.native.errors import LibraryError
+from pass_edge.native.llama_build.backends import BACKENDS
+from pass_edge.native.llama_build.compiler import NO_COMPILER, has_compilers
+from pass_edge.native.llama_build.plan import plan_here
+from pass_edge.native.llama_build.wheel import wheel_command
 
 from .terminal.output import INTERRUPTED, flag_interrupts, stage_progress
 
@@ -28,7 +31,7 @@ _PATIENCE = 10  # seconds for a stopped build to end
 
 
 @click.command()
-@click.option("--backend", type=click.Choice(build.BACKENDS), help="Build this one, not the best one here.")
+@click.option("--backend", type=click.Choice(BACKENDS), help="Build this one, not the best one here.")
 @click.option("--undo", is_flag=True, help="Install llama-cpp-python without our kernels again.")
 def setup(backend: str | None, undo: bool) -> None:
     """Build llama.cpp with our kernels for this machine, and install it.
@@ -43,8 +46,8 @@ def setup(backend: str | None, undo: bool) -> None:
     """
     if importlib.util.find_spec("pip") is None:
         raise LibraryError(f"this environment has no pip. Install it: {sys.executable} -m ensurepip")
-    if not build.has_compilers():
-        raise LibraryError(build.NO_COMPILER)
+    if not has_compilers():
+        raise LibraryError(NO_COMPILER)
     try:
         with tempfile.TemporaryDirectory(prefix="pass-edge-setup-") as folder:
             _install(_build(Path(folder), backend, undo))
@@ -66,11 +69,11 @@ def _build(folder: Path, backend: str | None, undo: bool) -> Path:
         command, environment = [*command, "--wheel-dir", str(folder), requirement], dict(os.environ)
     else:
         try:
-            plan = build.plan(backend)
+            plan = plan_here(backend)
         except ValueError as error:
             raise LibraryError(str(error)) from error
         click.echo("\n".join(plan.reasons), err=True)
-        command, environment = build.wheel_command(requirement, folder, plan)
+        command, environment = wheel_command(requirement, folder, plan)
         if plan.backend != "cpu":
             advice = f". Without {plan.backend}: pass-edge setup --backend cpu"
     unless = ", unless pip has kept it" if undo else ""
