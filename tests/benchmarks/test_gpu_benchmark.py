@@ -139,11 +139,11 @@ def test_the_time_of_heads_is_told_apart(tiny_path: Path) -> None:
 
 
 def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     lookahead = lookahead_for(tiny_path, rows=False, hidden_head=random_head(4))
     rows: dict[bool, set[int]] = {}
     for gpu_is_used in (False, True):
-        monkeypatch.setattr("pass_edge.engine_setup.on_gpu", lambda _, used=gpu_is_used: used)
+        monkeypatch.setattr("pass_edge.engine_setup.draft_sources.on_gpu", lambda _, used=gpu_is_used: used)
         with (
             Engine(tiny_path, lookahead=lookahead, settings=Settings(threads=1)) as engine,
             counted() as calls,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pass_edge import Engine, engine_setup
+from pass_edge import Engine
 from pass_edge.commands import doctor, setup
+from pass_edge.engine_setup import schedule_choice
 from pass_edge.native.llama_build import plan
 from pass_edge.native.llama_build.machine import Machine
 from pass_edge.native.quantize import quantize
@@ -176,9 +177,9 @@ def test_a_model_that_llama_cpp_is_slow_for_is_told_of_our_kernels_where_they_ca
     built: bool, able: bool, advice: str, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantize(tiny_path, tmp_path / "q4_1.gguf", "Q4_1")
-    monkeypatch.setattr(engine_setup, "kernels", str)
-    monkeypatch.setattr(engine_setup, "has_kernels", lambda: built)
-    monkeypatch.setattr(engine_setup, "can_run_kernels", lambda: able)
+    monkeypatch.setattr(schedule_choice, "kernels", str)
+    monkeypatch.setattr(schedule_choice, "has_kernels", lambda: built)
+    monkeypatch.setattr(schedule_choice, "can_run_kernels", lambda: able)
     with Engine(tmp_path / "q4_1.gguf") as engine:
         (note,) = [note for note in engine.notes if "Q4_1" in note]
     assert advice in note
