@@ -12,7 +12,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import requires
 from pathlib import Path
 
 import click
@@ -22,6 +21,7 @@ from pass_edge.native.llama_build.backends import BACKENDS
 from pass_edge.native.llama_build.compiler import NO_COMPILER, has_compilers
 from pass_edge.native.llama_build.plan import plan_here
 from pass_edge.native.llama_build.wheel import wheel_command
+from pass_edge.native.llama_version import requirement
 
 from .terminal.output import INTERRUPTED, flag_interrupts, stage_progress
 
@@ -62,18 +62,22 @@ def setup(backend: str | None, undo: bool) -> None:
 def _build(folder: Path, backend: str | None, undo: bool) -> Path:
     """Build the wheel into ``folder`` and return its path; with ``undo`` as the package index has it, which
     pip may have kept. Raises LibraryError."""
-    requirement = next(each for each in requires("pass-edge") or () if each.startswith("llama-cpp-python"))
+    needed = requirement()
+    if not needed:
+        raise LibraryError(
+            "PaSS Edge is not installed in this environment. Install it: pip install pass-edge"
+        )
     advice = ""
     if undo:
         command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps"]
-        command, environment = [*command, "--wheel-dir", str(folder), requirement], dict(os.environ)
+        command, environment = [*command, "--wheel-dir", str(folder), needed], dict(os.environ)
     else:
         try:
             plan = plan_here(backend)
         except ValueError as error:
             raise LibraryError(str(error)) from error
         click.echo("\n".join(plan.reasons), err=True)
-        command, environment = wheel_command(requirement, folder, plan)
+        command, environment = wheel_command(needed, folder, plan)
         if plan.backend != "cpu":
             advice = f". Without {plan.backend}: pass-edge setup --backend cpu"
     unless = ", unless pip has kept it" if undo else ""

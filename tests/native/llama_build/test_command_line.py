@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from pass_edge.native.llama_build.plan import plan_here
+from pass_edge.native.llama_version import requirement
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -28,3 +29,4 @@ def test_the_makefile_finds_the_version_of_llama_cpp_to_build() -> None:
     (pinned,) = re.findall(r"llama-cpp-python==[\d.]+", (ROOT / "pyproject.toml").read_text())
     shown = subprocess.run(["make", "-n", "-p"], cwd=ROOT, capture_output=True, text=True).stdout
     assert f"LLAMA := {pinned}" in shown
+    assert requirement() == pinned
