@@ -15,7 +15,9 @@ import gpu_measurements
 import numpy as np
 import pytest
 from click import ClickException
-from gpu_measurements import Run, calls_of_steps, counted, projections, shares, speed_up
+from gpu_run import Run
+from llama_calls import calls_of_steps, counted
+from projection import projections, shares, speed_up
 from random_llama import FILE_TYPES, SHAPES, write_random_llama
 
 from pass_edge import Engine, Sampling, Settings
@@ -78,7 +80,7 @@ def run(deadline: float = float("inf")) -> Run:
 
 def test_the_projection_is_the_best_chain() -> None:
     # one draft: 1.5 tokens for 1.2 times the price; two drafts: 1.75 for 1.3 times (between 2 and 4 rows)
-    found = projections({"0": [10.0, 12.0, 14.0]}, run())["0"]
+    found = projections({"0": [10.0, 12.0, 14.0]}, run().widths, run().acceptance)["0"]
     assert found["head"] == pytest.approx(1.75 / 1.3, abs=1e-3)
     assert found["fused"] == pytest.approx(1.5 / 1.4, abs=1e-3)
 
