@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from pass_edge import Engine
 from pass_edge.commands import doctor, setup
 from pass_edge.engine_setup import schedule_choice
+from pass_edge.native import llama_version
 from pass_edge.native.llama_build import plan
 from pass_edge.native.llama_build.machine import Machine
 from pass_edge.native.quantize import quantize
@@ -144,6 +146,20 @@ def test_without_pip_setup_says_how_to_get_it(calls: Path, monkeypatch: pytest.M
     assert done.exit_code == 2
     assert "ensurepip" in done.stderr
     assert not calls.exists()
+
+
+def test_in_a_checkout_that_is_not_installed_setup_says_so(
+    calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_version, "requires", lambda _: _not_installed())
+    done = run("setup")
+    assert done.exit_code == 2
+    assert "PaSS Edge is not installed" in done.stderr
+    assert not calls.exists()
+
+
+def _not_installed() -> None:
+    raise PackageNotFoundError
 
 
 def test_a_backend_that_cannot_be_built_is_refused(calls: Path) -> None:
