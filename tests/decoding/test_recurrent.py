@@ -36,7 +36,7 @@ PARALLEL, LENGTH = 4, 40
 @pytest.fixture(autouse=True)
 def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts pay, whatever the machine is busy with."""
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
 
 
 @pytest.fixture(params=["qwen35", "lfm2", "falcon-h1", "mamba2"])
