@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pass_edge import Engine, Settings
@@ -15,6 +16,10 @@ from pass_edge.models import default_model
 from pass_edge.native.quantize import quantize
 from pass_edge.native.tiny_model import write_tiny_model
 from tests.support.recurrent_models import write_recurrent_model
+
+# how long an example takes depends on what else the machine does
+hypothesis.settings.register_profile("pass-edge", deadline=None)
+hypothesis.settings.load_profile("pass-edge")
 
 # a shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -279,7 +279,7 @@ def test_inspect_tells_what_fits_and_why_not(tiny_path: Path, model_path: Path, 
 GOOD = save({"lookahead.weight": ROWS[:1], "x": np.ones((2, 2), np.float32)})
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.dictionaries(st.integers(0, len(GOOD) - 1), st.integers(0, 255), max_size=8), st.integers(0, 40))
 def test_any_damage_is_an_error_or_numbers(damage: dict[int, int], cut: int) -> None:
     content = bytearray(GOOD)

@@ -34,7 +34,7 @@ def best_by_trying_all(shares: np.ndarray, nodes: int) -> float:
     return 1 + max(sum(chances[path] for path in tree) for tree in trees)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_best_tree_is_the_best_of_all(data: st.DataObject) -> None:
     depths, nodes = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))

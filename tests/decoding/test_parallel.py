@@ -94,7 +94,7 @@ def play(crowd: Crowd, script: Sequence[tuple[int, Any]]) -> None:
             crowd.check_step(session, ([-1], [True], [0]))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(script=actions)
 def test_whatever_others_do_leaves_no_trace(crowd: Crowd, script: list[tuple[int, Any]]) -> None:
     play(crowd, script)
@@ -129,7 +129,7 @@ def test_compactions_keep_all_conversations(crowd: Crowd, monkeypatch: pytest.Mo
     assert compactions, "the cache never filled up; the test shows nothing"
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(forms=st.lists(st.lists(tree_forms(), min_size=1, max_size=DEPTH), min_size=2, max_size=PARALLEL))
 def test_joint_passes_give_each_what_it_would_get_alone(crowd: Crowd, forms: list[list[Any]]) -> None:
     prompts = [[i + 1, 4, i + 2] for i in range(len(forms))]

@@ -61,13 +61,13 @@ def run_turns(bench: Bench, conversation: list) -> None:
         check_turn(bench, session, session.tokens[:keep] + added, forms)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(conversation=turns)
 def test_rollback_leaves_no_trace(tiny: Bench, conversation: list) -> None:
     run_turns(tiny, conversation)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(conversation=turns)
 def test_rollback_leaves_no_trace_in_the_default_model(real: Bench, conversation: list) -> None:
     run_turns(real, conversation)
@@ -94,7 +94,7 @@ def test_gaps_are_compacted_for_a_long_prompt(tiny: Bench) -> None:
     assert compactions, "the prompt fitted beside the gaps; the test shows nothing"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(
     prompt=st.lists(st.integers(0, 11), min_size=6, max_size=12), forms=st.lists(tree_forms(), max_size=DEPTH)
 )

@@ -131,7 +131,7 @@ def test_a_draft_model_that_is_right_is_found_in_the_first_answer(clock: list[fl
     assert conversation.n_asked - n_asked > 200 / (1 + conversation.depth)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     step=st.floats(0.01, 1.2),
     token=st.floats(0.01, 0.5),

@@ -75,7 +75,7 @@ def test_a_grammar_gives_the_same_text_on_every_schedule(drafting: Engine, plain
 
 
 @pytest.mark.parametrize("drafting", ["fused"], indirect=True)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(forms=st.lists(tree_forms(), min_size=1, max_size=6), grammar=st.sampled_from([LIST, WORDS]))
 def test_any_pattern_of_right_and_wrong_drafts_gives_the_same_text(
     drafting: Engine, plain: Engine, forms: list, grammar: str

@@ -297,7 +297,7 @@ SCHEMAS = st.builds(
 
 
 def validate_random_schemas(write: Write, count: int) -> None:
-    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(schema=SCHEMAS)
     def validate(schema: Any) -> None:
         check(write, schema, n=2)

@@ -238,7 +238,7 @@ def test_names_must_differ(fakes: Fakes) -> None:
         fakes.pool("aba")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 4), st.booleans()), min_size=1, max_size=25)
 )

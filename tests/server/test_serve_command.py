@@ -118,7 +118,6 @@ def test_no_request_makes_a_server_error(mode: schemathesis.GenerationMode, spea
 
             @settings(
                 max_examples=15 if operation.method == "post" else 3,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
             )
