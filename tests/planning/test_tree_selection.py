@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pass_edge.drafting.ngrams import MAX_MATCH_LENGTH
@@ -41,7 +41,6 @@ def brute_force(draft: Draft, seconds: np.ndarray, tokens_per_second: float) -> 
     return best
 
 
-@settings(deadline=None)
 @given(drafts(), st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9), st.floats(0.0, 3.0))
 def test_no_tree_is_worth_more_than_the_selected_one(
     draft: Draft, steps: list[float], throughput: float
@@ -56,7 +55,6 @@ def test_no_tree_is_worth_more_than_the_selected_one(
     assert all(parent <= i for i, parent in enumerate(best.parents))
 
 
-@settings(deadline=None)
 @given(drafts(), st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9), st.floats(0.0, 3.0))
 def test_of_the_allowed_sizes_the_best_is_selected(
     draft: Draft, steps: list[float], throughput: float
@@ -97,7 +95,6 @@ trees = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     trees,
     st.lists(st.floats(0.01, 1.0), min_size=36, max_size=36),
@@ -122,7 +119,6 @@ def test_the_search_ends_where_nothing_more_pays(
     assert selector.value(found.build()) == pytest.approx(selector.value(exhaustive.build()))
 
 
-@settings(deadline=None)
 @given(
     drafts(),
     st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9),
@@ -149,7 +145,6 @@ def test_a_draft_is_padded_where_rebuilding_the_graph_costs_more(
     assert best.below(9).layout(5).rows.positions.max() <= 5 + len(best.tokens)
 
 
-@settings(deadline=None)
 @given(st.floats(0.01, 0.5), st.floats(0.01, 3.0), st.integers(1, 8))
 def test_padding_ends_once_it_has_cost_as_much_as_rebuilding(row: float, rebuild: float, last: int) -> None:
     selector = TreeSelector(1.0 + row * np.arange(10), Throughput(1.0, 1.0), rebuild_seconds=rebuild)
@@ -167,7 +162,6 @@ def test_padding_ends_once_it_has_cost_as_much_as_rebuilding(row: float, rebuild
     assert selector.select(NO_DRAFT, 0, 9).tokens or spent == 0, "a pass without padding ends the count"
 
 
-@settings(deadline=None)
 @given(drafts(), st.lists(st.integers(0, 3), max_size=8), st.booleans())
 def test_the_outcome_is_what_was_accepted_less_its_costs(
     draft: Draft, said: list[int], replays: bool
@@ -207,7 +201,6 @@ def test_a_part_of_a_draft_keeps_its_paths(draft: Draft) -> None:
         assert sorted(part.probabilities) == sorted(draft.probabilities)[len(draft.tokens) - count :]
 
 
-@settings(deadline=None)
 @given(
     drafts(),
     st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9),
