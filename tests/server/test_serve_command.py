@@ -110,7 +110,7 @@ def test_no_request_makes_a_server_error(mode: schemathesis.GenerationMode, spea
     """Whatever the document allows (positive), and what it does not (negative)."""
     chosen = Settings(threads=1, context_size=128)
     statuses: set[tuple[str, int]] = set()
-    with Engine(speaking_path, settings=chosen) as engine, serving(engine, time_limit=0.03) as server:
+    with Engine(speaking_path, settings=chosen) as engine, serving(engine, time_limit=0.1) as server:
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
         for operation in (found.ok() for found in schema.get_all_operations()):
             if operation.method == "get" and mode.is_negative:
