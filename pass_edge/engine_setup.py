@@ -33,7 +33,7 @@ from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import has_kernels, kernels
 from pass_edge.native.model import Model, check_is_gguf
-from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.cost_model import StepCosts, cheap_states, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
 from pass_edge.planning.expected_speed import expected_speed
 from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
@@ -90,6 +90,8 @@ class EngineParts:
     _uses_mtp: bool = field(init=False, default=False)
     _embeddings: TokenEmbeddings | None = field(init=False, default=None)
     _max_drafts: int = field(init=False)
+    _rollback: int | None = field(init=False)
+    """The number of states that a recurrent memory keeps for drafts; None if it cannot go back at all."""
 
     @classmethod
     def assemble(
@@ -122,6 +124,7 @@ class EngineParts:
             parts._choose_context()
             parts.parallel = settings.parallel
             parts._choose_schedule()
+            parts._choose_kept_states(note)
             parts._open_sessions(opened, note)
             if problem := take_problem():
                 parts.notes.append(problem)
@@ -194,7 +197,7 @@ class EngineParts:
         """Return how many tokens ``schedule`` may draft ahead: 0 if no pass has room for one."""
         max_rows, wanted = self.calibration.widest_step, self.settings.draft_max
         if self.model.is_recurrent:
-            wanted = wanted or (self._most_states() if schedule == AUTO else 1)
+            wanted = wanted or (MAX_RECURRENT_DRAFTS if schedule == AUTO else 1)
             max_rows = min(max_rows, self.calibration.prompt_batch - 1)  # llama.cpp aborts on more states
         if schedule == AUTO:
             return min(wanted or max_rows, max_rows - 1)
@@ -205,14 +208,17 @@ class EngineParts:
             depth -= 1
         return depth
 
-    def _most_states(self) -> int:
-        """Return how many tokens may be drafted for a recurrent memory, so that the states kept for them stay
-        small beside the model."""
-        if not self.calibration.keeps_states:
-            return MAX_RECURRENT_DRAFTS
-        all_states = self._n_sequences * self.calibration.state_bytes
-        fitting = int(_STATES_PART * self.model.size / all_states) - 1
-        return max(1, min(fitting, MAX_RECURRENT_DRAFTS))
+    def _choose_kept_states(self, note: Note) -> None:
+        """Choose how many states a recurrent memory keeps for drafts, so that they stay small beside the
+        model, and with the schedule auto, cheap beside a pass."""
+        calibration, self._rollback = self.calibration, 0 if self.calibration.rolls_back else None
+        if not (self._rollback == 0 and calibration.keeps_states and self._max_drafts):
+            return
+        all_states = self._n_sequences * calibration.state_bytes
+        fitting = max(1, int(_STATES_PART * self.model.size / all_states) - 1)
+        self._rollback = min(fitting, self._max_drafts)
+        if self.schedule == AUTO:
+            self._rollback = cheap_states(self.model, self.settings, self._rollback, note)
 
     @property
     def recurrent_bytes(self) -> int:
@@ -278,13 +284,6 @@ class EngineParts:
             Session(batcher, make_schedule(), number, n_vocab=self.base.n_vocab, rule=self.settings.verify)
             for number in range(self.parallel)
         )
-
-    @property
-    def _rollback(self) -> int | None:
-        """The number of states that a recurrent memory keeps for drafts; None if it cannot go back at all."""
-        if not self.calibration.rolls_back:
-            return None
-        return self._max_drafts if self.calibration.keeps_states else 0
 
     @property
     def _n_sequences(self) -> int:

@@ -206,28 +206,27 @@ class Layout:
 
 @dataclass(frozen=True)
 class TreeLimits:
-    """Which trees the memory of a model can verify.
+    """Which trees the memory of a model can verify, and how many drafts it takes back.
 
     ``chains_only``: no node has two children, and there are no lookahead tokens. A recurrent state belongs to
-    one text, so sequences cannot share the rows of a pass. ``max_drafts``: most drafted tokens in a row.
-    ``replays``: unless all drafts are accepted, the accepted tokens are decoded again.
+    one text, so sequences cannot share the rows of a pass. ``n_kept``: so many rejected drafts can be taken
+    back. If there are more, the accepted tokens are decoded again, from a copy of the state.
     """
 
     chains_only: bool = False
-    max_drafts: int = MAX_ROWS - 1
-    replays: bool = False
+    n_kept: int = MAX_ROWS
 
     @classmethod
     def of(cls, context: Context) -> TreeLimits:
         """Return the limits of the memory of ``context``."""
         if not context.model.is_recurrent:
             return cls()
-        return cls(True, context.n_rollback or cls.max_drafts, replays=not context.n_rollback)
+        return cls(True, context.n_rollback)
 
     def allow(self, shape: Shape) -> bool:
         """Return whether a tree of this shape can be verified."""
         is_chain = shape.n_paths == 1 and not len(shape.lookahead_inputs)
-        return shape.height <= self.max_drafts and (is_chain or not self.chains_only)
+        return is_chain or not self.chains_only
 
 
 @lru_cache(maxsize=1024)

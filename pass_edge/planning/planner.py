@@ -84,7 +84,7 @@ class Planner:
         self._draft_model = DraftModelUse(draft_model, self._statistics.budget) if draft_model else None
         self.mtp = draft_model if isinstance(draft_model, MtpConversation) else None
         self._use_ngrams = use_ngrams
-        self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
+        self._max_drafted, self._tree_sizes = max_drafted, tree_sizes
         self._limits = limits
         self.needs_hidden = self._drafter.heads is not None
         self._index = NgramIndex()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,19 @@ PATTERNS = 1_000
 PARALLEL = 4
 
 
-@pytest.fixture(scope="module", params=KINDS)
+FEW_STATES = 3
+"""Fewer than drafts: further rejected ones are rolled back by a copy."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*((kind, MAX_DRAFTS) for kind in KINDS), *product(KEEPS_STATES, (FEW_STATES, 0))],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def bench(request: pytest.FixtureRequest, recurrent_path: Callable[[str], Path]) -> Iterator[Bench]:
-    bench = Bench(recurrent_path(request.param), 768, threads=1, rollback=MAX_DRAFTS)
-    assert bench.drafting.n_rollback == (MAX_DRAFTS if request.param in KEEPS_STATES else 0)
+    kind, n_kept = request.param
+    bench = Bench(recurrent_path(kind), 768, threads=1, rollback=n_kept)
+    assert bench.drafting.n_rollback == (n_kept if kind in KEEPS_STATES else 0)
     yield bench
     bench.close()
 

@@ -238,7 +238,7 @@ def test_a_chain_that_leaves_a_shared_pass_is_charged_a_pass_of_its_own() -> Non
 
 
 def test_no_more_is_drafted_than_the_memory_can_roll_back() -> None:
-    planner = Planner(flat(), limits=TreeLimits(chains_only=True, max_drafts=3))
+    planner = Planner(flat(), limits=TreeLimits(chains_only=True), max_drafted=3)
     planner.begin([1, 2, 3, 4, 5, 6, 7] * 4)
     sampler, output = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
     tree = NO_DRAFT.below(1)
