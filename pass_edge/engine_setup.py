@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from pass_edge.calibration.calibration import Calibration, calibrate, gpu_verdict, mtp_works
+from pass_edge.calibration.calibration import Calibration, gpu_verdict, mtp_works, open_calibrated
 from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.decoding.batcher import Batcher, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
@@ -108,18 +108,13 @@ class EngineParts:
             parts.base = read_base(file)
             parts._choose_lookahead(file, lookahead, model.repository)
             parts._choose_mtp(file)
-        parts.calibration = calibrate(path, parts.settings, note)
+        gpu_layers, mtp = parts.settings.gpu_layers or 0, parts._uses_mtp
+        make = partial(Model, path, gpu_layers=gpu_layers, chat_template=template, mtp=mtp)
         with parts.opened as opened:
-            gpu_layers = parts.settings.gpu_layers or 0
-            parts.model = opened.enter_context(
-                Model(
-                    path,
-                    gpu_layers=gpu_layers,
-                    repack=parts.calibration.repack,
-                    chat_template=template,
-                    mtp=parts._uses_mtp,
-                )
+            parts.model, parts.calibration = open_calibrated(
+                path, parts.settings, lambda repack: make(repack=repack), note
             )
+            opened.enter_context(parts.model)
             parts._warn_of_template()
             parts._choose_context()
             parts.parallel = settings.parallel

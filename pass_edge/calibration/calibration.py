@@ -79,21 +79,32 @@ class Calibration:
         return self.width if self.width > 1 else max(WIDTHS)
 
 
-def calibrate(path: Path, settings: Settings, note: Callable[[str], None]) -> Calibration:
-    """Return the calibration of a model file, measured if none is stored. ``note``: progress callback; it is
-    called with one line before long work."""
+def open_calibrated(
+    path: Path, settings: Settings, open_model: Callable[[bool], Model], note: Callable[[str], None]
+) -> tuple[Model, Calibration]:
+    """Open the model in ``path`` and return it with its calibration, measured if none is stored.
+
+    ``open_model``: opens it; takes whether weights are repacked. ``note``: progress callback; it is called
+    with one line before long work. Raises ModelError, LibraryError.
+    """
     key = f"{_VERSION} {run_key(path, settings)}"
     stored = load("calibration", key)
     if stored is not None:
-        return Calibration(**stored)
+        calibration = Calibration(**stored)
+        return open_model(calibration.repack), calibration
     may_repack = check_model(path, note)
     note("measuring this model on this machine (once)")
-    best = _measure(path, settings, repack=may_repack)
+    model, best = _measured(open_model, settings, repack=may_repack)
     if may_repack and best.width < _SUFFICIENT_WIDTH:
-        unpacked = _measure(path, settings, repack=False)
-        best = max(best, unpacked, key=lambda calibration: calibration.width)
+        model.close()
+        model, unpacked = _measured(open_model, settings, repack=False)
+        if unpacked.width > best.width:
+            best = unpacked
+        else:
+            model.close()
+            model = open_model(True)
     store("calibration", key, asdict(best))
-    return best
+    return model, best
 
 
 def check_model(path: Path, note: Callable[[str], None]) -> bool:
@@ -141,27 +152,36 @@ def _measured_once(
     return result
 
 
-def _measure(path: Path, settings: Settings, *, repack: bool) -> Calibration:
-    with Model(path, gpu_layers=settings.gpu_layers or 0, repack=repack) as model:
-        chosen = context_settings(model, settings, cells=_DEEP + _PROMPT_LENGTH)
-        depth = _DEEP if chosen.cache_type_k == chosen.cache_type_v else _SHALLOW
-        # the states that a memory keeps for drafts change the graph, so they must not change the bits
-        with Context(model, replace(chosen, rollback=MAX_RECURRENT_DRAFTS)) as context:
-            comparison = _BatchComparison(context, depth)
-            if not comparison.restores:
-                return Calibration(
-                    repack, 1, False, 0.0, rolls_back=False, state_bytes=comparison.state_bytes
-                )
-            width, difference = comparison.invariant_width()
-            embeddings_exact = comparison.embeddings_are_exact()
-            prompts_exact = comparison.prompts_are_exact(width)
-            hidden_exact = comparison.hidden_states_are_exact()
-            rolls_back = comparison.rolls_back(2 * difference)
-            mtp_exact = not model.n_mtp_layers or comparison.mtp_states_are_exact(width)
-            return Calibration(
-                repack, width, embeddings_exact, difference, prompts_exact, hidden_exact,
-                comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact,
-            )  # fmt: skip
+def _measured(
+    open_model: Callable[[bool], Model], settings: Settings, *, repack: bool
+) -> tuple[Model, Calibration]:
+    """Open a model and measure it."""
+    model = open_model(repack)
+    try:
+        return model, _measure(model, settings, repack=repack)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _measure(model: Model, settings: Settings, *, repack: bool) -> Calibration:
+    chosen = context_settings(model, settings, cells=_DEEP + _PROMPT_LENGTH)
+    depth = _DEEP if chosen.cache_type_k == chosen.cache_type_v else _SHALLOW
+    # the states that a memory keeps for drafts change the graph, so they must not change the bits
+    with Context(model, replace(chosen, rollback=MAX_RECURRENT_DRAFTS)) as context:
+        comparison = _BatchComparison(context, depth)
+        if not comparison.restores:
+            return Calibration(repack, 1, False, 0.0, rolls_back=False, state_bytes=comparison.state_bytes)
+        width, difference = comparison.invariant_width()
+        embeddings_exact = comparison.embeddings_are_exact()
+        prompts_exact = comparison.prompts_are_exact()
+        hidden_exact = comparison.hidden_states_are_exact()
+        rolls_back = comparison.rolls_back(2 * difference)
+        mtp_exact = not model.n_mtp_layers or comparison.mtp_states_are_exact(width)
+        return Calibration(
+            repack, width, embeddings_exact, difference, prompts_exact, hidden_exact,
+            comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact,
+        )  # fmt: skip
 
 
 class _BatchComparison:
@@ -183,7 +203,7 @@ class _BatchComparison:
         self._state = context.save_state(0)
         self.state_bytes = len(self._state)
         self._reference = self._continue(_N_TOKENS, 1)
-        self.restores = bool((self._decode(_N_TOKENS, 1) == self._reference).all())
+        self.restores = not self.state_bytes or bool((self._decode(_N_TOKENS, 1) == self._reference).all())
 
     def invariant_width(self) -> tuple[int, float]:
         """Return the largest of WIDTHS that gives the bits of single tokens, and the largest difference at
@@ -207,29 +227,25 @@ class _BatchComparison:
             self._reference = self._decode(count, invariant)
         return float(np.abs(self._decode(count, width) - self._reference[:count]).max())
 
-    def prompts_are_exact(self, width: int) -> bool:
-        """Return whether a prompt read at once gives its last token the same bits as in batches of
-        ``width``."""
-        last_logits = []
-        for batch_size in (width, _PROMPT_LENGTH):
-            last_logits.append(self._decode(_PROMPT_LENGTH, batch_size, all_outputs=False)[-1])
-        return bool((last_logits[0] == last_logits[1]).all())
+    def prompts_are_exact(self) -> bool:
+        """Return whether a prompt read at once gives its tokens the bits that narrower batches give them."""
+        count = len(self._reference)
+        return bool((self._decode(_PROMPT_LENGTH, _PROMPT_LENGTH)[:count] == self._reference).all())
 
-    def _decode(self, count: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
-        """Decode the first ``count`` tokens after the prompt in batches of ``width``. Return the logits of
-        all of them, or of the last of each batch: (n, n_vocab) float32."""
+    def _decode(self, count: int, width: int) -> np.ndarray:
+        """Decode the first ``count`` tokens after the prompt in batches of ``width``. Return their logits,
+        (count, n_vocab) float32."""
         self._rewind()
-        return self._continue(count, width, all_outputs=all_outputs)
+        return self._continue(count, width)
 
-    def _continue(self, count: int, width: int, *, all_outputs: bool = True) -> np.ndarray:
+    def _continue(self, count: int, width: int) -> np.ndarray:
         """``_decode`` in a context that is at the end of the prompt."""
         logits = []
         for first in range(0, count, width):
             tokens = self._tokens[first : min(first + width, count)]
-            n_outputs = len(tokens) if all_outputs else 1
-            rows = rows_of_sequence(self._depth + first, len(tokens), outputs=n_outputs)
+            rows = rows_of_sequence(self._depth + first, len(tokens), outputs=len(tokens))
             self._context.decode_tokens(rows, tokens)
-            logits.append(self._context.logits(n_outputs).copy())
+            logits.append(self._context.logits(len(tokens)).copy())
         return np.concatenate(logits)
 
     def embeddings_are_exact(self) -> bool:

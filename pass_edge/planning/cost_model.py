@@ -32,9 +32,9 @@ _SLOW_PASS = 0.02
 _SHALLOW, _DEEP = 32, 1024
 """Tokens before the measured passes."""
 _REPEATS = 4
-_TIME_LIMIT = 1.5
-"""Seconds that measuring at one depth, and reading the text before it, may each take; a slow model is
-measured less often and at a smaller depth."""
+_TIME_LIMIT, _READING_LIMIT = 2.0, 1.0
+"""Seconds that measuring at one depth may take before widths are not measured again, and that reading the
+text before it may take: a slow model is measured less often and at a smaller depth."""
 IN_A_ROW = 4
 """Passes of one width in a row on a GPU: the first builds the graph, the next may record it, and later ones
 only use it."""
@@ -188,10 +188,8 @@ def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
     times: dict[int, tuple[float, float]] = {}
     try:
         for count in counts:
-            context.clear()
             context.set_threads(count, count)
-            read_text(context, 0, _SHALLOW)
-            single, several = pass_times(context, _SHALLOW, [1, min(8, widest)], repeats=2)
+            single, several = pass_times(context, 0, [1, min(8, widest)], repeats=2)
             times[count] = single, several
     finally:
         context.clear()
@@ -230,10 +228,14 @@ def _measure(
         seconds_per_token = (time.perf_counter() - began) / _SHALLOW
         is_slow = _pass_time(context, _SHALLOW, 1) > _SLOW_PASS
         widths = [width for width in (_SLOW_MODEL_WIDTHS if is_slow else _WIDTHS) if width <= widest]
+        rebuild_seconds = 0.0
+        if is_slow:
+            in_a_row = 1  # beside its passes, the rebuilding of a graph is nothing
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
-        rebuilt = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
-        rebuild_seconds = max(0.0, float((rebuilt - shallow[:2]).mean()))
-        depth = min(_DEEP, context.settings.cells - widest, int(_TIME_LIMIT / seconds_per_token))
+        if not is_slow:
+            rebuilt = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
+            rebuild_seconds = max(0.0, float((rebuilt - shallow[:2]).mean()))
+        depth = min(_DEEP, context.settings.cells - widest, int(_READING_LIMIT / seconds_per_token))
         slopes = np.zeros(len(widths))
         if depth >= 4 * _SHALLOW:
             read_text(context, _SHALLOW, depth)
