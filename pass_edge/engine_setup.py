@@ -33,9 +33,10 @@ from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.library import has_kernels, kernels
 from pass_edge.native.model import Model, check_is_gguf
-from pass_edge.planning.cost_model import StepCosts, cheap_states, step_costs
+from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
 from pass_edge.planning.expected_speed import expected_speed
+from pass_edge.planning.kept_states import cheap_states
 from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
 
 from .settings import (

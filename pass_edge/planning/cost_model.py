@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from pass_edge.drafting.tree import TreeLimits
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
-from pass_edge.native.model import Model
-from pass_edge.settings import Settings, context_settings, on_gpu
+from pass_edge.settings import Settings, on_gpu
 
 _VERSION = 6
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
@@ -41,10 +39,6 @@ only use it."""
 _FASTER, _MUCH_FASTER = 0.95, 0.75
 """A time counts as faster only below this share of the other: within one measurement, and compared to a
 stored one. Smaller differences are noise."""
-_CHEAP_STATES = 0.02
-"""The most that the states kept by a recurrent memory may add to a pass over one row, as a share of it."""
-_STATES_TURNS = 24
-"""Passes with kept states, and as many without, that are compared."""
 _CORRECTION_RATE = 0.1
 """Weight of the newest step in the correction of the measured times."""
 
@@ -133,40 +127,6 @@ def step_costs(
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
-
-
-def cheap_states(
-    model: Model, settings: Settings, most: int, note: Callable[[str], None] = lambda _: None
-) -> int:
-    """Return how many states a recurrent memory should keep for drafts, at most ``most``.
-
-    llama.cpp writes all of them in every pass, with drafts or without. What they cost is measured if it is
-    not stored. ``note``: progress callback.
-    """
-    key = f"{_VERSION} {most} {run_key(model.path, settings)}"
-    share: float | None = load("states", key)
-    if share is None:
-        note("measuring what kept states cost on this machine (once)")
-        share = _share_of_states(model, settings, most)
-        store("states", key, share)
-    return most if share <= _CHEAP_STATES else int(most * _CHEAP_STATES / share)
-
-
-def _share_of_states(model: Model, settings: Settings, most: int) -> float:
-    """Measure what ``most`` kept states add to a pass over one row, as a share of it."""
-    chosen = context_settings(model, settings, cells=2 * _SHALLOW)
-    with (
-        Context(model, replace(chosen, rollback=0)) as without,
-        Context(model, replace(chosen, rollback=most)) as keeping,
-    ):
-        contexts, deadline = (without, keeping), time.perf_counter() + 2 * _TIME_LIMIT
-        times: list[list[float]] = []
-        for context in contexts:
-            read_text(context, 0, _SHALLOW)
-        while len(times) < 2 or (len(times) < _STATES_TURNS and time.perf_counter() < deadline):
-            times.append([_pass_time(context, _SHALLOW, 1) for context in contexts])
-    plain_seconds, seconds = np.min(times, axis=0)
-    return float(seconds / plain_seconds) - 1
 
 
 def _costs(stored: Any) -> StepCosts:
