@@ -211,9 +211,9 @@ class EngineParts:
         if not (self._rollback == 0 and calibration.keeps_states and self._max_drafts):
             return
         all_states = self._n_sequences * calibration.state_bytes
-        fitting = max(1, int(_STATES_PART * self.model.size / all_states) - 1)
-        self._rollback = min(fitting, self._max_drafts)
-        if self.schedule == AUTO:
+        fitting = max(0, _STATES_PART * self.model.size / all_states - 1)
+        self._rollback = int(min(fitting, self._max_drafts))
+        if self.schedule == AUTO and self._rollback:
             self._rollback = cheap_states(self.model, self.settings, self._rollback, note)
 
     @property
