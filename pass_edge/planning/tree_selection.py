@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,8 +125,10 @@ class TreeSelector:
     def select(self, draft: Draft, n_lookahead: int, root: int) -> Draft:
         """Return the part of ``draft`` that is worth most, with ``n_lookahead`` lookahead tokens at each node
         and at the root; padded where that saves rebuilding the graph."""
-        part = max(self._parts(draft), key=lambda part: self._best_count(part, n_lookahead)[0])
-        count = self._best_count(part, n_lookahead)[1]
+        if not draft.tokens and not self.last_drafted:
+            return NO_DRAFT
+        weighed = ((*self._best_count(part, n_lookahead), part) for part in self._parts(draft))
+        _, count, part = max(weighed, key=operator.itemgetter(0))
         return part.most_likely(count).padded(root, count) if count else NO_DRAFT
 
     def count_padding(self, draft: Draft) -> None:
