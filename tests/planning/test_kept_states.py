@@ -16,7 +16,7 @@ from pass_edge.settings import Settings
 
 @pytest.mark.parametrize(
     ("slower", "expected"),
-    [(0.99, 8), (1.0, 8), (1.02, 8), (1.041, 3), (1.08, 2), (1.161, 0), (1.5, 0), (9.0, 0)],
+    [(0.99, 8), (1.0, 8), (1.019, 8), (1.041, 3), (1.079, 2), (1.161, 0), (1.5, 0), (9.0, 0)],
 )
 def test_as_many_states_are_kept_as_cost_little(
     slower: float,
