@@ -183,7 +183,7 @@ void score(const Attention & attention, const Rows & rows, Workspace & space) {
                 queries[i] = &space.queries[(row + i) * blocks];
                 out[i] = &space.scores[(row + i) * stride + first];
             }
-            tile_of<Q8_0, false>(some)(blocks, packed, queries, out);
+            tile_of<Q8_0>(some)(blocks, packed, queries, out, {});
         }
         for (int64_t t = 0; t < rows.tokens; t++) {
             const ggml_fp16_t * hidden = attention.hidden(rows.token + t);

@@ -126,7 +126,12 @@ constexpr int AT_ONCE = 8;  // tokens in a tile: as many as the registers have r
 #else
 constexpr int AT_ONCE = 4;
 #endif
-constexpr int AHEAD = 4096;  // bytes: what memory delivers in the time of some blocks
+
+// Memory that is asked for while a tile is computed: `size` bytes with each block.
+struct Fetch {
+    const char * from = nullptr;
+    size_t size = 0;
+};
 
 template <typename Format> Ints scale_bytes(const Packed<Format> & block, int word) {
     const Ints bytes = load(block.words[Format::SCALES + word]);
@@ -170,6 +175,7 @@ void begin(const Packed<Format> & block, const Activations<Format::BLOCK> * cons
             whole[t] = broadcast(int32_t(-Format::OFFSET * tokens[t][b].sum));
         }
     } else if constexpr (Format::OFFSET != 0) {
+#pragma GCC unroll 8
         for (int group = 0; group < Format::BLOCK / Format::GROUP; group += 2) {
             const Ints scales = two_bytes<true>(scale_bytes(block, group / 4), group % 4, group % 4 + 1);
             for (int t = 0; t < TOKENS; t++) {
@@ -210,48 +216,85 @@ void add_minima(const Packed<Format> & block, const Activations<Format::BLOCK> *
     }
 }
 
-// out[t][0 … LANES - 1] = LANES rows of `blocks` blocks each, times token t.
-template <typename Format, int TOKENS, bool FETCH>
-void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Format::BLOCK> * const * tokens,
-          float * const * out) {
+// All products of a block, as many of them at a time as fit before they must be scaled.
+template <typename Format, int TOKENS>
+void add_products_of(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                     Ints whole[TOKENS]) {
     using Sums = Dots<Format::LARGEST>;
+    Sums some[TOKENS];
+#pragma GCC unroll 8
+    for (int pair = 0; pair < Format::PAIRS; pair++) {
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const int first = half ? Format::high_at(pair) : Format::low_at(pair);
+#pragma GCC unroll 8
+            for (int chunk = 0; chunk < Format::CHUNKS; chunk++) {
+                const Weights both = Format::unpack(block, pair, chunk);
+                for (int t = 0; t < TOKENS; t++) {
+                    some[t].step(half ? both.high : both.low, four_bytes(tokens[t][b].values + first + 4 * chunk));
+                }
+                const int step = half * Format::CHUNKS + chunk + 1;
+                const bool full = step % Sums::AT_ONCE == 0 || step == 2 * Format::CHUNKS;
+                if (full || (Format::GROUP != 0 && chunk + 1 == Format::CHUNKS)) {
+                    for (int t = 0; t < TOKENS; t++) {
+                        whole[t] = add(whole[t], scaled<Format>(some[t], block, first));
+                        in_order(whole[t]);
+                        some[t] = Sums();
+                    }
+                }
+            }
+        }
+    }
+}
+
+// The same where only two steps fit. Token after token takes them: the registers then hold these few weights, low and
+// high, instead of a sum for each token.
+template <typename Format, int TOKENS>
+void add_products_by_twos(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                          Ints whole[TOKENS]) {
+    using Sums = Dots<Format::LARGEST>;
+    constexpr int STEPS = 2;
+#pragma GCC unroll 8
+    for (int pair = 0; pair < Format::PAIRS; pair++) {
+#pragma GCC unroll 8
+        for (int chunk = 0; chunk < Format::CHUNKS; chunk += STEPS) {
+            const Weights weights[STEPS] = {Format::unpack(block, pair, chunk), Format::unpack(block, pair, chunk + 1)};
+            for (int t = 0; t < TOKENS; t++) {
+                for (int half = 0; half < 2; half++) {
+                    const int first = half ? Format::high_at(pair) : Format::low_at(pair);
+                    Sums some;
+                    for (int i = 0; i < STEPS; i++) {
+                        const int8_t * values = tokens[t][b].values + first + 4 * (chunk + i);
+                        some.step(half ? weights[i].high : weights[i].low, four_bytes(values));
+                    }
+                    whole[t] = add(whole[t], scaled<Format>(some, block, first));
+                    in_order(whole[t]);
+                }
+            }
+        }
+    }
+}
+
+// out[t][0 … LANES - 1] = LANES rows of `blocks` blocks each, times token t.
+template <typename Format, int TOKENS>
+void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Format::BLOCK> * const * tokens,
+          float * const * out, Fetch fetch) {
     Floats sums[TOKENS];
     for (int t = 0; t < TOKENS; t++) {
         sums[t] = broadcast(0.0f);
     }
     for (int64_t b = 0; b < blocks; b++) {
         const Packed<Format> & block = weights[b];
-        if constexpr (FETCH) {
-            for (size_t line = 0; line < sizeof block; line += 64) {
-                _mm_prefetch(reinterpret_cast<const char *>(&block) + AHEAD + line, _MM_HINT_T0);
-            }
+        for (size_t line = 0; line < fetch.size; line += 64) {
+            _mm_prefetch(fetch.from + b * fetch.size + line, _MM_HINT_T1);
         }
         add_minima<Format, TOKENS>(block, tokens, b, sums);
         Ints whole[TOKENS];
         begin<Format, TOKENS>(block, tokens, b, whole);
-        Sums some[TOKENS];  // as many products as fit, before they are scaled
-#pragma GCC unroll 8
-        for (int pair = 0; pair < Format::PAIRS; pair++) {
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; half++) {
-                const int first = half ? Format::high_at(pair) : Format::low_at(pair);
-#pragma GCC unroll 8
-                for (int chunk = 0; chunk < Format::CHUNKS; chunk++) {
-                    const Weights both = Format::unpack(block, pair, chunk);
-                    for (int t = 0; t < TOKENS; t++) {
-                        some[t].step(half ? both.high : both.low, four_bytes(tokens[t][b].values + first + 4 * chunk));
-                    }
-                    const int step = half * Format::CHUNKS + chunk + 1;
-                    const bool full = step % Sums::AT_ONCE == 0 || step == 2 * Format::CHUNKS;
-                    if (full || (Format::GROUP != 0 && chunk + 1 == Format::CHUNKS)) {
-                        for (int t = 0; t < TOKENS; t++) {
-                            whole[t] = add(whole[t], scaled<Format>(some[t], block, first));
-                            in_order(whole[t]);
-                            some[t] = Sums();
-                        }
-                    }
-                }
-            }
+        if constexpr (Dots<Format::LARGEST>::AT_ONCE == 2 && TOKENS > 1) {
+            add_products_by_twos<Format, TOKENS>(block, tokens, b, whole);
+        } else {
+            add_products_of<Format, TOKENS>(block, tokens, b, whole);
         }
         const Floats scale = Format::scales(block.halves[0]);
         for (int t = 0; t < TOKENS; t++) {
@@ -264,17 +307,18 @@ void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Form
 }
 
 template <typename Format>
-using Tile = void (*)(int64_t, const Packed<Format> *, const Activations<Format::BLOCK> * const *, float * const *);
+using Tile = void (*)(int64_t, const Packed<Format> *, const Activations<Format::BLOCK> * const *, float * const *,
+                      Fetch);
 
-template <typename Format, bool FETCH, int... BEFORE>
+template <typename Format, int... BEFORE>
 Tile<Format> tile_of(int64_t tokens, std::integer_sequence<int, BEFORE...>) {
-    static constexpr Tile<Format> TILES[] = {tile<Format, BEFORE + 1, FETCH>...};
+    static constexpr Tile<Format> TILES[] = {tile<Format, BEFORE + 1>...};
     return TILES[tokens - 1];
 }
 
-// The tile for 1 … AT_ONCE tokens. FETCH: memory is asked for what lies behind the weights.
-template <typename Format, bool FETCH> Tile<Format> tile_of(int64_t tokens) {
-    return tile_of<Format, FETCH>(tokens, std::make_integer_sequence<int, AT_ONCE>());
+// The tile for 1 … AT_ONCE tokens.
+template <typename Format> Tile<Format> tile_of(int64_t tokens) {
+    return tile_of<Format>(tokens, std::make_integer_sequence<int, AT_ONCE>());
 }
 
 }  // namespace

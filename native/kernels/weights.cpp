@@ -31,7 +31,8 @@ void __wrap_ggml_cpu_init(void);
 
 namespace {
 
-constexpr size_t CACHED = 160 * 1024;  // bytes of weights that stay in a core's cache while a prompt passes over them
+constexpr size_t CACHED = 80 * 1024;   // bytes of weights that stay in a core's cache while a prompt passes over them
+constexpr int AHEAD = 4096;            // bytes: what memory delivers in the time of some blocks
 constexpr int CHUNKS = 4;              // that a matrix is cut into for each thread: one may be slower than the others
 constexpr size_t FRESH = 512 * 1024;   // bytes of new memory that are still cached when they are written to
 
@@ -210,16 +211,20 @@ template <typename Format> class FormatTraits final : public Traits {
     }
 
     // A chunk of one matrix times all of `count` tokens. Many tokens pass over as many tiles at a time as stay cached;
-    // few have each tile for themselves, so that memory is read straight on.
+    // few have each tile for itself, so that memory is read straight on. Each pass asks memory for its share of what
+    // comes next.
     template <typename GetToken>
     static void multiply_chunk(const ggml_tensor * weights, int64_t matrix, int64_t chunk, int64_t chunks,
                                int64_t count, GetToken token) {
         const int64_t tiles = tiles_of(weights), blocks = blocks_of(weights), rows = weights->ne[1];
         const auto * packed = static_cast<const Packed<Format> *>(weights->data) + matrix * tiles * blocks;
-        const int64_t end = tiles * (chunk + 1) / chunks;
+        const int64_t end = tiles * (chunk + 1) / chunks, passes = (count + AT_ONCE - 1) / AT_ONCE;
         const int64_t cached = std::max<int64_t>(1, CACHED / (blocks * sizeof(Packed<Format>)));
-        const int64_t step = count > 2 * AT_ONCE ? cached : 1;
+        const int64_t step = passes > 2 ? cached : 1;
+        const size_t share = passes > 1 ? (sizeof(Packed<Format>) / passes + 63) / 64 * 64 : sizeof(Packed<Format>);
         for (int64_t from = tiles * chunk / chunks; from < end; from += step) {
+            const auto * next = reinterpret_cast<const char *>(packed + (passes > 1 ? from + step : from) * blocks) +
+                                (passes > 1 ? 0 : AHEAD);
             for (int64_t first = 0; first < count; first += AT_ONCE) {
                 Token some[AT_ONCE];
                 const int64_t now = std::min<int64_t>(AT_ONCE, count - first);
@@ -229,23 +234,23 @@ template <typename Format> class FormatTraits final : public Traits {
                 for (int64_t tile = from; tile < std::min(end, from + step); tile++) {
                     const int64_t row = tile * LANES;
                     multiply_tile(packed + tile * blocks, blocks, row, std::min<int64_t>(LANES, rows - row), some, now,
-                                  first == 0);
+                                  {next, share});
+                    next += blocks * share;
                 }
             }
         }
     }
 
-    // `count` rows of results, at `row`. Memory is asked for what comes next as its first tokens pass over a tile.
+    // `count` rows of results, at `row`.
     static void multiply_tile(const Packed<Format> * packed, int64_t blocks, int64_t row, int64_t count,
-                              const Token * tokens, int64_t now, bool fetch) {
+                              const Token * tokens, int64_t now, Fetch fetch) {
         const Rounded * activations[AT_ONCE];
         float *out[AT_ONCE], partial[AT_ONCE][LANES];
         for (int64_t i = 0; i < now; i++) {
             activations[i] = reinterpret_cast<const Rounded *>(tokens[i].activations);
             out[i] = count == LANES ? tokens[i].out + row : partial[i];
         }
-        const auto tile = fetch ? tile_of<Format, true>(now) : tile_of<Format, false>(now);
-        tile(blocks, packed, activations, out);
+        tile_of<Format>(now)(blocks, packed, activations, out, fetch);
         if (count < LANES) {
             for (int64_t i = 0; i < now; i++) {
                 std::copy(partial[i], partial[i] + count, tokens[i].out + row);
