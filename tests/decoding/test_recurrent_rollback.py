@@ -104,6 +104,15 @@ def test_rollback_leaves_no_trace(bench: Bench) -> None:
     check_patterns(bench, 100)
 
 
+def test_any_number_of_rejected_drafts_is_rolled_back(bench: Bench) -> None:
+    for n_drafts in range(MAX_DRAFTS + 1):
+        conversation = Conversation(bench, bench.session(), [3, 1, 4], n_drafts + 2)
+        conversation.begin()
+        conversation.step(0, 0)  # so that the copy of the prompt's state is too old
+        for n_right in range(n_drafts + 1):
+            conversation.step(n_drafts, n_right)
+
+
 @pytest.mark.slow
 def test_rollback_leaves_no_trace_in_many_patterns(bench: Bench) -> None:
     check_patterns(bench, PATTERNS)
