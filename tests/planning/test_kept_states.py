@@ -31,7 +31,7 @@ def test_as_many_states_are_kept_as_cost_little(
     def pass_times(context: Context, depth: int, widths: list[int], **_: int) -> np.ndarray:
         assert widths == [1]
         measured.append(context.n_rollback)
-        busy = 9 if len(measured) in (7, 12, 14) else 1  # another process takes most of the core
+        busy = 9 if len(measured) == 7 else 1  # another process takes the core for a moment
         return np.array([0.001 * busy * (slower if context.n_rollback else 1.0)])
 
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
