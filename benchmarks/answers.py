@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pass_edge import Engine, Sampling
-from pass_edge.native.build import parse_cpuinfo
+from pass_edge.native.llama_build.machine import parse_cpuinfo
 from pass_edge.native.stock_llama import StockLlama
 
 PROMPTS = Path(__file__).parent / "prompts" / "spec_bench_dev.jsonl"

@@ -164,9 +164,9 @@ def install(joined: Path, work: Path, backend: str, deadline: float) -> Path:
     run(f"{pip}/pip", "install", "--quiet", "pip", *TOOLS[1:], *NEEDED, *NEEDED_BY_LLAMA)
     if not list(wheels.glob("*.whl")):
         (source,) = joined.glob("llama_cpp_python-*.tar.gz")
-        run("native/build.py", "--backend", backend, "--explain")
+        run("-m", "pass_edge.native.llama_build", "--backend", backend, "--explain")
         began = time.monotonic()
-        run("native/build.py", "--backend", backend, "--wheel", wheels, source)
+        run("-m", "pass_edge.native.llama_build", "--backend", backend, "--wheel", wheels, source)
         print(f"llama.cpp was built in {time.monotonic() - began:.0f} seconds")
     run("-m", "pip", "install", "--quiet", "--no-deps", *wheels.glob("*.whl"))
     run("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT)

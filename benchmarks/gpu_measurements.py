@@ -10,33 +10,29 @@ combine passes measured there with acceptance counted on other models.
 from __future__ import annotations
 
 import json
-import signal
 import statistics
-import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import candidates
 import click
-import numpy as np
-from answers import cpu_name, questions_by_category, rotated, table
+from answers import cpu_name, questions_by_category, rotated
+from gpu_report import markdown
+from gpu_run import PartialResults, Result, Run
+from llama_calls import calls_of_steps
+from projection import ROWS, projections, shares
 from random_llama import SHAPES, write_random_llama
 from ties import UNFILTERED, margin_at_divergence
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.native.context import Context
 from pass_edge.native.devices import devices
-from pass_edge.native.draft_head import DraftHead
-from pass_edge.native.library import llama, system_info
+from pass_edge.native.library import system_info
 from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import IN_A_ROW, pass_times, read_text
-from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import context_settings, with_fitting_layers
 from pass_edge.stats import Stats
 
@@ -44,77 +40,6 @@ PROJECTED_TYPES = ("Q4_K_M", "Q8_0")
 GREEDY = Sampling(temperature=0)
 DRAFTS = 4
 """Tokens drafted at every step by the schedules that do."""
-Result = dict[str, Any]
-PartialResults = Generator[Result, None, None]
-"""The results of a stage so far, yielded again after each new one."""
-
-
-class DeadlineError(Exception):
-    """The deadline has come."""
-
-
-@contextmanager
-def stopped_at(deadline: float) -> Iterator[None]:
-    """Raise DeadlineError within the block, at ``deadline`` (seconds since 1970) or as soon as llama.cpp
-    returns."""
-
-    def stop(*_: object) -> None:
-        raise DeadlineError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    # repeatedly, because exceptions raised in llama.cpp's callbacks are dropped
-    signal.setitimer(signal.ITIMER_REAL, min(max(1e-3, deadline - time.time()), 1e6), 5)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@dataclass
-class Run:
-    """The settings and results of all measurements.
-
-    ``given``: the shares of passes whose first 1, 2 … drafts are all right; by default they are counted here.
-    ``report``: writes the report. ``results``: by stage. ``left_out``: stages that were not run, or not to
-    the end, and why. ``counted``: shares as in ``given``, by schedule.
-    """
-
-    deadline: float
-    scratch: Path
-    widths: list[int]
-    depths: list[int]
-    tokens: int
-    questions: int
-    given: list[float] | None = None
-    report: Callable[[], None] = lambda: None
-    results: Result = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    counted: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def acceptance(self) -> dict[str, list[float]]:
-        """The shares to project with, by schedule."""
-        return dict.fromkeys(ROWS, self.given) if self.given else self.counted
-
-    def stage(self, name: str, seconds: float, measure: Callable[[], PartialResults]) -> None:
-        """Run a stage if about ``seconds`` are left for it. A stage that fails does not end the others."""
-        if time.time() + seconds > self.deadline:
-            self.left_out[name] = f"needs about {seconds:.0f} s, but less time was left"
-        else:
-            click.echo(f"{name} …")
-            self.left_out[name] = "stopped at the deadline"  # until it has finished
-            try:
-                with stopped_at(self.deadline), closing(measure()) as partial_results:
-                    for result in partial_results:
-                        self.results[name] = result
-                        self.report()
-                del self.left_out[name]
-            except DeadlineError:
-                pass
-            except Exception as error:  # the report of the other stages is worth more
-                self.left_out[name] = f"{type(error).__name__}: {error}"
-        self.report()
 
 
 def prompts(engine: Engine, count: int) -> list[list[int]]:
@@ -191,99 +116,6 @@ def figures(stats: Sequence[Stats], plain: Sequence[Stats]) -> Result:
     }
 
 
-def shares(stats: Sequence[Stats]) -> list[float]:
-    """Return, by depth, the share of passes whose drafts were all right up to it, of those that drafted so
-    deep."""
-    drafted, accepted = Counter[int](), Counter[int]()
-    for answer in stats:
-        drafted.update(dict(enumerate(answer.drafted)))
-        accepted.update(dict(enumerate(answer.accepted)))
-    return [round(accepted[depth] / drafted[depth], 4) for depth in sorted(drafted)]
-
-
-@dataclass
-class Calls:
-    """Calls of llama.cpp. ``rows``: decoded batches by their rows; ``graphs_reused``: for how many of them
-    the graph was reused; ``waits``: reads that wait for its results; ``seconds``: in all these calls;
-    ``seconds_of_heads``: in draft heads."""
-
-    rows: Counter[int] = field(default_factory=Counter)
-    graphs_reused: int = 0
-    waits: int = 0
-    seconds: float = 0.0
-    seconds_of_heads: float = 0.0
-
-    @property
-    def decodes(self) -> int:
-        return self.rows.total()
-
-
-@contextmanager
-def counted() -> Iterator[Calls]:
-    """Count the calls within the block."""
-    calls = Calls()
-
-    def timed(call: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = call(*arguments)
-        calls.seconds += time.perf_counter() - start
-        return result
-
-    def decode(context: Any, batch: Any) -> Any:
-        before = llama.llama_perf_context(context).n_reused
-        status = timed(originals["llama_decode"], context, batch)
-        calls.rows[batch.n_tokens] += 1
-        calls.graphs_reused += llama.llama_perf_context(context).n_reused - before
-        return status
-
-    def waiting(name: str) -> Callable[[Any], Any]:
-        def wait(context: Any) -> Any:
-            calls.waits += 1
-            return timed(originals[name], context)
-
-        return wait
-
-    def step(head: DraftHead, *vectors: Any) -> Any:
-        start = time.perf_counter()
-        result = original_step(head, *vectors)
-        calls.seconds_of_heads += time.perf_counter() - start
-        return result
-
-    original_step = DraftHead.step
-    readers = ("llama_get_logits", "llama_get_embeddings")
-    originals = {name: getattr(llama, name) for name in ("llama_decode", *readers)}
-    try:
-        for name, counting in (("llama_decode", decode), *((name, waiting(name)) for name in readers)):
-            setattr(llama, name, counting)
-        DraftHead.step = step  # type: ignore[assignment, method-assign]
-        yield calls
-    finally:
-        DraftHead.step = original_step  # type: ignore[method-assign]
-        for name, original in originals.items():
-            setattr(llama, name, original)
-
-
-def calls_of_steps(engine: Engine, prompt: Sequence[int], tokens: int) -> Result:
-    """Return the calls per step of steps that yield ``tokens`` tokens in all, and the share of time outside
-    these calls."""
-    session, sampler, steps, generated = engine.session, Sampler(GREEDY), 0, 0
-    session.prefill(prompt)
-    session.step(sampler)  # waits for the prompt, too
-    with counted() as calls:
-        start = time.perf_counter()
-        while generated < tokens:
-            generated += len(session.step(sampler).tokens)
-            steps += 1
-        elapsed = time.perf_counter() - start
-    return {
-        "decodes_per_step": calls.decodes / steps,
-        "waits_per_step": calls.waits / steps,
-        "graphs_reused": calls.graphs_reused / calls.decodes,
-        "host_share": 1 - calls.seconds / elapsed,
-        "of_it_heads": calls.seconds_of_heads / elapsed,
-    }
-
-
 def pass_costs(path: Path, run: Run) -> PartialResults:
     """Measure milliseconds of a pass over each width after each depth: "repeated", after passes of the same
     width, whose graph is reused; "changed", after a pass of another width."""
@@ -313,90 +145,9 @@ def random_costs(name: str, file_type: str, run: Run) -> PartialResults:
     try:
         write_random_llama(path, SHAPES[name], file_type)
         for costs in pass_costs(path, run):
-            yield {**costs, "projection": projections(costs["repeated"], run)}
+            yield {**costs, "projection": projections(costs["repeated"], run.widths, run.acceptance)}
     finally:
         path.unlink(missing_ok=True)
-
-
-ROWS: dict[str, Callable[[int], int]] = {"head": lambda k: k + 1, "fused": lambda k: (k + 1) ** 2}
-"""Rows of a pass with k drafts. The hidden head needs no further rows; with the schedule "fused", each of the
-k + 1 nodes has k lookahead tokens."""
-
-
-def projections(costs: Mapping[str, Sequence[float]], run: Run) -> Result:
-    """Return the projected speed-up of the best chain of drafts with ``costs``, by depth and schedule,
-    without the host's time."""
-    return {
-        depth: {
-            schedule: speed_up(right, dict(zip(run.widths, milliseconds, strict=True)), ROWS[schedule])
-            for schedule, right in run.acceptance.items()
-        }
-        for depth, milliseconds in costs.items()
-    }
-
-
-def speed_up(acceptance: Sequence[float], costs: Mapping[int, float], rows: Callable[[int], int]) -> float:
-    """Return the projected speed-up of the best chain of drafts.
-
-    ``acceptance``: the shares of passes whose first 1, 2 … drafts were *all* right. Their sum is the gain of
-    a pass, even if the acceptance of one draft depends on the one before. For shorter chains than those
-    counted, the result is a little too low, because passes then start at better positions. ``costs``:
-    milliseconds by width.
-    """
-    widths, milliseconds = list(costs), list(costs.values())
-    ratios = [
-        tokens * milliseconds[0] / np.interp(rows(k), widths, milliseconds)
-        for k, tokens in enumerate(1 + np.cumsum(acceptance), 1)
-        if rows(k) <= widths[-1]
-    ]
-    return round(float(max([1.0, *ratios])), 3)
-
-
-def markdown(device: str, run: Run) -> str:
-    return "\n".join([f"# {device}", "", *_sections(run), *_left_out(run)]) + "\n"
-
-
-def _sections(run: Run) -> Iterator[str]:
-    for name, result in run.results.items():
-        yield f"## {name}\n"
-        if name.startswith("exactness"):
-            yield from (f"- {key.replace('_', ' ')}: {value}" for key, value in result.items())
-        elif name.startswith("speed"):
-            rows = [[schedule, *map(_format, values.values())] for schedule, values in result.items()]
-            names = (key.replace("_", " ") for key in next(iter(result.values())))
-            yield table(["schedule", *names], rows)
-        elif name.startswith("candidates"):
-            yield "Milliseconds of a pass and of choosing a token from each of its rows\n"
-            yield candidates.report(result)
-        else:
-            yield "Milliseconds of a pass over n rows\n"
-            rows = [
-                [f"{depth}, {kind}", *(f"{value:.2f}" for value in values)]
-                for kind in ("repeated", "changed")
-                for depth, values in result[kind].items()
-            ]
-            yield table(["tokens before", *map(str, run.widths)], rows)
-            yield from _projected(result.get("projection", {}), run)
-        yield ""
-
-
-def _format(value: float | list[float]) -> str:
-    return " ".join(f"{share:.2f}" for share in value) if isinstance(value, list) else f"{value:.3g}"
-
-
-def _projected(projection: Result, run: Run) -> Iterator[str]:
-    if any(projection.values()):
-        right = "; ".join(f"{name} {_format(known)}" for name, known in run.acceptance.items())
-        yield "\n**A projection**, not a measurement: from these repeated passes, and the shares of passes"
-        yield f"whose first 1, 2 … drafts were all right: {right}\n"
-        rows = [[depth, *(f"{times:.2f}" for times in known.values())] for depth, known in projection.items()]
-        yield table(["tokens before", *(f"{name}, times plain" for name in run.acceptance)], rows)
-
-
-def _left_out(run: Run) -> Iterator[str]:
-    if run.left_out:
-        yield "## Left out\n"
-        yield from (f"- {name}: {why}" for name, why in run.left_out.items())
 
 
 def measure_all(models: Sequence[Path], shapes: Sequence[str], run: Run) -> None:

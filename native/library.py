@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from .errors import LibraryError
+from .llama_version import version_problem
 
 
 def _advice(error: Exception) -> str:
@@ -24,9 +25,13 @@ def _advice(error: Exception) -> str:
 
 try:
     from llama_cpp import llama_cpp as llama
-except (ImportError, OSError, RuntimeError, AttributeError) as error:
+except Exception as error:
     # not installed, a shared library is missing or for another system, or it is of another version
-    raise LibraryError(f"llama-cpp-python cannot be loaded ({error}). {_advice(error)}") from error
+    fault = f"llama-cpp-python cannot be loaded ({error}). {_advice(error)}"
+    raise LibraryError(version_problem() or fault) from error
+
+if problem := version_problem():  # its functions and structures may differ from those used here
+    raise LibraryError(problem)
 
 try:
     from llama_cpp import llama_cpp_ext as llama_ext  # not part of llama.h: what MTP layers need

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.decoding.saved_session import SavedSession
 from pass_edge.decoding.session import Step
 from pass_edge.decoding.slots import SlotPool
@@ -29,7 +30,10 @@ from pass_edge.sampling.processed import UNDRAFTED, LogitsProcessor, processed
 from pass_edge.sampling.sampler import Sampler, Sampling
 from pass_edge.sampling.thinking_budget import BudgetedSampler
 
-from .engine_setup import EngineParts
+from .engine_setup.draft_sources import open_draft_sources
+from .engine_setup.loaded_model import Setup, load_model
+from .engine_setup.schedule_choice import choose_schedule, recurrent_bytes
+from .engine_setup.sessions import open_batcher, open_sessions
 from .generation import Generation, StoppingCriterion
 from .line_limit import LineLimit
 from .settings import AUTO, Settings
@@ -65,16 +69,24 @@ class Engine:
         file, "auto" (the one that belongs to the model), or None. ``note`` is called with a sentence about
         work that takes time. Raises subclasses of PassEdgeError."""
         found = find_model(model, note=note)
-        parts = EngineParts.assemble(found, lookahead, settings or Settings(), note)
+        self.notes: list[str] = []
+        with ExitStack() as opened:
+            setup = Setup(opened, note, self.notes)
+            loaded = load_model(found, lookahead, settings or Settings(), setup)
+            choice = choose_schedule(loaded, setup)
+            batcher = open_batcher(loaded, choice, setup)
+            sources = open_draft_sources(loaded, choice, batcher, setup)
+            self.sessions = open_sessions(loaded, batcher, sources.make_schedule)
+            if problem := take_problem():
+                self.notes.append(problem)
+            self._opened = opened.pop_all()
         self.name = found.name
-        self.settings, self.notes = parts.settings, parts.notes
-        self.model, self.base, self.lookahead = parts.model, parts.base, parts.lookahead
-        self.calibration, self.costs, self.draft_model = parts.calibration, parts.costs, parts.draft_model
-        self.recurrent_bytes = parts.recurrent_bytes
-        self.schedule, self.parallel, self.context_size = parts.schedule, parts.parallel, parts.context_size
-        self.sessions, self.session = parts.sessions, parts.sessions[0]
-        self._slots = SlotPool(self.sessions)
-        self._opened = parts.opened
+        self.settings, self.model, self.base = loaded.settings, loaded.model, loaded.base
+        self.lookahead, self.calibration = loaded.lookahead, loaded.calibration
+        self.parallel, self.context_size = loaded.settings.parallel, loaded.context_size
+        self.schedule, self.recurrent_bytes = choice.schedule, recurrent_bytes(loaded, choice)
+        self.costs, self.draft_model = sources.costs, sources.draft_model
+        self.session, self._slots = self.sessions[0], SlotPool(self.sessions)
 
     def stream(
         self,

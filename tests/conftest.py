@@ -34,7 +34,8 @@ def on_the_cpu() -> Iterator[None]:
     """Layers go to a GPU only where a test sends them: passes of other widths have other bits there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pass_edge.settings.fitting_layers", lambda *_: 0)
-        patch.setattr("pass_edge.engine_setup.can_offload", lambda: False)  # so that no child tries the GPU
+        # so that no child tries the GPU
+        patch.setattr("pass_edge.engine_setup.loaded_model.can_offload", lambda: False)
         yield
 
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pass_edge import Engine, LibraryError, OutputError, Sampling, SettingsError
-from pass_edge.commands.terminal.output import INTERRUPTED, console, flag_interrupts, quiet, stage_progress
+from pass_edge.commands.terminal.output import INTERRUPTED, flag_interrupts, quiet, stage_progress
 from pass_edge.native.devices import default_threads
-from pass_edge.native.model_path import readable
 from pass_edge.native.output_file import check_output_path
 from pass_edge.native.stock_llama import StockLlama
 
 from .bench_comparison import Comparison, CostCurve, Pair, compare
+from .bench_report import COLUMNS, cells, conditions, headline, report_object, verdict
 from .engine_options import machine_options, model_argument, open_engine, parse_seed
 from .model_files import file_of
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 DEFAULT_PROMPTS = (
     "Why do leaves turn red in autumn?",
@@ -44,16 +39,6 @@ DEFAULT_PROMPTS = (
     ),
     "Tell me a story about a lighthouse keeper who finds a letter in a bottle.",
 )
-_COLUMNS = {
-    "stock_tokens_per_second": ("stock\nt/s", "{:.1f}"),
-    "plain_tokens_per_second": ("plain\nt/s", "{:.1f}"),
-    "auto_tokens_per_second": ("auto\nt/s", "{:.1f}"),
-    "stock_ratio": ("to\nstock", "{:.2f}"),
-    "ratio": ("to\nplain", "{:.2f}"),
-    "tokens_per_pass": ("tokens\n/pass", "{:.2f}"),
-    "accepted_share": ("accep-\nted", "{:.0%}"),
-}
-_PROMPT_WIDTH = 16  # makes lines of 80 characters
 
 
 @click.command()
@@ -143,13 +128,15 @@ def bench(
         _stock(auto) as stock,
     ):
         comparison = _measure(plain, auto, stock, prompts, sampling, tokens)
-        about = _about(auto, sampling, tokens)
+        about = conditions(auto, sampling, tokens)
     interrupted = len(comparison.pairs) < len(prompts)
-    report = _report(about, prompts, comparison, interrupted)
+    report = report_object(about, prompts, comparison, interrupted)
     if as_json:
         click.echo(json.dumps(report))
     else:
-        _print_tables(about, prompts, comparison)
+        from .bench_tables import print_tables
+
+        print_tables(about, prompts, comparison)
     if plot:
         from pass_edge.convert.bench_plot import plot_comparison
 
@@ -157,10 +144,10 @@ def bench(
             name: [prompt[f"{name}_tokens_per_second"] for prompt in report["prompts"]]
             for name in ("stock", "plain", "auto")
         }
-        plot_comparison(plot, _headline(about), comparison.curve, speeds)
+        plot_comparison(plot, headline(about), comparison.curve, speeds)
         quiet(f"the plot is in {plot}")
     if page:
-        _write_html(page, about, report, comparison)
+        _write_html(page, report, comparison)
         quiet(f"the report is in {page}")
     if interrupted:
         quiet(f"Interrupted after {len(comparison.pairs)} of {len(prompts)} prompts.")
@@ -242,127 +229,18 @@ def _so_far(pairs: Sequence[Pair]) -> str:
     return f"{median(pair.figures.ratio for pair in pairs):.2f} times plain" if pairs else ""
 
 
-def _about(auto: Engine, sampling: Sampling, tokens: int) -> dict[str, Any]:
-    return {
-        "model": readable(auto.model.path.name),
-        "threads": auto.settings.threads or default_threads(),
-        "temperature": sampling.temperature,
-        "seed": sampling.seed,
-        "tokens": tokens,
-        "schedule": auto.schedule,
-        "notes": auto.notes,
-    }
-
-
-def _headline(about: dict[str, Any]) -> str:
-    return (
-        f"{about['model']}, {about['threads']} threads, temperature {about['temperature']:g}, "
-        f"up to {about['tokens']} tokens"
-    )
-
-
-def _report(
-    about: dict[str, Any], prompts: Sequence[str], comparison: Comparison, interrupted: bool
-) -> dict[str, Any]:
-    pairs = zip(prompts, comparison.pairs, strict=False)  # fewer pairs, if it was interrupted
-    return about | {
-        "interrupted": interrupted,
-        "same_ids": not comparison.different,
-        "medians": asdict(comparison.medians),
-        "prompts": [
-            {
-                "prompt": prompt,
-                "tokens": len(pair.auto.ids),
-                "same_ids": pair.same_ids,
-                **asdict(pair.figures),
-            }
-            for prompt, pair in pairs
-        ],
-        "time": {name: asdict(shares) for name, shares in comparison.time.items()},
-        "passes": asdict(comparison.curve) if comparison.curve else None,
-    }
-
-
-def _write_html(page: Path, about: dict[str, Any], report: dict[str, Any], comparison: Comparison) -> None:
+def _write_html(page: Path, report: dict[str, Any], comparison: Comparison) -> None:
     from .bench_html import report_html
 
-    columns = {name: title.replace("-\n", "").replace("\n", " ") for name, (title, _) in _COLUMNS.items()}
+    columns = {name: title.replace("-\n", "").replace("\n", " ") for name, (title, _) in COLUMNS.items()}
     html = report_html(
-        report, headline=_headline(about), verdict=_verdict(comparison), columns=columns, cells=_cells
+        report,
+        headline=headline(report),
+        verdict=verdict(comparison),
+        columns=columns,
+        cells=cells,
     )
     try:
         page.write_text(html, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{page} cannot be written: {error.strerror}") from error
-
-
-# -- tables -------------------------------------------------------------------------------------------
-
-
-def _print_tables(about: dict[str, Any], prompts: Sequence[str], comparison: Comparison) -> None:
-    page = console()
-    page.print(_speeds(_headline(about), prompts, comparison))
-    if comparison.curve:
-        page.print(_costs(comparison.curve))
-    page.print(_times(comparison))
-    medians = comparison.medians
-    if medians.stock_ratio:
-        ratio = f"{medians.stock_ratio:.2f}"
-        click.echo(f"PaSS Edge is {ratio} times as fast as stock llama.cpp (median of the ratios).")
-    click.echo(f"Drafting is {medians.ratio:.2f} times as fast as plain decoding.")
-    click.secho(_verdict(comparison), fg="red" if comparison.different else None)
-
-
-def _speeds(title: str, prompts: Sequence[str], comparison: Comparison) -> Table:
-    from rich.markup import escape
-
-    table = _table(title, "prompt", *(title for title, _ in _COLUMNS.values()))
-    for number, (prompt, pair) in enumerate(zip(prompts, comparison.pairs, strict=False), 1):
-        name = shorten(f"{number}. {prompt}", _PROMPT_WIDTH, placeholder=" …")
-        table.add_row(escape(name), *_cells(asdict(pair.figures)))
-    table.add_section()
-    table.add_row("median", *_cells(asdict(comparison.medians)), style="bold")
-    return table
-
-
-def _cells(figures: Mapping[str, Any]) -> list[str]:
-    values = [(figures[name], form) for name, (_, form) in _COLUMNS.items()]
-    return ["–" if value is None else form.format(value) for value, form in values]
-
-
-def _costs(curve: CostCurve) -> Table:
-    table = _table("milliseconds of a pass (measured once, then remembered)", "rows", *map(str, curve.rows))
-    for depth, milliseconds in zip(curve.depths, curve.milliseconds, strict=True):
-        table.add_row(f"after {depth:,} tokens", *(f"{value:.1f}" for value in milliseconds))
-    return table
-
-
-def _times(comparison: Comparison) -> Table:
-    table = _table(
-        "where the time goes", "", "llama.cpp", "planning,\ndrafting", "verifying,\ncommitting, text"
-    )
-    for name, shares in comparison.time.items():
-        table.add_row(name, f"{shares.llama_cpp:.1%}", f"{shares.drafting:.1%}", f"{shares.rest:.1%}")
-    return table
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column(first, vertical="bottom")
-    for title in others:
-        table.add_column(title, justify="right")
-    return table
-
-
-def _verdict(comparison: Comparison) -> str:
-    if not comparison.different:
-        return "Plain and auto gave the same texts, id for id."
-    numbers = ", ".join(map(str, comparison.different))
-    return (
-        f"THE TEXTS DIFFER in prompt {numbers}. Drafting must not change a text: unless a note above says "
-        "that batch sizes change the logits here, please report this as a bug."
-    )

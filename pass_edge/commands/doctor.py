@@ -13,12 +13,14 @@ from pass_edge.calibration.calibration import library_verdict
 from pass_edge.calibration.measurement_cache import take_problem
 from pass_edge.commands.terminal.output import quiet
 from pass_edge.drafting.draft_model import DraftModel
-from pass_edge.native import build, devices
+from pass_edge.native import devices
 from pass_edge.native.context import cache_bytes
 from pass_edge.native.cpu_count import cpu_quota
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.library import cpu_library_path, has_kernels, kernels, library_path, system_info
 from pass_edge.native.library_probe import BROKEN, WORKS
+from pass_edge.native.llama_build.kernels import KERNELS
+from pass_edge.native.llama_build.plan import plan_here
 from pass_edge.native.model import ALL_LAYERS
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.expected_speed import expected_speed, hidden_head_seconds
@@ -62,9 +64,9 @@ def doctor(model: str | None, draft_model: str | None, as_json: bool) -> None:
 
 def examine(model: str | None = None, draft_model: str | None = None) -> dict[str, Any]:
     """Return the report as plain data, for ``model`` or the default model, with ``draft_model`` if given."""
-    plan, verdict = build.plan(), library_verdict(quiet)
+    plan, verdict = plan_here(), library_verdict(quiet)
     advice = [] if verdict == WORKS else ["build llama.cpp here again: pass-edge setup"]
-    if not has_kernels() and build.KERNELS in plan.cmake_args:
+    if not has_kernels() and KERNELS in plan.cmake_args:
         advice.append(_KERNELS_MISSING)
     report: dict[str, Any] = {
         "library": {

@@ -12,13 +12,16 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import requires
 from pathlib import Path
 
 import click
 
-from pass_edge.native import build
 from pass_edge.native.errors import LibraryError
+from pass_edge.native.llama_build.backends import BACKENDS
+from pass_edge.native.llama_build.compiler import NO_COMPILER, has_compilers
+from pass_edge.native.llama_build.plan import plan_here
+from pass_edge.native.llama_build.wheel import wheel_command
+from pass_edge.native.llama_version import requirement
 
 from .terminal.output import INTERRUPTED, flag_interrupts, stage_progress
 
@@ -28,7 +31,7 @@ _PATIENCE = 10  # seconds for a stopped build to end
 
 
 @click.command()
-@click.option("--backend", type=click.Choice(build.BACKENDS), help="Build this one, not the best one here.")
+@click.option("--backend", type=click.Choice(BACKENDS), help="Build this one, not the best one here.")
 @click.option("--undo", is_flag=True, help="Install llama-cpp-python without our kernels again.")
 def setup(backend: str | None, undo: bool) -> None:
     """Build llama.cpp with our kernels for this machine, and install it.
@@ -43,8 +46,8 @@ def setup(backend: str | None, undo: bool) -> None:
     """
     if importlib.util.find_spec("pip") is None:
         raise LibraryError(f"this environment has no pip. Install it: {sys.executable} -m ensurepip")
-    if not build.has_compilers():
-        raise LibraryError(build.NO_COMPILER)
+    if not has_compilers():
+        raise LibraryError(NO_COMPILER)
     try:
         with tempfile.TemporaryDirectory(prefix="pass-edge-setup-") as folder:
             _install(_build(Path(folder), backend, undo))
@@ -59,18 +62,22 @@ def setup(backend: str | None, undo: bool) -> None:
 def _build(folder: Path, backend: str | None, undo: bool) -> Path:
     """Build the wheel into ``folder`` and return its path; with ``undo`` as the package index has it, which
     pip may have kept. Raises LibraryError."""
-    requirement = next(each for each in requires("pass-edge") or () if each.startswith("llama-cpp-python"))
+    needed = requirement()
+    if not needed:
+        raise LibraryError(
+            "PaSS Edge is not installed in this environment. Install it: pip install pass-edge"
+        )
     advice = ""
     if undo:
         command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps"]
-        command, environment = [*command, "--wheel-dir", str(folder), requirement], dict(os.environ)
+        command, environment = [*command, "--wheel-dir", str(folder), needed], dict(os.environ)
     else:
         try:
-            plan = build.plan(backend)
+            plan = plan_here(backend)
         except ValueError as error:
             raise LibraryError(str(error)) from error
         click.echo("\n".join(plan.reasons), err=True)
-        command, environment = build.wheel_command(requirement, folder, plan)
+        command, environment = wheel_command(needed, folder, plan)
         if plan.backend != "cpu":
             advice = f". Without {plan.backend}: pass-edge setup --backend cpu"
     unless = ", unless pip has kept it" if undo else ""

@@ -15,7 +15,9 @@ import gpu_measurements
 import numpy as np
 import pytest
 from click import ClickException
-from gpu_measurements import Run, calls_of_steps, counted, projections, shares, speed_up
+from gpu_run import Run
+from llama_calls import calls_of_steps, counted
+from projection import projections, shares, speed_up
 from random_llama import FILE_TYPES, SHAPES, write_random_llama
 
 from pass_edge import Engine, Sampling, Settings
@@ -78,7 +80,7 @@ def run(deadline: float = float("inf")) -> Run:
 
 def test_the_projection_is_the_best_chain() -> None:
     # one draft: 1.5 tokens for 1.2 times the price; two drafts: 1.75 for 1.3 times (between 2 and 4 rows)
-    found = projections({"0": [10.0, 12.0, 14.0]}, run())["0"]
+    found = projections({"0": [10.0, 12.0, 14.0]}, run().widths, run().acceptance)["0"]
     assert found["head"] == pytest.approx(1.75 / 1.3, abs=1e-3)
     assert found["fused"] == pytest.approx(1.5 / 1.4, abs=1e-3)
 
@@ -139,11 +141,11 @@ def test_the_time_of_heads_is_told_apart(tiny_path: Path) -> None:
 
 
 def test_on_a_gpu_trees_have_few_sizes(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     lookahead = lookahead_for(tiny_path, rows=False, hidden_head=random_head(4))
     rows: dict[bool, set[int]] = {}
     for gpu_is_used in (False, True):
-        monkeypatch.setattr("pass_edge.engine_setup.on_gpu", lambda _, used=gpu_is_used: used)
+        monkeypatch.setattr("pass_edge.engine_setup.draft_sources.on_gpu", lambda _, used=gpu_is_used: used)
         with (
             Engine(tiny_path, lookahead=lookahead, settings=Settings(threads=1)) as engine,
             counted() as calls,

@@ -18,6 +18,7 @@ import pass_edge.commands.bench as bench_command
 from pass_edge import Engine, LibraryError, Sampling, Settings
 from pass_edge.__main__ import main
 from pass_edge.commands.bench_comparison import Answer, Comparison, CostCurve, Figures, Pair, compare
+from pass_edge.commands.bench_report import verdict
 from pass_edge.native.quantize import quantize
 from pass_edge.native.stock_llama import StockAnswer, StockLlama
 from pass_edge.native.tiny_model import write_tiny_model
@@ -78,7 +79,7 @@ def test_other_texts_are_told(engines: tuple[Engine, Engine], tmp_path: Path) ->
         pairs = tuple(compare(engines[0], other, PROMPTS, sampling=GREEDY, max_tokens=20))
     comparison = Comparison((*pairs[:1], Pair(pairs[1].plain, pairs[1].plain), *pairs[2:]), None)
     assert comparison.different == [1, 3]
-    assert "DIFFER in prompt 1, 3" in bench_command._verdict(comparison)
+    assert "DIFFER in prompt 1, 3" in verdict(comparison)
 
 
 def test_the_shares_of_the_time_add_up(comparison: Comparison) -> None:

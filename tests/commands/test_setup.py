@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
-from pass_edge import Engine, engine_setup
-from pass_edge.commands import doctor
-from pass_edge.native import build
+from pass_edge import Engine
+from pass_edge.commands import doctor, setup
+from pass_edge.engine_setup import schedule_choice
+from pass_edge.native import llama_version
+from pass_edge.native.llama_build import plan
+from pass_edge.native.llama_build.machine import Machine
 from pass_edge.native.quantize import quantize
 from tests.support.command_line import run
 
@@ -53,7 +57,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setenv("CALLS", str(log))
-    monkeypatch.setattr(build, "has_compilers", lambda: True)
+    monkeypatch.setattr(setup, "has_compilers", lambda: True)
     return log
 
 
@@ -88,8 +92,8 @@ def test_undo_installs_what_the_index_has(calls: Path, monkeypatch: pytest.Monke
 def test_a_failed_build_changes_nothing_and_shows_why(
     backend: str, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = build.Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="/usr/bin/nvcc")
-    monkeypatch.setattr(build, "inspect_machine", lambda: machine)
+    machine = Machine("Linux", "Some CPU", gpus=("9.0",), nvcc="/usr/bin/nvcc")
+    monkeypatch.setattr(plan, "inspect_machine", lambda: machine)
     monkeypatch.setenv("BROKEN", "1")
     done = run("setup", "--backend", backend)
     assert done.exit_code == 2
@@ -105,8 +109,8 @@ def test_ctrl_c_ends_the_build_and_changes_nothing(
     started, pretended = tmp_path / "started", sys.executable
     monkeypatch.setenv("SLOW", str(started))
     code = (
-        f"import sys; sys.executable = {pretended!r}; from pass_edge.native import build; "
-        "build.has_compilers = lambda: True; from pass_edge.__main__ import main; main(['setup'])"
+        f"import sys; sys.executable = {pretended!r}; from pass_edge.commands import setup; "
+        "setup.has_compilers = lambda: True; from pass_edge.__main__ import main; main(['setup'])"
     )
     process = subprocess.Popen(
         [REAL, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
@@ -129,7 +133,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_without_a_compiler_setup_says_what_to_install(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "has_compilers", lambda: False)
+    monkeypatch.setattr(setup, "has_compilers", lambda: False)
     done = run("setup")
     assert done.exit_code == 2
     assert "sudo apt install" in done.stderr
@@ -144,6 +148,20 @@ def test_without_pip_setup_says_how_to_get_it(calls: Path, monkeypatch: pytest.M
     assert not calls.exists()
 
 
+def test_in_a_checkout_that_is_not_installed_setup_says_so(
+    calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_version, "requires", lambda _: _not_installed())
+    done = run("setup")
+    assert done.exit_code == 2
+    assert "PaSS Edge is not installed" in done.stderr
+    assert not calls.exists()
+
+
+def _not_installed() -> None:
+    raise PackageNotFoundError
+
+
 def test_a_backend_that_cannot_be_built_is_refused(calls: Path) -> None:
     done = run("setup", "--backend", "metal")
     assert done.exit_code == 2
@@ -156,8 +174,8 @@ def test_doctor_advises_setup_only_where_kernels_are_missing_and_can_run(
     built: bool, able: bool, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = frozenset({"avx2", "fma", "f16c"} if able else ())
-    machine = build.Machine("Linux", "Some CPU", cpu_flags=flags)
-    monkeypatch.setattr(build, "inspect_machine", lambda: machine)
+    machine = Machine("Linux", "Some CPU", cpu_flags=flags)
+    monkeypatch.setattr(plan, "inspect_machine", lambda: machine)
     monkeypatch.setattr(doctor, "has_kernels", lambda: built)
     advice = " ".join(doctor.examine(tiny_path)["advice"])
     assert ("pass-edge setup" in advice) == (able and not built)
@@ -175,9 +193,9 @@ def test_a_model_that_llama_cpp_is_slow_for_is_told_of_our_kernels_where_they_ca
     built: bool, able: bool, advice: str, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantize(tiny_path, tmp_path / "q4_1.gguf", "Q4_1")
-    monkeypatch.setattr(engine_setup, "kernels", str)
-    monkeypatch.setattr(engine_setup, "has_kernels", lambda: built)
-    monkeypatch.setattr(engine_setup, "can_run_kernels", lambda: able)
+    monkeypatch.setattr(schedule_choice, "kernels", str)
+    monkeypatch.setattr(schedule_choice, "has_kernels", lambda: built)
+    monkeypatch.setattr(schedule_choice, "can_run_kernels", lambda: able)
     with Engine(tmp_path / "q4_1.gguf") as engine:
         (note,) = [note for note in engine.notes if "Q4_1" in note]
     assert advice in note

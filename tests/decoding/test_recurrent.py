@@ -36,9 +36,10 @@ PARALLEL, LENGTH = 4, 40
 @pytest.fixture(autouse=True)
 def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts pay, and states are kept for all of them, whatever the machine is busy with."""
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
-    monkeypatch.setattr("pass_edge.engine_setup.cheap_states", lambda model, settings, most, note: most)
-    monkeypatch.setattr("pass_edge.engine_setup._STATES_PART", np.inf)
+    setup = "pass_edge.engine_setup"
+    monkeypatch.setattr(f"{setup}.draft_sources.step_costs", flat)
+    monkeypatch.setattr(f"{setup}.schedule_choice.cheap_states", lambda model, settings, most, note: most)
+    monkeypatch.setattr(f"{setup}.schedule_choice._STATES_PART", 1e6)
 
 
 @pytest.fixture(params=["qwen35", "lfm2", "falcon-h1", "mamba2"])
@@ -78,7 +79,7 @@ def test_drafts_do_not_change_the_text(kind: str, recurrent_path: Callable[[str]
 def test_more_drafts_than_states_are_rolled_back_by_a_copy(
     kind: str, n_kept: int, recurrent_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.cheap_states", lambda *_: n_kept)
+    monkeypatch.setattr("pass_edge.engine_setup.schedule_choice.cheap_states", lambda *_: n_kept)
     with engine_of(recurrent_path(kind), schedule="plain") as plain:
         expected = ids(plain)
     with engine_of(recurrent_path(kind)) as engine:
@@ -95,7 +96,7 @@ def test_kept_states_stay_small_beside_the_model(
     path = recurrent_path("qwen35")
     with engine_of(path, schedule="plain") as plain:
         share = 3.5 * plain.calibration.state_bytes / plain.model.size
-    monkeypatch.setattr("pass_edge.engine_setup._STATES_PART", share)
+    monkeypatch.setattr("pass_edge.engine_setup.schedule_choice._STATES_PART", share)
     with engine_of(path) as engine:
         assert engine.recurrent_bytes == 3 * engine.calibration.state_bytes
 

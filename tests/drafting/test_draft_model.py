@@ -59,7 +59,7 @@ def known_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def draft_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes are nearly as cheap with drafts as without, and the draft model is asked at every step."""
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
     monkeypatch.setattr(TrialBackoff, "is_due", lambda _: True)
     monkeypatch.setattr(TrialBudget, "allows", lambda *_: True)

@@ -40,7 +40,7 @@ def mtp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def drafts_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes are nearly as cheap with drafts as without, and the layers are asked at every step."""
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
     monkeypatch.setattr(TrialBackoff, "is_due", lambda _: True)
     monkeypatch.setattr(TrialBudget, "allows", lambda *_: True)
@@ -111,7 +111,7 @@ def test_they_can_be_left_out(mtp_path: Path) -> None:
 
 
 def test_layers_that_llama_cpp_cannot_run_are_told(mtp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.mtp_works", lambda _: False)
+    monkeypatch.setattr("pass_edge.engine_setup.loaded_model.mtp_works", lambda _: False)
     with engine_of(mtp_path) as engine:
         assert engine.draft_model is None
         assert any("MTP layer" in note for note in engine.notes)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pass_edge.native import llama_version
 
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = "build llama.cpp for this machine: pass-edge setup"
@@ -76,6 +79,48 @@ def test_all_commands_that_need_the_library_say_it(arguments: str, tmp_path: Pat
 def test_what_repairs_it_runs(arguments: str, said: str, tmp_path: Path) -> None:
     done = python("-m", "pass_edge", *arguments.split(), fault=FAULTS["itself"][0], folder=tmp_path)
     assert said in done.stdout + done.stderr
+
+
+UNSUPPORTED = {
+    "older": ("0.2.90", "class llama_cpp: pass\n__version__ = '0.2.90'"),
+    "newer": ("7.1", "class llama_cpp: pass\n__version__ = '7.1'"),
+    "near": ("0.3.3", "class llama_cpp: pass\n__version__ = '0.3.3'"),
+    "not importable": ("0.1.9", "raise TypeError('an old library on a new Python')"),
+    "lacking a module": ("0.1.9", "raise ImportError('cannot import name llama_cpp')"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        *((kind, ("-m", "pass_edge", "generate", "Hello")) for kind in UNSUPPORTED),
+        ("older", ("-c", "from pass_edge import Engine")),
+        ("older", ("-c", "from pass_edge import Llama")),
+    ],
+)
+def test_another_version_is_named_with_the_one_that_is_needed(
+    kind: str, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    version, fault = UNSUPPORTED[kind]
+    info = tmp_path / f"llama_cpp_python-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: {version}\n")
+    done = python(*arguments, fault=fault, folder=tmp_path)
+    assert done.returncode != 0
+    (needed,) = re.findall(r"llama-cpp-python==([\d.]+)", (ROOT / "pyproject.toml").read_text())
+    assert done.stderr.splitlines()[-1].endswith(
+        f"Error: llama-cpp-python {version} is installed, but PaSS Edge works with {needed} only; "
+        "build and install that version: pass-edge setup"
+    )
+
+
+@pytest.mark.parametrize(
+    ("here", "fits"), [("{}", True), ("{}+cu124", True), ("{}.1", False), ("1{}", False)]
+)
+def test_builds_of_the_needed_version_fit(here: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = llama_version.requirement().partition("==")[2]
+    monkeypatch.setattr("llama_cpp.__version__", here.format(needed))
+    assert (llama_version.version_problem() == "") == fits
 
 
 def test_a_program_can_catch_it(tmp_path: Path) -> None:

@@ -62,10 +62,11 @@ def test_a_gpu_that_fails_is_left_alone(
     works: bool, monkeypatch: pytest.MonkeyPatch, tiny_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "pass_edge.engine_setup.with_fitting_layers", lambda s, _: replace(s, gpu_layers=ALL_LAYERS)
+        "pass_edge.engine_setup.loaded_model.with_fitting_layers",
+        lambda s, _: replace(s, gpu_layers=ALL_LAYERS),
     )
-    monkeypatch.setattr("pass_edge.engine_setup.can_offload", lambda: True)
-    monkeypatch.setattr("pass_edge.engine_setup.gpu_verdict", lambda _: works)
+    monkeypatch.setattr("pass_edge.engine_setup.loaded_model.can_offload", lambda: True)
+    monkeypatch.setattr("pass_edge.engine_setup.loaded_model.gpu_verdict", lambda _: works)
     with Engine(tiny_path, settings=Settings(schedule="plain")) as engine:
         assert engine.settings.gpu_layers == (ALL_LAYERS if works else 0)
         assert any("fails on the GPU" in note for note in engine.notes) != works

@@ -133,7 +133,7 @@ def test_a_head_drafts_another_token_only_if_that_is_worth_its_time(
 def test_the_text_is_that_of_plain_decoding(
     source: str, sampling: Sampling, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     lookahead = None
     if source != "n-grams":
         lookahead = lookahead_for(
@@ -153,7 +153,7 @@ def test_the_text_is_that_of_plain_decoding(
 
 
 def test_drafts_are_accepted_by_the_rejection_rule(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     lookahead = lookahead_for(tiny_path, hidden_head=random_head(4))
     with Engine(tiny_path, lookahead=lookahead, settings=Settings(verify="rejection")) as engine:
         done = engine.stream([1, 2, 3], sampling=Sampling(temperature=0.7, seed=1), max_tokens=200).run()
@@ -161,7 +161,7 @@ def test_drafts_are_accepted_by_the_rejection_rule(tiny_path: Path, monkeypatch:
 
 
 def test_nothing_is_drafted_where_it_cannot_pay(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", steep)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", steep)
     monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
     with Engine(tiny_path) as engine:
         done = engine.stream([1, 2, 1, 2, 1, 2], sampling=Sampling(temperature=0), max_tokens=60).run()
@@ -191,7 +191,7 @@ def test_any_source_of_drafts_is_planned_with(source: str) -> None:
 
 
 def test_repeating_text_gets_long_drafts(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pass_edge.engine_setup.step_costs", flat)
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     bias = Sampling(temperature=0, logit_bias={5: 1000.0})
     with Engine(tiny_path) as engine:
         done = engine.stream([1, 2, 3], sampling=bias, max_tokens=200).run()
