@@ -37,7 +37,7 @@ def choose_schedule(loaded: LoadedModel, setup: Setup) -> ScheduleChoice:
     if reason:
         setup.notes.append(f"{reason}, so it decodes plainly")
     elif wanted != PLAIN:
-        setup.notes += _kernel_warnings(loaded)
+        setup.notes.extend(_kernel_warnings(loaded))
     rollback = _kept_states(loaded, schedule, max_drafts, setup) if loaded.calibration.rolls_back else None
     return ScheduleChoice(schedule, max_drafts, rollback)
 
@@ -66,9 +66,9 @@ def _kept_states(loaded: LoadedModel, schedule: str, max_drafts: int, setup: Set
     all_states = loaded.n_sequences * loaded.calibration.state_bytes
     fitting = max(0, int(_STATES_PART * loaded.model.size / all_states) - 1)
     most = min(fitting, max_drafts)
-    return (
-        cheap_states(loaded.model, loaded.settings, most, setup.note) if most and schedule == AUTO else most
-    )
+    if most and schedule == AUTO:
+        return cheap_states(loaded.model, loaded.settings, most, setup.note)
+    return most
 
 
 def recurrent_bytes(loaded: LoadedModel, choice: ScheduleChoice) -> int:
