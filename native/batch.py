@@ -7,6 +7,7 @@ or embeddings) are given separately.
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,8 @@ class Batch:
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
         self._token_pointer = _pointer(self._tokens, ctypes.c_int32)
+        self._filled: tuple[np.ndarray | None, ...] = (None, None, None)
+        """What the last rows had besides positions."""
 
     def fill_tokens(self, rows: Rows, tokens: Int32s) -> llama.llama_batch:
         """Fill the batch with ``tokens`` (n,) int32 at ``rows``."""
@@ -106,14 +109,21 @@ class Batch:
         return self._fill(rows)
 
     def _fill(self, rows: Rows) -> llama.llama_batch:
+        self._positions[: len(rows)] = rows.positions
+        filled = rows.sequence_offsets, rows.sequence_ids, rows.outputs
+        if any(map(operator.is_not, filled, self._filled)):
+            self._fill_sequences(rows)
+            self._filled = filled
+        return self._struct
+
+    def _fill_sequences(self, rows: Rows) -> None:
+        """Fill in all but positions and inputs: passes of one form have the same arrays."""
         n, offsets = len(rows), rows.sequence_offsets
-        self._positions[:n] = rows.positions
         self._outputs[:n] = rows.outputs
         self._counts[:n] = offsets[1:] - offsets[:-1]
         self._sequence_ids[: len(rows.sequence_ids)] = rows.sequence_ids
         self._id_addresses[:n] = offsets[:-1].astype(np.uint64) * np.uint64(4) + self._first_id_address
         self._struct.n_tokens = n
-        return self._struct
 
 
 def _pointer(array: npt.NDArray[np.generic], kind: type) -> ctypes._Pointer:  # type: ignore[type-arg]

@@ -73,7 +73,7 @@ class Engine:
         with ExitStack() as opened:
             setup = Setup(opened, note, self.notes)
             loaded = load_model(found, lookahead, settings or Settings(), setup)
-            choice = choose_schedule(loaded, self.notes)
+            choice = choose_schedule(loaded, setup)
             batcher = open_batcher(loaded, choice, setup)
             sources = open_draft_sources(loaded, choice, batcher, setup)
             self.sessions = open_sessions(loaded, batcher, sources.make_schedule)

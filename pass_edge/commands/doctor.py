@@ -156,7 +156,7 @@ def _recurrent_memory(engine: Engine) -> str:
     n_states = engine.recurrent_bytes // one
     if engine.schedule == PLAIN:
         return f"{mib:.1f} MiB: no drafts are rolled back"
-    if not engine.calibration.keeps_states:
-        return f"{mib:.1f} MiB: states are copied, and accepted tokens decoded again after a rejected one"
     drafts = n_states - 1  # the doctor's engine has one conversation
+    if not drafts:
+        return f"{mib:.1f} MiB: states are copied, and accepted tokens decoded again after a rejected one"
     return f"{mib:.1f} MiB: {n_states} states of {one / 2**20:.1f} MiB, to roll back up to {drafts} drafts"

@@ -91,7 +91,7 @@ class KVCache:
     def needs_compaction(self, rows: int) -> bool:
         """Return whether ``rows`` more do not fit without a compaction, or gaps are so many that one pays."""
         held = sum(conversation.length for conversation in self.conversations)
-        reserved = len(self.prefix) * len(self.conversations) + rows * self.limits.replays
+        reserved = len(self.prefix) * len(self.conversations) + rows * self.limits.chains_only
         is_full = held + self._gaps + reserved + rows > self.context.settings.cells
         return (is_full and self._gaps > 0) or self._gaps > max(_FEW_GAPS, held)
 
@@ -226,7 +226,8 @@ class ConversationCache:
         if not self._fits(layout):
             layout = self._layout(NO_DRAFT.below(tree.tokens[0]))
         if self._recurrent:
-            self._recurrent.before_pass(self.length, layout.shape.height)
+            copies = layout.shape.height > self._kv_cache.limits.n_kept
+            self._recurrent.before_pass(self.length, copies=copies)
         self._activate_sequences(layout)
         self._set_pending(layout.rows)
         return layout
@@ -234,7 +235,7 @@ class ConversationCache:
     def commit_path(self, layout: Layout, path: Sequence[int]) -> float:
         """Keep the nodes of ``path``, from the root on, of ``layout``, which was decoded; roll the rest back.
         Return the seconds in which kept nodes were decoded again, where only that rolls a state back."""
-        if self._recurrent and self._recurrent.replays and len(path) < len(layout.rows):
+        if len(layout.rows) - len(path) > self._kv_cache.limits.n_kept:
             return self._replay([layout.tree.tokens[node] for node in path])
         assert self._pending
         start, end = self.length, self.length + len(path)

@@ -1,12 +1,12 @@
 """How a recurrent memory goes back to what it held before.
 
 A recurrent layer has one state for all tokens so far, from which no token can be taken out again. llama.cpp
-keeps the states of the last few tokens for some kinds of models (``Context.n_rollback``). For the others, the
-state is copied before each pass with drafts; if not all of them are accepted, the copy is restored, and the
-accepted tokens are decoded again (*replayed*).
+can keep the states of the last few tokens for some kinds of models (``Context.n_rollback``). Before a pass
+with more drafts than states are kept, the state is copied; if more of them are rejected, the copy is
+restored, and the accepted tokens are decoded again (*replayed*).
 
-In both cases the state at the end of the last prompt is copied too. So a prompt that begins like the last one
-need not be read again from its first token on.
+The state at the end of the last prompt is copied too. So a prompt that begins like the last one need not be
+read again from its first token on.
 """
 
 from __future__ import annotations
@@ -25,15 +25,11 @@ class _Copy:
 
 
 class RecurrentState:
-    """The recurrent state of one conversation, and the copies of it. Not thread-safe.
-
-    Attributes: ``replays``: whether tokens are decoded again where not all of a pass are kept. Where the
-    context's settings rule returns out, nothing is copied.
-    """
+    """The recurrent state of one conversation, and the copies of it. Not thread-safe. Where the context's
+    settings rule returns out, nothing is copied."""
 
     def __init__(self, context: Context, sequence: int) -> None:
         self._context, self._sequence = context, sequence
-        self.replays = not context.n_rollback
         self.reset()
 
     def reset(self) -> None:
@@ -46,12 +42,13 @@ class RecurrentState:
         """Note that part of a prompt has been decoded."""
         self._is_prompt = self._context.settings.rollback is not None
 
-    def before_pass(self, length: int, n_drafts: int) -> None:
-        """Copy what may be returned to once ``n_drafts`` are decoded after the first ``length`` tokens."""
+    def before_pass(self, length: int, *, copies: bool) -> None:
+        """Copy the state after the first ``length`` tokens, all that is decoded, if it ends a prompt, or if
+        ``copies`` is set: ``undo_pass`` may follow."""
         if self._is_prompt:
             self._prompt = self._last = self._copy(length)
             self._is_prompt = False
-        elif n_drafts and self.replays:
+        elif copies:
             spare = self._last.state if self._last and self._last is not self._prompt else None
             self._last = self._copy(length, spare)
 
@@ -65,7 +62,7 @@ class RecurrentState:
         self._restore(self._prompt)
 
     def undo_pass(self) -> None:
-        """Go back to before the last pass with drafts. Raises ContextError."""
+        """Go back to before the last pass, for which the state was copied. Raises ContextError."""
         assert self._last
         self._restore(self._last)
 

@@ -160,8 +160,11 @@ class Session:
         """Decode one draft tree, keep the tokens that verification accepts, and draft what may follow.
         ``prefill`` must have set the root."""
         assert self.root is not None, "prefill first"
-        tree = self._schedule.tree(self.root) if sampler.drafts else NO_DRAFT.below(self.root)
+        tree = self._schedule.tree(self.root) if self._may_draft(sampler) else NO_DRAFT.below(self.root)
         return self.decode_tree(tree, sampler)
+
+    def _may_draft(self, sampler: Sampler) -> bool:
+        return sampler.drafts and self._schedule.may_draft(sampler)
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
@@ -190,7 +193,7 @@ class Session:
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
         committed = time.perf_counter()
-        if sampler.drafts:
+        if self._may_draft(sampler):
             self._schedule.learn(
                 StepResult(
                     tree,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import FUSED, HEAD, PLAIN, TWO_PASS
 
 from .drafter import Drafter, StepResult
@@ -33,6 +34,10 @@ class Schedule(Protocol):
 
     def tree(self, root: int) -> DraftTree:
         """Return the tree to decode in the next pass."""
+
+    def may_draft(self, sampler: Sampler) -> bool:
+        """Return whether there is anything to draft from, for a text that ``sampler`` chooses. If not, each
+        pass decodes the root alone, and ``tree`` and ``learn`` are not called."""
 
     def learn(self, result: StepResult) -> None:
         """Learn from a pass, and draft for the next one."""
@@ -80,6 +85,9 @@ class FixedSchedule:
 
     def tree(self, root: int) -> DraftTree:
         return self._form(root, self._draft, self._drafter.depth)
+
+    def may_draft(self, sampler: Sampler) -> bool:
+        return self._drafter.depth > 0
 
     def learn(self, result: StepResult) -> None:
         self._draft = self._drafter.draft(result)

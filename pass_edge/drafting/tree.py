@@ -64,16 +64,12 @@ class DraftTree:
         sequences, but no more than it has drafted nodes. llama.cpp keeps its graph only where passes of as
         many rows name as many sequences.
         """
-        shape = _shape(self.parents, self.lookahead, first_group, 0 if any(self.lookahead) else min_paths)
+        n_paths = 0 if any(self.lookahead) else min_paths
+        shape = _shape(self.parents, self.lookahead, base, first_group, n_paths)
         return Layout(
             tree=self,
-            rows=Rows(
-                shape.depths + np.int32(start),
-                shape.sequence_offsets,
-                shape.sequence_ids + np.int32(base),
-                shape.outputs,
-            ),
-            inputs=np.concatenate([np.array(self.tokens, np.int32), shape.lookahead_inputs]),
+            rows=Rows(shape.depths + start, shape.sequence_offsets, shape.sequence_ids, shape.outputs),
+            inputs=np.array((*self.tokens, *shape.lookahead_inputs), np.int32),
             shape=shape,
         )
 
@@ -168,22 +164,21 @@ NO_DRAFT = Draft()
 
 @dataclass(frozen=True)
 class Shape:
-    """The part of a layout that depends only on the form of the tree, for n nodes and m rows. Sequences are
-    numbered from 0.
+    """The part of a layout that depends only on the form of the tree, for n nodes and m rows.
 
     ``depths``: (m,) int32, of each row; 0 at the root. ``sequence_offsets``, ``sequence_ids``, ``outputs``:
-    as in Rows. ``lookahead_inputs``: (m - n,) int32, -1 - k for lookahead token k. ``group_starts``: the
-    first row of each node's lookahead group. ``path_sequence``: for each node, a sequence whose rows, up to
-    the node's, are the path to it. ``height``: the depth of the deepest node. ``n_paths``: the number of
-    sequences of paths. ``n_groups``: the number of sequences of lookahead groups alone, numbered from
-    ``first_group``.
+    as in Rows. ``lookahead_inputs``: of m - n rows, -1 - k for lookahead token k. ``group_starts``: the
+    first row of each node's lookahead group. ``path_sequence``: for each node, a sequence, counted from the
+    first one, whose rows, up to the node's, are the path to it. ``height``: the depth of the deepest node.
+    ``n_paths``: the number of sequences of paths. ``n_groups``: the number of sequences of lookahead groups
+    alone.
     """
 
     depths: Int32s
     sequence_offsets: Int32s
     sequence_ids: Int32s
     outputs: np.ndarray
-    lookahead_inputs: Int32s
+    lookahead_inputs: tuple[int, ...]
     group_starts: tuple[int, ...]
     path_sequence: tuple[int, ...]
     height: int
@@ -206,33 +201,32 @@ class Layout:
 
 @dataclass(frozen=True)
 class TreeLimits:
-    """Which trees the memory of a model can verify.
+    """Which trees the memory of a model can verify, and how many drafts it takes back.
 
     ``chains_only``: no node has two children, and there are no lookahead tokens. A recurrent state belongs to
-    one text, so sequences cannot share the rows of a pass. ``max_drafts``: most drafted tokens in a row.
-    ``replays``: unless all drafts are accepted, the accepted tokens are decoded again.
+    one text, so sequences cannot share the rows of a pass. ``n_kept``: so many rejected drafts can be taken
+    back. If there are more, the accepted tokens are decoded again, from a copy of the state.
     """
 
     chains_only: bool = False
-    max_drafts: int = MAX_ROWS - 1
-    replays: bool = False
+    n_kept: int = MAX_ROWS
 
     @classmethod
     def of(cls, context: Context) -> TreeLimits:
         """Return the limits of the memory of ``context``."""
         if not context.model.is_recurrent:
             return cls()
-        return cls(True, context.n_rollback or cls.max_drafts, replays=not context.n_rollback)
+        return cls(True, context.n_rollback)
 
     def allow(self, shape: Shape) -> bool:
         """Return whether a tree of this shape can be verified."""
-        is_chain = shape.n_paths == 1 and not len(shape.lookahead_inputs)
-        return shape.height <= self.max_drafts and (is_chain or not self.chains_only)
+        is_chain = shape.n_paths == 1 and not shape.lookahead_inputs
+        return is_chain or not self.chains_only
 
 
 @lru_cache(maxsize=1024)
 def _shape(
-    parents: tuple[int, ...], lookahead: tuple[int, ...], first_group: int | None, min_paths: int
+    parents: tuple[int, ...], lookahead: tuple[int, ...], base: int, first_group: int | None, min_paths: int
 ) -> Shape:
     # An example: a root R with drafts a and c below it and b below a, and one lookahead token (*) at every
     # node. Rows of a sequence see the earlier rows of that sequence.
@@ -275,9 +269,9 @@ def _shape(
     return Shape(
         depths=np.array(depths, np.int32),
         sequence_offsets=np.cumsum([0] + [len(ids) for ids in sequences], dtype=np.int32),
-        sequence_ids=np.array([sequence for ids in sequences for sequence in ids], np.int32),
+        sequence_ids=np.array([base + sequence for ids in sequences for sequence in ids], np.int32),
         outputs=np.ones(len(depths), np.bool_),
-        lookahead_inputs=np.array(inputs, np.int32),
+        lookahead_inputs=tuple(inputs),
         group_starts=tuple(group_starts),
         path_sequence=tuple(sequences[node][-1] for node in range(n)),
         height=max(depths[:n]),

@@ -1,4 +1,4 @@
-"""Choose the schedule, and how many tokens it may draft ahead."""
+"""Choose the schedule, how many tokens it may draft ahead, and how many states are kept for them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.drafting.schedules import FORMS, rows_needed
 from pass_edge.native.library import has_kernels, kernels
 from pass_edge.native.llama_build.kernels import can_run_kernels
+from pass_edge.planning.kept_states import cheap_states
 from pass_edge.settings import AUTO, HEAD, MAX_RECURRENT_DRAFTS, PLAIN
 
-from .loaded_model import LoadedModel
+from .loaded_model import LoadedModel, Setup
 
 _STATES_PART = 0.5
 """The most memory that the states of a recurrent memory may take, as a part of the model's size."""
@@ -26,26 +27,26 @@ class ScheduleChoice:
     rollback: int | None
 
 
-def choose_schedule(loaded: LoadedModel, notes: list[str]) -> ScheduleChoice:
-    """Choose the schedule of the settings, or plain decoding if the model cannot draft so; ``notes`` get the
+def choose_schedule(loaded: LoadedModel, setup: Setup) -> ScheduleChoice:
+    """Choose the schedule of the settings, or plain decoding if the model cannot draft so; the notes get the
     reason."""
     wanted = loaded.settings.schedule
     max_drafts = 0 if wanted == PLAIN else _most_drafts(loaded, wanted)
     reason = _why_plain(loaded, wanted, max_drafts)
     schedule, max_drafts = (PLAIN, 0) if reason else (wanted, max_drafts)
     if reason:
-        notes.append(f"{reason}, so it decodes plainly")
+        setup.notes.append(f"{reason}, so it decodes plainly")
     elif wanted != PLAIN:
-        notes += _kernel_warnings(loaded)
-    keeps = max_drafts if loaded.calibration.keeps_states else 0
-    return ScheduleChoice(schedule, max_drafts, keeps if loaded.calibration.rolls_back else None)
+        setup.notes.extend(_kernel_warnings(loaded))
+    rollback = _kept_states(loaded, schedule, max_drafts, setup) if loaded.calibration.rolls_back else None
+    return ScheduleChoice(schedule, max_drafts, rollback)
 
 
 def _most_drafts(loaded: LoadedModel, schedule: str) -> int:
     """Return how many tokens ``schedule`` may draft ahead: 0 if no pass has room for one."""
     max_rows, wanted = loaded.calibration.widest_step, loaded.settings.draft_max
     if loaded.model.is_recurrent:
-        wanted = wanted or (_most_states(loaded) if schedule == AUTO else 1)
+        wanted = wanted or (MAX_RECURRENT_DRAFTS if schedule == AUTO else 1)
         max_rows = min(max_rows, loaded.calibration.prompt_batch - 1)  # llama.cpp aborts on more states
     if schedule == AUTO:
         return min(wanted or max_rows, max_rows - 1)
@@ -57,14 +58,17 @@ def _most_drafts(loaded: LoadedModel, schedule: str) -> int:
     return depth
 
 
-def _most_states(loaded: LoadedModel) -> int:
-    """Return how many tokens may be drafted for a recurrent memory, so that the states kept for them stay
-    small beside the model."""
+def _kept_states(loaded: LoadedModel, schedule: str, max_drafts: int, setup: Setup) -> int:
+    """Return how many states a recurrent memory keeps for drafts, so that they stay small beside the model,
+    and with the schedule auto, cheap beside a pass."""
     if not loaded.calibration.keeps_states:
-        return MAX_RECURRENT_DRAFTS
+        return 0
     all_states = loaded.n_sequences * loaded.calibration.state_bytes
-    fitting = int(_STATES_PART * loaded.model.size / all_states) - 1
-    return max(1, min(fitting, MAX_RECURRENT_DRAFTS))
+    fitting = max(0, int(_STATES_PART * loaded.model.size / all_states) - 1)
+    most = min(fitting, max_drafts)
+    if most and schedule == AUTO:
+        return cheap_states(loaded.model, loaded.settings, most, setup.note)
+    return most
 
 
 def recurrent_bytes(loaded: LoadedModel, choice: ScheduleChoice) -> int:

@@ -241,7 +241,7 @@ def _pass_time(context: Context, depth: int, width: int) -> float:
     rows = rows_of_sequence(depth, width, outputs=width)
     state = context.save_state(0)
     began = time.perf_counter()
-    if width > 1 and TreeLimits.of(context).replays:  # as each pass with drafts does
+    if width - 1 > TreeLimits.of(context).n_kept:  # as before each pass with so many drafts
         context.save_state(0)
     context.decode_tokens(rows, np.zeros(width, np.int32))
     context.logits(width)

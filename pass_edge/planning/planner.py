@@ -24,7 +24,7 @@ from pass_edge.drafting.drafter import Drafter, DraftSource, DraftToken, StepRes
 from pass_edge.drafting.mtp import MtpConversation
 from pass_edge.drafting.ngrams import NgramContinuations, NgramIndex
 from pass_edge.drafting.tree import NO_DRAFT, Draft, DraftTree, TreeLimits
-from pass_edge.sampling.sampler import Distribution
+from pass_edge.sampling.sampler import Distribution, Sampler
 from pass_edge.settings import MAX_ROWS, REJECTION
 
 from .acceptance import AcceptanceRates, head_bucket, ngram_bucket
@@ -84,9 +84,10 @@ class Planner:
         self._draft_model = DraftModelUse(draft_model, self._statistics.budget) if draft_model else None
         self.mtp = draft_model if isinstance(draft_model, MtpConversation) else None
         self._use_ngrams = use_ngrams
-        self._max_drafted, self._tree_sizes = min(max_drafted, limits.max_drafts), tree_sizes
+        self._max_drafted, self._tree_sizes = max_drafted, tree_sizes
         self._limits = limits
         self.needs_hidden = self._drafter.heads is not None
+        self._has_source = use_ngrams or self.needs_hidden or n_lookahead > 0 or draft_model is not None
         self._index = NgramIndex()
         self._throughput = Throughput()
         seconds = costs.at(0)[: self._max_drafted + 1]
@@ -105,6 +106,10 @@ class Planner:
             self._draft_model.begin(tokens)
         self._n_passes = 0
         self._throughput = Throughput()
+
+    def may_draft(self, sampler: Sampler) -> bool:
+        """Return whether there is a source of drafts, such as a grammar of ``sampler`` that forces tokens."""
+        return self._has_source or sampler is not sampler.unconstrained
 
     def tree(self, root: int) -> DraftTree:
         """Return the tree that ``learn`` has planned for the next pass."""

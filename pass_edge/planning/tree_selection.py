@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -94,18 +95,18 @@ class TreeSelector:
         """``seconds``: (n,) float64, of passes with 1, 2, … n rows of this conversation, together with the
         rows of other conversations; so a row is charged what it adds to theirs. ``tree_sizes``: as for the
         Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
-        ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, if
-        ``limits`` say that they are where a draft is rejected."""
+        ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, where
+        more drafts are rejected than ``limits`` let take back."""
         self.n_sharing, self.last_drafted, self.padding_spent = n_sharing, 0, 0.0
         # numpy's numbers would make all sums with them several times slower
         self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / float(seconds[0]))
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""
-        self._chains_only = limits.chains_only
-        replays = np.zeros(len(seconds)) if replay_seconds is None else replay_seconds
-        self._replay_costs: list[float] = (self.tokens_per_second * replays * limits.replays).tolist()
-        """In tokens, by how many drafts are accepted before one is rejected."""
+        self._chains_only, self._n_kept = limits.chains_only, limits.n_kept
+        replays = seconds if replay_seconds is None else replay_seconds
+        self._replay_costs: list[float] = (self.tokens_per_second * replays).tolist()
+        """In tokens, by how many drafts are accepted before too many are rejected."""
         self.max_drafted = len(seconds) - 1
         self._counts: Collection[int] = (
             {*(size - 1 for size in tree_sizes), self.max_drafted} if tree_sizes else range(1, len(seconds))
@@ -124,8 +125,10 @@ class TreeSelector:
     def select(self, draft: Draft, n_lookahead: int, root: int) -> Draft:
         """Return the part of ``draft`` that is worth most, with ``n_lookahead`` lookahead tokens at each node
         and at the root; padded where that saves rebuilding the graph."""
-        part = max(self._parts(draft), key=lambda part: self._best_count(part, n_lookahead)[0])
-        count = self._best_count(part, n_lookahead)[1]
+        if not draft.tokens and not self.last_drafted:
+            return NO_DRAFT
+        weighed = ((*self._best_count(part, n_lookahead), part) for part in self._parts(draft))
+        _, count, part = max(weighed, key=operator.itemgetter(0))
         return part.most_likely(count).padded(root, count) if count else NO_DRAFT
 
     def count_padding(self, draft: Draft) -> None:
@@ -147,7 +150,8 @@ class TreeSelector:
         were accepted."""
         n = len(tree.tokens) - 1
         lost = self._costs[n] + self._rebuild_cost * (self.last_drafted != n)
-        return n_accepted - lost - (self._replay_costs[n_accepted] if n_accepted < n else 0.0)
+        is_replayed = n - n_accepted > self._n_kept
+        return n_accepted - lost - (self._replay_costs[n_accepted] if is_replayed else 0.0)
 
     def _parts(self, draft: Draft) -> list[Draft]:
         """Return the parts of ``draft`` that a pass may verify whole."""
@@ -158,20 +162,28 @@ class TreeSelector:
         ``draft`` has where padding it to the size of the last pass is best."""
         costs = self._costs[n_lookahead :: n_lookahead + 1]
         best_value, best_count = -costs[0] - self._rebuild_cost * (self.last_drafted != 0), 0
-        expected, last_probability = 0.0, 1.0
-        for n, probability in enumerate(sorted(draft.probabilities, reverse=True)[: len(costs) - 1], 1):
-            expected += probability - (last_probability - probability) * self._replay_costs[n - 1]
-            last_probability = probability
+        expected, likely = 0.0, [1.0, *sorted(draft.probabilities, reverse=True)[: len(costs) - 1], 0.0]
+        for n in range(1, len(likely) - 1):
+            expected += likely[n] - self._replay_cost(likely, n - self._n_kept - 1)
             value = expected - costs[n] - self._rebuild_cost * (self.last_drafted != n)
             if value > best_value and n in self._counts:
                 best_value, best_count = value, n
         may_pad = self.padding_spent < self._rebuild_cost
         if may_pad and len(draft.tokens) < self.last_drafted < len(costs):
-            expected -= last_probability * self._replay_costs[len(draft.tokens)]
+            n = len(draft.tokens)
+            accepted = range(n - self._n_kept, min(n, self.last_drafted - self._n_kept - 1) + 1)
+            expected -= sum(self._replay_cost(likely, n_accepted) for n_accepted in accepted)
             value = expected - costs[self.last_drafted]
             if value > best_value:
                 best_value, best_count = value, self.last_drafted
         return best_value, best_count
+
+    def _replay_cost(self, likely: Sequence[float], n_accepted: int) -> float:
+        """Return the expected cost of decoding ``n_accepted`` drafts again: the probability that it is just
+        so many, by the path probabilities ``likely`` of 0, 1, 2, … drafts, times what it takes."""
+        if n_accepted < 0:
+            return 0.0
+        return (likely[n_accepted] - likely[n_accepted + 1]) * self._replay_costs[n_accepted]
 
 
 @lru_cache

@@ -35,8 +35,11 @@ PARALLEL, LENGTH = 4, 40
 
 @pytest.fixture(autouse=True)
 def cheap_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafts pay, whatever the machine is busy with."""
-    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
+    """Drafts pay, and states are kept for all of them, whatever the machine is busy with."""
+    setup = "pass_edge.engine_setup"
+    monkeypatch.setattr(f"{setup}.draft_sources.step_costs", flat)
+    monkeypatch.setattr(f"{setup}.schedule_choice.cheap_states", lambda model, settings, most, note: most)
+    monkeypatch.setattr(f"{setup}.schedule_choice._STATES_PART", 1e6)
 
 
 @pytest.fixture(params=["qwen35", "lfm2", "falcon-h1", "mamba2"])
@@ -69,6 +72,33 @@ def test_drafts_do_not_change_the_text(kind: str, recurrent_path: Callable[[str]
         drafted = list(answers(engine))
     assert [answer.ids for answer in drafted] == expected
     assert sum(sum(answer.stats.accepted) for answer in drafted) > 0, "nothing drafted was accepted"
+
+
+@pytest.mark.parametrize("n_kept", [0, 2])
+@pytest.mark.parametrize("kind", KEEPS_STATES)
+def test_more_drafts_than_states_are_rolled_back_by_a_copy(
+    kind: str, n_kept: int, recurrent_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pass_edge.engine_setup.schedule_choice.cheap_states", lambda *_: n_kept)
+    with engine_of(recurrent_path(kind), schedule="plain") as plain:
+        expected = ids(plain)
+    with engine_of(recurrent_path(kind)) as engine:
+        drafted = list(answers(engine))
+        assert engine.recurrent_bytes == (1 + n_kept) * engine.calibration.state_bytes
+    assert [answer.ids for answer in drafted] == expected
+    assert max(len(answer.stats.drafted) for answer in drafted) == 8
+    assert sum(sum(answer.stats.accepted) for answer in drafted) > 0, "nothing drafted was accepted"
+
+
+def test_kept_states_stay_small_beside_the_model(
+    recurrent_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recurrent_path("qwen35")
+    with engine_of(path, schedule="plain") as plain:
+        share = 3.5 * plain.calibration.state_bytes / plain.model.size
+    monkeypatch.setattr("pass_edge.engine_setup.schedule_choice._STATES_PART", share)
+    with engine_of(path) as engine:
+        assert engine.recurrent_bytes == 3 * engine.calibration.state_bytes
 
 
 def test_heads_draft_for_a_recurrent_memory(path: Path) -> None:

@@ -24,15 +24,21 @@ from tests.support.at_once import at_once
 from tests.support.recurrent_models import KEEPS_STATES, KINDS, N_VOCAB
 from tests.support.reference_decoding import GREEDY, Bench, Recording
 
-MAX_DRAFTS = 8
+MAX_DRAFTS, FEW_STATES = 8, 3
+"""Most drafts of a pass; fewer states than drafts, so that a copy rolls back further ones."""
 PATTERNS = 1_000
 PARALLEL = 4
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[*((kind, MAX_DRAFTS) for kind in KINDS), *((kind, FEW_STATES) for kind in KEEPS_STATES)],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
 def bench(request: pytest.FixtureRequest, recurrent_path: Callable[[str], Path]) -> Iterator[Bench]:
-    bench = Bench(recurrent_path(request.param), 768, threads=1, rollback=MAX_DRAFTS)
-    assert bench.drafting.n_rollback == (MAX_DRAFTS if request.param in KEEPS_STATES else 0)
+    kind, n_kept = request.param
+    bench = Bench(recurrent_path(kind), 768, threads=1, rollback=n_kept)
+    assert bench.drafting.n_rollback == (n_kept if kind in KEEPS_STATES else 0)
     yield bench
     bench.close()
 
@@ -98,6 +104,15 @@ def test_rollback_leaves_no_trace(bench: Bench) -> None:
     check_patterns(bench, 100)
 
 
+def test_any_number_of_rejected_drafts_is_rolled_back(bench: Bench) -> None:
+    for n_drafts in range(MAX_DRAFTS + 1):
+        conversation = Conversation(bench, bench.session(), [3, 1, 4], n_drafts + 2)
+        conversation.begin()
+        conversation.step(0, 0)  # so that the copy of the prompt's state is too old
+        for n_right in range(n_drafts + 1):
+            conversation.step(n_drafts, n_right)
+
+
 @pytest.mark.slow
 def test_rollback_leaves_no_trace_in_many_patterns(bench: Bench) -> None:
     check_patterns(bench, PATTERNS)
@@ -131,9 +146,6 @@ def test_a_tree_that_the_memory_cannot_verify_is_decoded_as_its_root(bench: Benc
     assert session.decode_tree(chain(future[0], future[1:], 2, 2).without_lookahead(), GREEDY).tokens == (
         *future[1:4],
     )
-    if bench.drafting.n_rollback:
-        too_long = chain(future[3], future[4:], MAX_DRAFTS + 1, 3)
-        assert session.decode_tree(too_long, GREEDY).tokens == (future[4],)
 
 
 def test_a_prompt_that_begins_like_the_last_one_is_read_from_its_end_on(bench: Bench) -> None:

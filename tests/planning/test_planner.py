@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from pass_edge import Engine, Sampling, Settings
-from pass_edge.drafting.drafter import DraftToken, PassOutput, StepResult
+from pass_edge.drafting.drafter import Drafter, DraftToken, PassOutput, StepResult
 from pass_edge.drafting.tree import NO_DRAFT, TreeLimits
 from pass_edge.planning.acceptance import head_bucket
 from pass_edge.planning.cost_model import StepCosts
@@ -166,6 +168,28 @@ def test_nothing_is_drafted_where_it_cannot_pay(tiny_path: Path, monkeypatch: py
         assert done.stats.passes == len(done.ids)
 
 
+def test_without_a_source_of_drafts_nothing_is_planned(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Planner, "learn")
+    with Engine(tiny_path, lookahead=None, settings=Settings(threads=1, ngrams=False)) as engine:
+        assert engine.schedule == "auto"
+        answer = engine.stream([2, 1, 0] * 8, max_tokens=20, sampling=Sampling(temperature=0)).run()
+    assert answer.stats.passes == len(answer.ids) == 20
+
+
+@pytest.mark.parametrize("source", ["ngrams", "heads", "lookahead", "draft model", "grammar", "none"])
+def test_any_source_of_drafts_is_planned_with(source: str) -> None:
+    drafter = cast(Drafter, FakeDrafter()) if source == "heads" else None
+    model = MagicMock() if source == "draft model" else None
+    options = {"use_ngrams": source == "ngrams", "n_lookahead": int(source == "lookahead")}
+    planner = Planner(flat(), drafter, draft_model=model, **options)
+    sampler = Sampler(Sampling(temperature=0))
+    if source == "grammar":
+        sampler.unconstrained = Sampler(Sampling(temperature=0))
+    assert planner.may_draft(sampler) == (source != "none")
+
+
 def test_repeating_text_gets_long_drafts(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     bias = Sampling(temperature=0, logit_bias={5: 1000.0})
@@ -238,7 +262,7 @@ def test_a_chain_that_leaves_a_shared_pass_is_charged_a_pass_of_its_own() -> Non
 
 
 def test_no_more_is_drafted_than_the_memory_can_roll_back() -> None:
-    planner = Planner(flat(), limits=TreeLimits(chains_only=True, max_drafts=3))
+    planner = Planner(flat(), limits=TreeLimits(chains_only=True), max_drafted=3)
     planner.begin([1, 2, 3, 4, 5, 6, 7] * 4)
     sampler, output = Sampler(Sampling(temperature=0)), PassOutput(np.zeros((0, 8), np.float32))
     tree = NO_DRAFT.below(1)

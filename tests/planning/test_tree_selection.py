@@ -162,11 +162,9 @@ def test_padding_ends_once_it_has_cost_as_much_as_rebuilding(row: float, rebuild
     assert selector.select(NO_DRAFT, 0, 9).tokens or spent == 0, "a pass without padding ends the count"
 
 
-@given(drafts(), st.lists(st.integers(0, 3), max_size=8), st.booleans())
-def test_the_outcome_is_what_was_accepted_less_its_costs(
-    draft: Draft, said: list[int], replays: bool
-) -> None:
-    seconds, limits = 1.0 + 0.1 * np.arange(10), TreeLimits(replays=replays)
+@given(drafts(), st.lists(st.integers(0, 3), max_size=8), st.integers(0, 9))
+def test_the_outcome_is_what_was_accepted_less_its_costs(draft: Draft, said: list[int], n_kept: int) -> None:
+    seconds, limits = 1.0 + 0.1 * np.arange(10), TreeLimits(n_kept=n_kept)
     selector = TreeSelector(
         seconds, Throughput(1.0, 1.0), rebuild_seconds=0.05, limits=limits, replay_seconds=seconds
     )
@@ -175,7 +173,7 @@ def test_the_outcome_is_what_was_accepted_less_its_costs(
     paths = {path_to(draft, node) for node in range(1, n + 1)}
     n_accepted = max((k for k in range(len(said) + 1) if tuple(said[:k]) in paths), default=0)
     assert tree.n_accepted(said) == n_accepted
-    replay = (1 + 0.1 * n_accepted) * (replays and n_accepted < n)
+    replay = (1 + 0.1 * n_accepted) * (n - n_accepted > n_kept)
     assert selector.outcome(tree, n_accepted) == pytest.approx(
         n_accepted - 0.1 * n - 0.05 * (n != 2) - replay
     )
@@ -205,30 +203,39 @@ def test_a_part_of_a_draft_keeps_its_paths(draft: Draft) -> None:
     drafts(),
     st.lists(st.floats(0.0, 1.0), min_size=9, max_size=9),
     st.floats(0.0, 3.0),
-    st.booleans(),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.floats(0.0, 2.0),
 )
 def test_no_chain_is_worth_more_than_the_selected_one(
-    draft: Draft, steps: list[float], throughput: float, replays: bool
+    draft: Draft, steps: list[float], throughput: float, n_kept: int, last: int, rebuild_seconds: float
 ) -> None:
-    """Where only chains can be verified; and where accepted tokens are decoded again after a rejection."""
+    """Where only chains can be verified, and accepted tokens are decoded again after too many rejections."""
     seconds = 1.0 + np.cumsum([0.0, *steps])
-    limits = TreeLimits(chains_only=True, replays=replays)
-    selector = TreeSelector(seconds, Throughput(throughput, 1.0), limits=limits, replay_seconds=seconds)
-    per_second = selector.tokens_per_second
+    limits = TreeLimits(chains_only=True, n_kept=n_kept)
+    selector = TreeSelector(
+        seconds, Throughput(throughput, 1.0), 1, (), rebuild_seconds, limits, replay_seconds=seconds
+    )
+    selector.last_drafted, per_second = last, selector.tokens_per_second
 
     def value(chain: list[float]) -> float:
         """Of drafting a chain of these path probabilities, counted over the possible ends."""
-        total = -per_second * (seconds[len(chain)] - seconds[0])
+        rebuild = rebuild_seconds * (len(chain) != last)
+        total = -per_second * (seconds[len(chain)] - seconds[0] + rebuild)
         for n_accepted, (reached, beyond) in enumerate(zip([1.0, *chain], [*chain, 0.0], strict=True)):
-            is_rejected = n_accepted < len(chain)
-            replay = per_second * seconds[n_accepted] if replays and is_rejected else 0.0
+            is_replayed = len(chain) - n_accepted > n_kept
+            replay = per_second * seconds[n_accepted] if is_replayed else 0.0
             total += (reached - beyond) * (n_accepted - replay)
         return total
 
     chains: list[list[float]] = [[]]
     for parent, probability in zip(draft.parents, draft.probabilities, strict=True):
         chains.append([*chains[parent], probability])
+    if rebuild_seconds:
+        leaves = [chain for node, chain in enumerate(chains) if node not in draft.parents]
+        chains += [[*leaf, *[0.0] * (last - len(leaf))] for leaf in leaves if len(leaf) < last]
     assert selector.value(draft) == pytest.approx(max(map(value, chains)))
     best = selector.select(draft, 0, 9)
     assert best.parents == tuple(range(len(best.parents)))
-    assert value(list(best.probabilities)) == pytest.approx(selector.value(draft))
+    likely = best.probabilities[: len(best.tokens) - best.n_padding]
+    assert value([*likely, *[0.0] * best.n_padding]) == pytest.approx(selector.value(draft))

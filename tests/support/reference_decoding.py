@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pass_edge.decoding.batcher import Batcher, BatchResult, InputEmbeddings
 from pass_edge.decoding.kv_cache import sequences_needed
-from pass_edge.decoding.session import Session
-from pass_edge.drafting.drafter import PassOutput
+from pass_edge.decoding.session import Session, Step
 from pass_edge.drafting.schedules import FixedSchedule, plain
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
@@ -28,9 +26,9 @@ CACHE = {"cache_type_k": "q8_0", "cache_type_v": "f16"}
 class Recording(Session):
     """A session that keeps the logits of the last decode, row by row."""
 
-    def _output(self, result: BatchResult, *more: Any) -> PassOutput:
+    def _finish(self, result: BatchResult, sampler: Sampler) -> Step:
         self.seen = result.logits.copy()
-        return super()._output(result, *more)
+        return super()._finish(result, sampler)
 
 
 class Bench:
