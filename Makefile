@@ -14,7 +14,7 @@ BUILD_LLAMA := $(BIN)/python -Es -m pass_edge.native.llama_build
 WHEELS ?= build/release
 # auditwheel puts libraries that others may lack into the wheel, but not those of a GPU's maker.
 NOT_OURS := libcuda.so.1 libcudart.so.* libcublas.so.* libcublasLt.so.* libvulkan.so.1
-# Files of tests run side by side, each worker on its own cores (tests/conftest.py).
+# Files of tests run side by side, each worker on its own cores (tests/__init__.py).
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
