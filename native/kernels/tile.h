@@ -119,6 +119,9 @@ template <bool SIGNED_BYTES> Ints two_bytes(Ints bytes, int first, int second) {
     return SIGNED_BYTES ? shift_right_signed16(spread, 8) : spread;
 }
 
+// Parts of a tile share its registers, or all sums would go through memory at each block.
+#define ALWAYS_INLINE [[gnu::always_inline]] inline
+
 // ---- The tile ------------------------------------------------------------------------------------------------------
 
 #ifdef PASS_EDGE_AVX512
@@ -165,8 +168,8 @@ Ints scaled(const Dots<Format::LARGEST> & sums, const Packed<Format> & block, in
 
 // What the sum of a block begins with, because unpacked weights are OFFSET more than they should be.
 template <typename Format, int TOKENS>
-void begin(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
-           Ints whole[TOKENS]) {
+ALWAYS_INLINE void begin(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                         Ints whole[TOKENS]) {
     for (int t = 0; t < TOKENS; t++) {
         whole[t] = zero();
     }
@@ -191,8 +194,9 @@ void begin(const Packed<Format> & block, const Activations<Format::BLOCK> * cons
 }
 
 template <typename Format, int TOKENS>
-void add_minima(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
-                Floats sums[TOKENS]) {
+ALWAYS_INLINE void add_minima(const Packed<Format> & block,
+                              const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                              Floats sums[TOKENS]) {
     if constexpr (Format::MINIMA == Minima::OF_BLOCKS) {
         const Floats minima = Format::scales(block.halves[1]);
         for (int t = 0; t < TOKENS; t++) {
@@ -218,8 +222,9 @@ void add_minima(const Packed<Format> & block, const Activations<Format::BLOCK> *
 
 // All products of a block, as many of them at a time as fit before they must be scaled.
 template <typename Format, int TOKENS>
-void add_products_of(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
-                     Ints whole[TOKENS]) {
+ALWAYS_INLINE void add_products_of(const Packed<Format> & block,
+                                   const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                                   Ints whole[TOKENS]) {
     using Sums = Dots<Format::LARGEST>;
     Sums some[TOKENS];
 #pragma GCC unroll 8
@@ -250,8 +255,9 @@ void add_products_of(const Packed<Format> & block, const Activations<Format::BLO
 // The same where only two steps fit. Token after token takes them: the registers then hold these few weights, low and
 // high, instead of a sum for each token.
 template <typename Format, int TOKENS>
-void add_products_by_twos(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
-                          Ints whole[TOKENS]) {
+ALWAYS_INLINE void add_products_by_twos(const Packed<Format> & block,
+                                        const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                                        Ints whole[TOKENS]) {
     using Sums = Dots<Format::LARGEST>;
     constexpr int STEPS = 2;
 #pragma GCC unroll 8

@@ -211,8 +211,7 @@ template <typename Format> class FormatTraits final : public Traits {
     }
 
     // A chunk of one matrix times all of `count` tokens. Many tokens pass over as many tiles at a time as stay cached;
-    // few have each tile for itself, so that memory is read straight on. Each pass asks memory for its share of what
-    // comes next.
+    // few have each tile for itself, so that memory is read straight on.
     template <typename GetToken>
     static void multiply_chunk(const ggml_tensor * weights, int64_t matrix, int64_t chunk, int64_t chunks,
                                int64_t count, GetToken token) {
@@ -221,24 +220,31 @@ template <typename Format> class FormatTraits final : public Traits {
         const int64_t end = tiles * (chunk + 1) / chunks, passes = (count + AT_ONCE - 1) / AT_ONCE;
         const int64_t cached = std::max<int64_t>(1, CACHED / (blocks * sizeof(Packed<Format>)));
         const int64_t step = passes > 2 ? cached : 1;
-        const size_t share = passes > 1 ? (sizeof(Packed<Format>) / passes + 63) / 64 * 64 : sizeof(Packed<Format>);
         for (int64_t from = tiles * chunk / chunks; from < end; from += step) {
-            const auto * next = reinterpret_cast<const char *>(packed + (passes > 1 ? from + step : from) * blocks) +
-                                (passes > 1 ? 0 : AHEAD);
-            for (int64_t first = 0; first < count; first += AT_ONCE) {
+            for (int64_t pass = 0; pass < passes; pass++) {
                 Token some[AT_ONCE];
-                const int64_t now = std::min<int64_t>(AT_ONCE, count - first);
+                const int64_t first = pass * AT_ONCE, now = std::min<int64_t>(AT_ONCE, count - first);
                 for (int64_t i = 0; i < now; i++) {
                     some[i] = token(first + i);
                 }
                 for (int64_t tile = from; tile < std::min(end, from + step); tile++) {
                     const int64_t row = tile * LANES;
-                    multiply_tile(packed + tile * blocks, blocks, row, std::min<int64_t>(LANES, rows - row), some, now,
-                                  {next, share});
-                    next += blocks * share;
+                    const auto * weights_of_tile = packed + tile * blocks;
+                    multiply_tile(weights_of_tile, blocks, row, std::min<int64_t>(LANES, rows - row), some, now,
+                                  fetch_with(weights_of_tile, blocks, pass, passes));
                 }
             }
         }
+    }
+
+    // The first pass asks memory for what it will soon need itself. Of two passes the second would leave memory idle,
+    // so each asks for half of the next tile.
+    static Fetch fetch_with(const Packed<Format> * tile, int64_t blocks, int64_t pass, int64_t passes) {
+        constexpr size_t ALL = sizeof(Packed<Format>), HALF = (ALL / 2 + 63) / 64 * 64;
+        if (passes == 2) {
+            return {reinterpret_cast<const char *>(tile + blocks) + pass * blocks * HALF, HALF};
+        }
+        return pass == 0 ? Fetch{reinterpret_cast<const char *>(tile) + AHEAD, ALL} : Fetch{};
     }
 
     // `count` rows of results, at `row`.
