@@ -21,7 +21,7 @@ from pass_edge.native.library_probe import check_verdict, gpu_works, probe
 from pass_edge.native.model import Model, check_loads, mtp_error
 from pass_edge.settings import MAX_RECURRENT_DRAFTS, PROMPT_BATCH, Settings, context_settings
 
-from .measurement_cache import library_key, load, model_key, run_key, store
+from .measurement_cache import library_key, load, load_or_measure, model_key, run_key, store
 
 _VERSION = 3
 """Of what is stored."""
@@ -121,11 +121,7 @@ def check_model(path: Path, note: Callable[[str], None]) -> bool:
 def mtp_works(path: Path) -> bool:
     """Return whether llama.cpp can run the MTP layers in ``path``; tried once for a build and a file."""
     key = f"{library_key()} {model_key(path)}"
-    works: bool | None = load("mtp", key)
-    if works is None:
-        works = not mtp_error(path)
-        store("mtp", key, works)
-    return works
+    return load_or_measure("mtp", key, lambda: not mtp_error(path))
 
 
 def library_verdict(note: Callable[[str], None]) -> str:

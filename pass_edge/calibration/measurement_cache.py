@@ -7,9 +7,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from platformdirs import user_cache_path
 
@@ -18,6 +19,7 @@ from pass_edge.native.library import kernels, library_path, system_info
 from pass_edge.native.model_path import pieces_of
 from pass_edge.settings import Settings
 
+T = TypeVar("T")
 _problems: list[str] = []
 """Why an entry could not be written; at most one sentence."""
 
@@ -42,6 +44,15 @@ def load(kind: str, key: str) -> Any | None:
         return entry["value"] if entry["sha256"] == _digest(key, entry["value"]) else None
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
+
+
+def load_or_measure(kind: str, key: str, measure: Callable[[], T]) -> T:
+    """Return the JSON value stored under ``key``. If there is none, measure and store it."""
+    value: T | None = load(kind, key)
+    if value is None:
+        value = measure()
+        store(kind, key, value)
+    return value
 
 
 def store(kind: str, key: str, value: Any) -> None:

@@ -188,13 +188,10 @@ def _measure(
         seconds_per_token = (time.perf_counter() - began) / _SHALLOW
         is_slow = _pass_time(context, _SHALLOW, 1) > _SLOW_PASS
         widths = [width for width in (_SLOW_MODEL_WIDTHS if is_slow else _WIDTHS) if width <= widest]
-        rebuild_seconds = 0.0
         if is_slow:
             in_a_row = 1  # beside its passes, the rebuilding of a graph is nothing
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
-        if not is_slow:
-            rebuilt = pass_times(context, _SHALLOW, widths[:2], repeats=2 * _REPEATS)
-            rebuild_seconds = max(0.0, float((rebuilt - shallow[:2]).mean()))
+        rebuild_seconds = 0.0 if is_slow else _rebuild_seconds(context, widths[:2], shallow[:2])
         depth = min(_DEEP, context.settings.cells - widest, int(_READING_LIMIT / seconds_per_token))
         slopes = np.zeros(len(widths))
         if depth >= 4 * _SHALLOW:
@@ -207,6 +204,12 @@ def _measure(
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # noise must not make them too small
     return list(map(float, widths)), seconds.tolist(), slopes.tolist(), rebuild_seconds
+
+
+def _rebuild_seconds(context: Context, widths: list[int], reused: Doubles) -> float:
+    """Measure what rebuilding the graph adds to passes of ``widths`` rows that take ``reused`` without."""
+    rebuilt = pass_times(context, _SHALLOW, widths, repeats=2 * _REPEATS)
+    return max(0.0, float((rebuilt - reused).mean()))
 
 
 def read_text(context: Context, start: int, end: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pass_edge.calibration.measurement_cache import load, run_key, store
+from pass_edge.calibration.measurement_cache import load_or_measure, run_key
 from pass_edge.native.context import Context
 from pass_edge.native.model import Model
 from pass_edge.settings import Settings, context_settings
@@ -36,16 +36,13 @@ def cheap_states(
     """Return how many states a recurrent memory should keep, at most ``most``. What they cost is measured if
     it is not stored. ``note``: progress callback. Raises ContextError."""
     key = f"{_VERSION} {most} {run_key(model.path, settings)}"
-    share: float | None = load("states", key)
-    if share is None:
-        note("measuring what kept states cost on this machine (once)")
-        share = _share_of_states(model, settings, most)
-        store("states", key, share)
+    share = load_or_measure("states", key, lambda: _share_of_states(model, settings, most, note))
     return most if share <= _LITTLE else int(most * _LITTLE / share)
 
 
-def _share_of_states(model: Model, settings: Settings, most: int) -> float:
+def _share_of_states(model: Model, settings: Settings, most: int, note: Callable[[str], None]) -> float:
     """Measure what ``most`` kept states add to a pass over one row, as a share of its time."""
+    note("measuring what kept states cost on this machine (once)")
     chosen = context_settings(model, settings, cells=2 * _DEPTH)
     with (
         Context(model, replace(chosen, rollback=0)) as without,
