@@ -7,8 +7,10 @@ for different batch sizes, and some round differently (K-quants on AVX2: from 4 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +28,21 @@ from .measurement_cache import library_key, load, load_or_measure, model_key, ru
 _VERSION = 3
 """Of what is stored."""
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
-"""Batch sizes to compare, ascending. ggml's kernels change at 2, 4 and 8, or never."""
+"""Batch sizes to compare, ascending. ggml's kernels change at 2, 4, 8, 16, 32 and 64, or never."""
 _SUFFICIENT_WIDTH = 16
 """Below this width, unpacked weights are tried too, and prompts are not read in batches of it: too slow."""
 _PROMPT_LENGTH = 64
 """Tokens of a prompt read at once: from 64 on, ggml uses another attention kernel."""
-_SHALLOW, _DEEP = 24, 512
+_SHALLOW, _DEEP = 8, 512
 """Tokens before the compared ones. From 512 KV cells on, where K and V have one type, the CPU backend splits
 the cache over its threads for a single token, and rounds differently; there the deep one is needed."""
-_N_TOKENS = 8
-"""Tokens to compare, at least. A difference in the last bits often vanishes when activations are rounded to
-int8 again, so one token may agree by chance; of eight, some will not."""
+_LEAST_TOKENS, _MOST_TOKENS = 4, 16
+"""Tokens to compare, in a large model and in a small one. A difference in the last bits often vanishes when
+activations are rounded to int8 again, so one token may agree by chance. Once a token differs, so do those
+after it. With llama.cpp's kernels in Q4_K_M, of the tokens decoded in fours the first to differ was the fifth
+or sixth with 135 million weights, one of the first three with 0.5 billion, and the first with 1.5 billion."""
+_COMPARED_BYTES = 4 << 30
+"""Weights to read for the tokens that are decoded one by one: so many tokens are compared."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Calibration:
     without one. ``keeps_states``: whether llama.cpp keeps the states of the last tokens, so that these can be
     taken back. ``rolls_back``: whether a recurrent memory that was returned to an earlier state continues as
     one that never left it. ``mtp_exact``: whether passes that keep states for MTP layers give the same bits;
-    if not, these draft nothing. The fields are stored (measurement_cache.py) under these names.
+    if not, these draft nothing. The fields are stored (measurement_cache.py) under these names, but for
+    ``seconds``: those of a pass over so many rows, if the comparisons were made just now.
     """
 
     repack: bool
@@ -66,6 +73,7 @@ class Calibration:
     keeps_states: bool = False
     rolls_back: bool = True
     mtp_exact: bool = True
+    seconds: Mapping[int, float] = field(default_factory=dict, compare=False)
 
     @property
     def prompt_batch(self) -> int:
@@ -103,17 +111,19 @@ def open_calibrated(
         else:
             model.close()
             model = open_model(True)
-    store("calibration", key, asdict(best))
+    store("calibration", key, {name: value for name, value in asdict(best).items() if name != "seconds"})
     return model, best
 
 
 def check_model(path: Path, note: Callable[[str], None]) -> bool:
     """Check that llama.cpp works here and can load ``path``, once for a build and a file. Return whether
     weights may be repacked. Raises LibraryError, ModelError."""
-    may_repack = check_verdict(library_verdict(note))
     key = f"{library_key()} {model_key(path)}"
-    if not load("loads", key):
-        check_loads(path)
+    with ThreadPoolExecutor(1) as pool:  # each of them waits for a process
+        loads = None if load("loads", key) else pool.submit(check_loads, path)
+        may_repack = check_verdict(library_verdict(note))
+    if loads:
+        loads.result()
         store("loads", key, True)
     return may_repack
 
@@ -170,13 +180,12 @@ def _measure(model: Model, settings: Settings, *, repack: bool) -> Calibration:
             return Calibration(repack, 1, False, 0.0, rolls_back=False, state_bytes=comparison.state_bytes)
         width, difference = comparison.invariant_width()
         embeddings_exact = comparison.embeddings_are_exact()
-        prompts_exact = comparison.prompts_are_exact()
         hidden_exact = comparison.hidden_states_are_exact()
         rolls_back = comparison.rolls_back(2 * difference)
         mtp_exact = not model.n_mtp_layers or comparison.mtp_states_are_exact(width)
         return Calibration(
-            repack, width, embeddings_exact, difference, prompts_exact, hidden_exact,
-            comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact,
+            repack, width, embeddings_exact, difference, comparison.prompts_exact, hidden_exact,
+            comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact, comparison.seconds,
         )  # fmt: skip
 
 
@@ -185,52 +194,59 @@ class _BatchComparison:
     compares their logits.
 
     Attributes: ``state_bytes``: as in Calibration. ``restores``: whether a copy of the recurrent state gives
-    the bits of the context that it was made in; if not, nothing else can be compared.
+    the bits of the context that it was made in; if not, nothing else can be compared. ``prompts_exact``:
+    whether a prompt read at once gives its tokens the bits of single tokens. ``seconds``: those of the
+    fastest pass over so many rows.
     """
 
     def __init__(self, context: Context, depth: int) -> None:
         self._context, self._depth = context, depth
+        self.seconds: dict[int, float] = {}
         rng = np.random.default_rng(0)
         prompt, self._tokens = (
             rng.integers(0, context.model.n_vocab, count).astype(np.int32)
             for count in (depth, _PROMPT_LENGTH)
         )
+        fitting = _COMPARED_BYTES // context.model.size
+        self._n_tokens = min(max(_LEAST_TOKENS, fitting), _MOST_TOKENS)
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
         self._state = context.save_state(0)
         self.state_bytes = len(self._state)
-        self._reference = self._continue(_N_TOKENS, 1)
-        self.restores = not self.state_bytes or bool((self._decode(_N_TOKENS, 1) == self._reference).all())
+        self._reference = self._continue(self._n_tokens, 1)
+        self.restores = not self.state_bytes or not self._difference(1)
+        self.prompts_exact = self.restores and not self._difference(_PROMPT_LENGTH)
 
     def invariant_width(self) -> tuple[int, float]:
         """Return the largest of WIDTHS that gives the bits of single tokens, and the largest difference at
         the next one. If none does, return 1 and the largest difference at any, because all of them are
-        used."""
+        used.
+
+        The largest of WIDTHS is not decoded where a prompt read at once agrees, and so does the one before it:
+        each operation in it has the kernel of one of the two."""
+        widths = WIDTHS[:-1] if self.prompts_exact else WIDTHS
         invariant, largest = 1, 0.0
-        for width in WIDTHS:
-            difference = self._largest_difference(width, invariant)
+        for width in widths:
+            difference = self._difference(width)
             if difference and invariant > 1:
                 return invariant, difference
             largest = max(largest, difference)
             if not largest:
                 invariant = width
-        return invariant, largest
+        return WIDTHS[-1] if invariant == widths[-1] else invariant, largest
 
-    def _largest_difference(self, width: int, invariant: int) -> float:
-        """Return the largest difference of a logit in batches of ``width`` from that of a single token.
-        Batches of ``invariant`` tokens, which give the same bits and are faster, make a longer reference."""
-        count = max(_N_TOKENS, width) // width * width
-        if len(self._reference) < count:
-            self._reference = self._decode(count, invariant)
-        return float(np.abs(self._decode(count, width) - self._reference[:count]).max())
-
-    def prompts_are_exact(self) -> bool:
-        """Return whether a prompt read at once gives its tokens the bits that narrower batches give them."""
-        count = len(self._reference)
-        return bool((self._decode(_PROMPT_LENGTH, _PROMPT_LENGTH)[:count] == self._reference).all())
+    def _difference(self, width: int) -> float:
+        """Return the largest difference of a logit in batches of ``width`` from the reference. Where there is
+        none, and there are more logits than in the reference, they replace it."""
+        logits = self._decode(max(self._n_tokens, width) // width * width, width)
+        count = min(len(logits), len(self._reference))
+        difference = float(np.abs(logits[:count] - self._reference[:count]).max())
+        if not difference and len(logits) > count:
+            self._reference = logits
+        return difference
 
     def _decode(self, count: int, width: int) -> np.ndarray:
-        """Decode the first ``count`` tokens after the prompt in batches of ``width``. Return their logits,
-        (count, n_vocab) float32."""
+        """Decode the first ``count`` tokens after the prompt in batches of ``width``, which divides it. Return
+        their logits, (count, n_vocab) float32."""
         self._rewind()
         return self._continue(count, width)
 
@@ -238,10 +254,13 @@ class _BatchComparison:
         """``_decode`` in a context that is at the end of the prompt."""
         logits = []
         for first in range(0, count, width):
-            tokens = self._tokens[first : min(first + width, count)]
-            rows = rows_of_sequence(self._depth + first, len(tokens), outputs=len(tokens))
+            tokens = self._tokens[first : first + width]
+            rows = rows_of_sequence(self._depth + first, width, outputs=width)
+            began = time.perf_counter()
             self._context.decode_tokens(rows, tokens)
-            logits.append(self._context.logits(len(tokens)).copy())
+            outputs = self._context.logits(width)
+            self.seconds[width] = min(time.perf_counter() - began, self.seconds.get(width, np.inf))
+            logits.append(outputs.copy())
         return np.concatenate(logits)
 
     def embeddings_are_exact(self) -> bool:
@@ -271,8 +290,7 @@ class _BatchComparison:
             self._context.keep_mtp_states()
         except ContextError:
             return False
-        logits = self._decode(_N_TOKENS, min(width, _N_TOKENS))
-        return bool((logits == self._reference[:_N_TOKENS]).all())
+        return not self._difference(min(width, self._n_tokens))
 
     def rolls_back(self, tolerance: float) -> bool:
         """Return whether the states that llama.cpp keeps give the same logits but for ``tolerance``, after

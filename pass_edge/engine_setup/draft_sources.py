@@ -72,7 +72,7 @@ def _planned_sources(
     if has_mtp:
         batcher.context.keep_mtp_states()
     max_rows = choice.max_drafts + 1 if settings.parallel == 1 else loaded.calibration.widest_step
-    costs = step_costs(batcher.context, settings, max_rows, setup.note)
+    costs = step_costs(batcher.context, settings, max_rows, setup.note, loaded.calibration.seconds)
     n_lookahead = _lookahead_group(loaded)
     has_hidden_head = bool(lookahead and lookahead.hidden_head)
     may_pay = n_lookahead > 0 and may_look_ahead(costs, has_hidden_head=has_hidden_head)

@@ -7,12 +7,13 @@ that it follows a machine that slows down or is busy.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pass_edge.calibration.calibration import WIDTHS
 from pass_edge.calibration.measurement_cache import load, run_key, store
 from pass_edge.drafting.tree import TreeLimits
 from pass_edge.native.batch import rows_of_sequence
@@ -20,25 +21,29 @@ from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
 from pass_edge.settings import Settings, on_gpu
 
-_VERSION = 6
+_VERSION = 7
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 """Rows of the measured passes; times between them are interpolated."""
-_SLOW_MODEL_WIDTHS, _SLOW_MODEL_DEEP_WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32), (1, 8)
-"""Instead of _WIDTHS for a slow model, after few tokens and after many."""
+_DEEP_WIDTHS = (1, 8, 32)
+"""Instead of _WIDTHS after many tokens."""
+_SLOW_MODEL_WIDTHS, _SLOW_MODEL_TURNS = (1, *WIDTHS), 2
+"""Instead of _WIDTHS for a slow model, those that calibration compares; and how often they are measured."""
 _SLOW_PASS = 0.02
 """A model is slow if a pass over one row takes more seconds than this."""
+_NARROW = 8
+"""Rows of the passes that most steps need. Wider ones of a slow model are measured once."""
 _SHALLOW, _DEEP = 32, 1024
 """Tokens before the measured passes."""
 _REPEATS = 4
-_TIME_LIMIT, _READING_LIMIT = 2.0, 1.0
+_TIME_LIMIT, _READING_LIMIT = 1.0, 1.0
 """Seconds that measuring at one depth may take before widths are not measured again, and that reading the
-text before it may take: a slow model is measured less often and at a smaller depth."""
+text before it may take: a slower model is measured less often and at a smaller depth."""
 IN_A_ROW = 4
 """Passes of one width in a row on a GPU: the first builds the graph, the next may record it, and later ones
 only use it."""
-_FASTER, _MUCH_FASTER = 0.95, 0.75
+_FASTER, _MUCH_FASTER, _MUCH_SLOWER = 0.95, 0.75, 1.25
 """A time counts as faster only below this share of the other: within one measurement, and compared to a
-stored one. Smaller differences are noise."""
+stored one. Smaller differences are noise. Above _MUCH_SLOWER, it will not turn out to be faster."""
 _CORRECTION_RATE = 0.1
 """Weight of the newest step in the correction of the measured times."""
 
@@ -106,12 +111,17 @@ class StepCosts:
 
 
 def step_costs(
-    context: Context, settings: Settings, widest: int, note: Callable[[str], None] = lambda _: None
+    context: Context,
+    settings: Settings,
+    widest: int,
+    note: Callable[[str], None] = lambda _: None,
+    known: Mapping[int, float] | None = None,
 ) -> StepCosts:
     """Return the costs of steps of up to ``widest`` rows, and set the threads of ``context`` that are best.
 
     They are measured if none are stored, or if the machine was busy when they were measured. ``context``:
-    made with ``settings``, empty, and left empty. ``note``: progress callback.
+    made with ``settings``, empty, and left empty. ``note``: progress callback. ``known``: the seconds of
+    passes over so many rows, measured just now.
     """
     shape = f"{widest} {context.settings.cells} {context.n_rollback}"
     key = f"{_VERSION} {shape} {run_key(context.model.path, settings)}"
@@ -119,14 +129,30 @@ def step_costs(
     costs = _costs(stored) if stored else None
     if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
-        threads = None if settings.threads else _best_threads(context, default_threads(), widest)
+        times = _interpolated(known, widest) if known and not context.model.is_recurrent else None
+        threads = None
+        if not settings.threads:
+            cores = default_threads()
+            threads = _best_threads(context, cores, widest, times)
+            times = times if threads == (cores, cores) else None
         in_a_row = IN_A_ROW if on_gpu(settings) else 2
-        measured = [*_measure(context, widest, in_a_row), threads]
+        measured = [*_measure(context, widest, in_a_row, times), threads]
         store("costs", key, measured)
         costs = _costs(measured)
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
+
+
+def _interpolated(known: Mapping[int, float], widest: int) -> Doubles | None:
+    """Return the seconds of passes over 1 … ``widest`` rows, (widest,) float64; None if not all are between
+    ``known`` ones."""
+    widths = sorted(known)
+    return (
+        np.interp(np.arange(1, widest + 1), widths, [known[width] for width in widths])
+        if widest <= widths[-1]
+        else None
+    )
 
 
 def _costs(stored: Any) -> StepCosts:
@@ -141,20 +167,28 @@ def _costs(stored: Any) -> StepCosts:
     )
 
 
-def _best_threads(context: Context, cores: int, widest: int) -> tuple[int, int]:
+def _best_threads(context: Context, cores: int, widest: int, known: Doubles | None) -> tuple[int, int]:
     """Return the fastest numbers of threads, for one row and for several: all ``cores``, or half of them
-    where the other half are hyper-threads or slow cores."""
-    counts = sorted({cores, max(1, cores // 2)}, reverse=True)
-    times: dict[int, tuple[float, float]] = {}
+    where the other half are hyper-threads or slow cores. ``known``: the seconds of passes with all cores.
+
+    Where half of them take much longer for one row, they do for several, which need more arithmetic."""
+    widths, half = [1, min(_NARROW, widest)], cores // 2
+    if not half:
+        return cores, cores
     try:
-        for count in counts:
-            context.set_threads(count, count)
-            single, several = pass_times(context, 0, [1, min(8, widest)], repeats=2)
-            times[count] = single, several
+        all_cores = (
+            pass_times(context, 0, widths, repeats=2) if known is None else known[np.array(widths) - 1]
+        )
+        context.set_threads(half, half)
+        chosen = []
+        for width, seconds in zip(widths, all_cores, strict=True):
+            ratio = float(pass_times(context, 0, [width], repeats=2)[0]) / seconds
+            chosen.append(half if ratio < _FASTER else cores)
+            if ratio > _MUCH_SLOWER:
+                break
     finally:
         context.clear()
-    all_cores, half = times[counts[0]], times[counts[-1]]
-    single, several = (counts[-1 if half[i] < _FASTER * all_cores[i] else 0] for i in (0, 1))
+    single, several = chosen[0], chosen[-1]
     context.set_threads(single, several)
     return single, several
 
@@ -178,25 +212,26 @@ def _was_busy(context: Context, costs: StepCosts) -> bool:
 
 
 def _measure(
-    context: Context, widest: int, in_a_row: int
+    context: Context, widest: int, in_a_row: int, known: Doubles | None
 ) -> tuple[list[float], list[float], list[float], float]:
-    """Measure widths, seconds, slopes and rebuild seconds, as StepCosts takes them."""
+    """Measure widths, seconds, slopes and rebuild seconds, as StepCosts takes them. ``known``: the seconds of
+    passes over 1 … ``widest`` rows, if they were measured just now."""
     context.clear()
     try:
+        single = _pass_time(context, 0, 1) if known is None else known[0]
+        if single > _SLOW_PASS:
+            return _measure_slow_model(context, widest, known)
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
         seconds_per_token = (time.perf_counter() - began) / _SHALLOW
-        is_slow = _pass_time(context, _SHALLOW, 1) > _SLOW_PASS
-        widths = [width for width in (_SLOW_MODEL_WIDTHS if is_slow else _WIDTHS) if width <= widest]
-        if is_slow:
-            in_a_row = 1  # beside its passes, the rebuilding of a graph is nothing
+        widths = [width for width in _WIDTHS if width <= widest]
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
-        rebuild_seconds = 0.0 if is_slow else _rebuild_seconds(context, widths[:2], shallow[:2])
+        rebuild_seconds = _rebuild_seconds(context, widths[:2], shallow[:2])
         depth = min(_DEEP, context.settings.cells - widest, int(_READING_LIMIT / seconds_per_token))
         slopes = np.zeros(len(widths))
         if depth >= 4 * _SHALLOW:
             read_text(context, _SHALLOW, depth)
-            deep_widths = [w for w in (_SLOW_MODEL_DEEP_WIDTHS if is_slow else widths) if w in widths]
+            deep_widths = [width for width in _DEEP_WIDTHS if width <= widest]
             deep = pass_times(context, depth, deep_widths, in_a_row=in_a_row)
             added = np.maximum(0, deep - shallow[np.isin(widths, deep_widths)])
             slopes = np.interp(widths, deep_widths, added / (depth - _SHALLOW))
@@ -204,6 +239,23 @@ def _measure(
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # noise must not make them too small
     return list(map(float, widths)), seconds.tolist(), slopes.tolist(), rebuild_seconds
+
+
+def _measure_slow_model(
+    context: Context, widest: int, known: Doubles | None
+) -> tuple[list[float], list[float], list[float], float]:
+    """Measure a model beside whose passes the rebuilding of a graph is nothing. The text that it can read in
+    a short time adds less to a pass than noise."""
+    widths = [width for width in _SLOW_MODEL_WIDTHS if width <= widest]
+    turns = _SLOW_MODEL_TURNS
+    if known is None:
+        seconds = pass_times(context, 0, widths, repeats=turns)
+    else:
+        seconds = known[np.array(widths) - 1]
+        narrow = [width for width in widths if width <= _NARROW]
+        again = pass_times(context, 0, narrow, repeats=turns - 1)
+        seconds[: len(narrow)] = np.minimum(seconds[: len(narrow)], again)
+    return list(map(float, widths)), seconds.tolist(), [0.0] * len(widths), 0.0
 
 
 def _rebuild_seconds(context: Context, widths: list[int], reused: Doubles) -> float:
