@@ -8,9 +8,9 @@ for different batch sizes, and some round differently (K-quants on AVX2: from 4 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ class Calibration:
     taken back. ``rolls_back``: whether a recurrent memory that was returned to an earlier state continues as
     one that never left it. ``mtp_exact``: whether passes that keep states for MTP layers give the same bits;
     if not, these draft nothing. The fields are stored (measurement_cache.py) under these names, but for
-    ``seconds``: those of a pass over so many rows, if the comparisons were made just now.
+    ``seconds``: those of passes over 1, 2, … rows, if they were compared just now.
     """
 
     repack: bool
@@ -73,7 +73,7 @@ class Calibration:
     keeps_states: bool = False
     rolls_back: bool = True
     mtp_exact: bool = True
-    seconds: Mapping[int, float] = field(default_factory=dict, compare=False)
+    seconds: tuple[float, ...] = ()
 
     @property
     def prompt_batch(self) -> int:
@@ -111,7 +111,7 @@ def open_calibrated(
         else:
             model.close()
             model = open_model(True)
-    store("calibration", key, {name: value for name, value in asdict(best).items() if name != "seconds"})
+    store("calibration", key, asdict(replace(best, seconds=())))
     return model, best
 
 
@@ -185,7 +185,7 @@ def _measure(model: Model, settings: Settings, *, repack: bool) -> Calibration:
         mtp_exact = not model.n_mtp_layers or comparison.mtp_states_are_exact(width)
         return Calibration(
             repack, width, embeddings_exact, difference, comparison.prompts_exact, hidden_exact,
-            comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact, comparison.seconds,
+            comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact, comparison.seconds(),
         )  # fmt: skip
 
 
@@ -195,13 +195,12 @@ class _BatchComparison:
 
     Attributes: ``state_bytes``: as in Calibration. ``restores``: whether a copy of the recurrent state gives
     the bits of the context that it was made in; if not, nothing else can be compared. ``prompts_exact``:
-    whether a prompt read at once gives its tokens the bits of single tokens. ``seconds``: those of the
-    fastest pass over so many rows.
+    whether a prompt read at once gives its tokens the bits of single tokens.
     """
 
     def __init__(self, context: Context, depth: int) -> None:
         self._context, self._depth = context, depth
-        self.seconds: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}  # of the fastest pass over so many rows
         rng = np.random.default_rng(0)
         prompt, self._tokens = (
             rng.integers(0, context.model.n_vocab, count).astype(np.int32)
@@ -221,7 +220,7 @@ class _BatchComparison:
         the next one. If none does, return 1 and the largest difference at any, because all of them are
         used.
 
-        The largest of WIDTHS is not decoded where a prompt read at once agrees, and so does the one before it:
+        The largest of WIDTHS is not decoded where a prompt read at once agrees, and so does the one before:
         each operation in it has the kernel of one of the two."""
         widths = WIDTHS[:-1] if self.prompts_exact else WIDTHS
         invariant, largest = 1, 0.0
@@ -245,8 +244,8 @@ class _BatchComparison:
         return difference
 
     def _decode(self, count: int, width: int) -> np.ndarray:
-        """Decode the first ``count`` tokens after the prompt in batches of ``width``, which divides it. Return
-        their logits, (count, n_vocab) float32."""
+        """Decode the first ``count`` tokens after the prompt in batches of ``width``, which divides it.
+        Return their logits, (count, n_vocab) float32."""
         self._rewind()
         return self._continue(count, width)
 
@@ -259,9 +258,18 @@ class _BatchComparison:
             began = time.perf_counter()
             self._context.decode_tokens(rows, tokens)
             outputs = self._context.logits(width)
-            self.seconds[width] = min(time.perf_counter() - began, self.seconds.get(width, np.inf))
+            self._seconds[width] = min(time.perf_counter() - began, self._seconds.get(width, np.inf))
             logits.append(outputs.copy())
         return np.concatenate(logits)
+
+    def seconds(self) -> tuple[float, ...]:
+        """Return the seconds of passes over 1 … max(WIDTHS) rows, interpolated between those decoded so far.
+        There are none for a recurrent memory, because the states that it keeps here take time."""
+        if self.state_bytes:
+            return ()
+        widths = sorted(self._seconds)
+        rows = range(1, WIDTHS[-1] + 1)
+        return tuple(np.interp(rows, widths, [self._seconds[width] for width in widths]).tolist())
 
     def embeddings_are_exact(self) -> bool:
         """Return whether an embedding row gives the same bits as its token."""

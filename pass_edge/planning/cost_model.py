@@ -7,7 +7,7 @@ that it follows a machine that slows down or is busy.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,12 @@ _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 """Rows of the measured passes; times between them are interpolated."""
 _DEEP_WIDTHS = (1, 8, 32)
 """Instead of _WIDTHS after many tokens."""
-_SLOW_MODEL_WIDTHS, _SLOW_MODEL_TURNS = (1, *WIDTHS), 2
-"""Instead of _WIDTHS for a slow model, those that calibration compares; and how often they are measured."""
+_SLOW_MODEL_WIDTHS = (1, *WIDTHS)
+"""Instead of _WIDTHS for a slow model: those that calibration compares."""
 _SLOW_PASS = 0.02
 """A model is slow if a pass over one row takes more seconds than this."""
 _NARROW = 8
-"""Rows of the passes that most steps need. Wider ones of a slow model are measured once."""
+"""Most rows of the passes that most steps need. Wider ones of a slow model are measured only once."""
 _SHALLOW, _DEEP = 32, 1024
 """Tokens before the measured passes."""
 _REPEATS = 4
@@ -115,13 +115,13 @@ def step_costs(
     settings: Settings,
     widest: int,
     note: Callable[[str], None] = lambda _: None,
-    known: Mapping[int, float] | None = None,
+    known: Sequence[float] = (),
 ) -> StepCosts:
     """Return the costs of steps of up to ``widest`` rows, and set the threads of ``context`` that are best.
 
     They are measured if none are stored, or if the machine was busy when they were measured. ``context``:
     made with ``settings``, empty, and left empty. ``note``: progress callback. ``known``: the seconds of
-    passes over so many rows, measured just now.
+    passes over 1, 2, … rows, if they were measured just now.
     """
     shape = f"{widest} {context.settings.cells} {context.n_rollback}"
     key = f"{_VERSION} {shape} {run_key(context.model.path, settings)}"
@@ -129,30 +129,18 @@ def step_costs(
     costs = _costs(stored) if stored else None
     if costs is None or _was_busy(context, costs):
         note("measuring what steps cost on this machine (once)")
-        times = _interpolated(known, widest) if known and not context.model.is_recurrent else None
-        threads = None
+        threads, cores = None, default_threads()
         if not settings.threads:
-            cores = default_threads()
-            threads = _best_threads(context, cores, widest, times)
-            times = times if threads == (cores, cores) else None
+            threads = _best_threads(context, cores, widest, known)
+            known = known if threads == (cores, cores) else ()
         in_a_row = IN_A_ROW if on_gpu(settings) else 2
-        measured = [*_measure(context, widest, in_a_row, times), threads]
+        widths, seconds, slopes, rebuild_seconds = _measure(context, widest, in_a_row, known)
+        measured = [widths, seconds.tolist(), slopes.tolist(), rebuild_seconds, threads]
         store("costs", key, measured)
         costs = _costs(measured)
     if costs.threads:
         context.set_threads(*costs.threads)
     return costs
-
-
-def _interpolated(known: Mapping[int, float], widest: int) -> Doubles | None:
-    """Return the seconds of passes over 1 … ``widest`` rows, (widest,) float64; None if not all are between
-    ``known`` ones."""
-    widths = sorted(known)
-    return (
-        np.interp(np.arange(1, widest + 1), widths, [known[width] for width in widths])
-        if widest <= widths[-1]
-        else None
-    )
 
 
 def _costs(stored: Any) -> StepCosts:
@@ -167,30 +155,31 @@ def _costs(stored: Any) -> StepCosts:
     )
 
 
-def _best_threads(context: Context, cores: int, widest: int, known: Doubles | None) -> tuple[int, int]:
+def _best_threads(context: Context, cores: int, widest: int, known: Sequence[float]) -> tuple[int, int]:
     """Return the fastest numbers of threads, for one row and for several: all ``cores``, or half of them
-    where the other half are hyper-threads or slow cores. ``known``: the seconds of passes with all cores.
+    where the other half are hyper-threads or slow cores. ``known``: as for ``step_costs``, with all cores.
 
-    Where half of them take much longer for one row, they do for several, which need more arithmetic."""
-    widths, half = [1, min(_NARROW, widest)], cores // 2
-    if not half:
-        return cores, cores
+    If half of them take much longer for one row, they do for several too, which need more arithmetic."""
+    half, threads = cores // 2, [cores, cores]
     try:
-        all_cores = (
-            pass_times(context, 0, widths, repeats=2) if known is None else known[np.array(widths) - 1]
-        )
-        context.set_threads(half, half)
-        chosen = []
-        for width, seconds in zip(widths, all_cores, strict=True):
-            ratio = float(pass_times(context, 0, [width], repeats=2)[0]) / seconds
-            chosen.append(half if ratio < _FASTER else cores)
-            if ratio > _MUCH_SLOWER:
+        for i, width in enumerate((1, min(_NARROW, widest)) if half else ()):
+            seconds = known[width - 1] if known else _seconds_with(context, cores, width)
+            ratio = _seconds_with(context, half, width) / seconds
+            if ratio < _FASTER:
+                threads[i] = half
+            elif ratio > _MUCH_SLOWER:
                 break
     finally:
         context.clear()
-    single, several = chosen[0], chosen[-1]
+    single, several = threads
     context.set_threads(single, several)
     return single, several
+
+
+def _seconds_with(context: Context, threads: int, width: int) -> float:
+    """Measure the seconds of a pass over ``width`` rows with so many threads."""
+    context.set_threads(threads, threads)
+    return float(pass_times(context, 0, [width], repeats=2)[0])
 
 
 def _was_busy(context: Context, costs: StepCosts) -> bool:
@@ -212,50 +201,49 @@ def _was_busy(context: Context, costs: StepCosts) -> bool:
 
 
 def _measure(
-    context: Context, widest: int, in_a_row: int, known: Doubles | None
-) -> tuple[list[float], list[float], list[float], float]:
-    """Measure widths, seconds, slopes and rebuild seconds, as StepCosts takes them. ``known``: the seconds of
-    passes over 1 … ``widest`` rows, if they were measured just now."""
+    context: Context, widest: int, in_a_row: int, known: Sequence[float]
+) -> tuple[list[int], Doubles, Doubles, float]:
+    """Measure widths, seconds, slopes and rebuild seconds, as StepCosts takes them. ``known``: as for
+    ``step_costs``, with the threads of ``context``."""
     context.clear()
     try:
-        single = _pass_time(context, 0, 1) if known is None else known[0]
-        if single > _SLOW_PASS:
+        if (known[0] if known else _pass_time(context, 0, 1)) > _SLOW_PASS:
             return _measure_slow_model(context, widest, known)
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
         seconds_per_token = (time.perf_counter() - began) / _SHALLOW
-        widths = [width for width in _WIDTHS if width <= widest]
+        widths = _up_to(widest, _WIDTHS)
         shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
         rebuild_seconds = _rebuild_seconds(context, widths[:2], shallow[:2])
         depth = min(_DEEP, context.settings.cells - widest, int(_READING_LIMIT / seconds_per_token))
         slopes = np.zeros(len(widths))
         if depth >= 4 * _SHALLOW:
             read_text(context, _SHALLOW, depth)
-            deep_widths = [width for width in _DEEP_WIDTHS if width <= widest]
+            deep_widths = _up_to(widest, _DEEP_WIDTHS)
             deep = pass_times(context, depth, deep_widths, in_a_row=in_a_row)
             added = np.maximum(0, deep - shallow[np.isin(widths, deep_widths)])
             slopes = np.interp(widths, deep_widths, added / (depth - _SHALLOW))
     finally:
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # noise must not make them too small
-    return list(map(float, widths)), seconds.tolist(), slopes.tolist(), rebuild_seconds
+    return widths, seconds, slopes, rebuild_seconds
 
 
 def _measure_slow_model(
-    context: Context, widest: int, known: Doubles | None
-) -> tuple[list[float], list[float], list[float], float]:
-    """Measure a model beside whose passes the rebuilding of a graph is nothing. The text that it can read in
-    a short time adds less to a pass than noise."""
-    widths = [width for width in _SLOW_MODEL_WIDTHS if width <= widest]
-    turns = _SLOW_MODEL_TURNS
-    if known is None:
-        seconds = pass_times(context, 0, widths, repeats=turns)
-    else:
-        seconds = known[np.array(widths) - 1]
-        narrow = [width for width in widths if width <= _NARROW]
-        again = pass_times(context, 0, narrow, repeats=turns - 1)
-        seconds[: len(narrow)] = np.minimum(seconds[: len(narrow)], again)
-    return list(map(float, widths)), seconds.tolist(), [0.0] * len(widths), 0.0
+    context: Context, widest: int, known: Sequence[float]
+) -> tuple[list[int], Doubles, Doubles, float]:
+    """Do as ``_measure`` for a model beside whose passes the rebuilding of a graph is nothing. What the text
+    that it reads in a second adds to them is less than noise, so the slopes are 0."""
+    widths = _up_to(widest, _SLOW_MODEL_WIDTHS)
+    narrow = [width for width in widths if width <= _NARROW]
+    first = [known[width - 1] for width in widths] if known else pass_times(context, 0, widths, repeats=1)
+    seconds = np.array(first)
+    seconds[: len(narrow)] = np.minimum(seconds[: len(narrow)], pass_times(context, 0, narrow, repeats=1))
+    return widths, seconds, np.zeros(len(widths)), 0.0
+
+
+def _up_to(widest: int, widths: tuple[int, ...]) -> list[int]:
+    return [*(width for width in widths if width < widest), widest]
 
 
 def _rebuild_seconds(context: Context, widths: list[int], reused: Doubles) -> float:
