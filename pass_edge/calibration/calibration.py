@@ -111,7 +111,9 @@ def open_calibrated(
         else:
             model.close()
             model = open_model(True)
-    store("calibration", key, asdict(replace(best, seconds=())))
+    lasting = asdict(best)
+    del lasting["seconds"]
+    store("calibration", key, lasting)
     return model, best
 
 

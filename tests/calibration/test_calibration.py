@@ -3,32 +3,140 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 
-from pass_edge import LibraryError
+from pass_edge import Engine, LibraryError, ModelError, Settings
 from pass_edge.calibration import calibration
-from pass_edge.calibration.calibration import library_verdict
+from pass_edge.calibration.calibration import _BatchComparison, library_verdict
 from pass_edge.native import library_probe
+from pass_edge.native.batch import Rows
+from pass_edge.native.context import Context
+
+
+class FakeContext:
+    """A context whose logits of a token are its number, but for an error in batches of some widths. Keeps the
+    numbers of rows that were decoded."""
+
+    def __init__(self, errors: dict[int, float], size: int = 1 << 30) -> None:
+        self.model = SimpleNamespace(n_vocab=1 << 20, size=size)
+        self._errors, self.decoded = errors, []
+
+    def decode_tokens(self, rows: Rows, tokens: np.ndarray) -> None:
+        self.decoded.append(len(rows))
+        self._logits = tokens[:, None] + self._errors.get(len(rows), 0.0)
+
+    def logits(self, count: int) -> np.ndarray:
+        return self._logits[:count]
+
+    def save_state(self, sequence: int) -> np.ndarray:
+        return np.empty(0, np.uint8)
+
+    def restore_state(self, *_: object) -> None: ...
+
+
+def compared(errors: dict[int, float], size: int = 1 << 30) -> tuple[_BatchComparison, FakeContext]:
+    context = FakeContext(errors, size)
+    return _BatchComparison(cast(Context, context), 8), context
 
 
 @pytest.mark.parametrize(
-    ("differences", "expected"),
+    ("errors", "width", "difference", "prompts_exact"),
     [
-        ([0, 0, 0, 0, 0, 0, 0], (32, 0.0)),
-        ([0, 0, 0, 0.2, 0.1, 0.9, 0.9], (4, 0.2)),
-        ([0.1, 0.2, 0.1, 0.1, 0, 0.9, 0.5], (1, 0.9)),
+        ({}, 32, 0, True),
+        ({64: 3}, 32, 0, False),
+        ({32: 2, 64: 3}, 16, 2, False),
+        ({7: 2, 8: 1, 16: 9, 32: 9, 64: 9}, 4, 2, False),
+        ({2: 1, 3: 2, 4: 1, 7: 1, 16: 9, 32: 5, 64: 3}, 1, 9, False),
     ],
-    ids=["all agree", "some agree", "none agrees"],
+    ids=["all agree", "prompts differ", "the widest differs", "some agree", "none agrees"],
 )
-def test_the_difference_is_that_of_all_widths_that_will_differ(
-    differences: list[float], expected: tuple[int, float], monkeypatch: pytest.MonkeyPatch
+def test_the_width_is_that_of_all_that_agree_and_the_difference_that_of_those_used(
+    errors: dict[int, float], width: int, difference: float, prompts_exact: bool
 ) -> None:
-    by_width = dict(zip(calibration.WIDTHS, differences, strict=True))
-    comparison = object.__new__(calibration._BatchComparison)
-    monkeypatch.setattr(comparison, "_largest_difference", lambda width, invariant: by_width[width])
-    assert comparison.invariant_width() == expected
+    comparison, _ = compared(errors)
+    assert comparison.invariant_width() == (width, difference)
+    assert comparison.prompts_exact == prompts_exact
+
+
+@pytest.mark.parametrize(("size", "n_tokens"), [(100 << 20, 16), (512 << 20, 8), (1 << 30, 4), (9 << 30, 4)])
+def test_of_a_large_model_few_tokens_are_compared_and_each_width_once(size: int, n_tokens: int) -> None:
+    comparison, context = compared({}, size)
+    comparison.invariant_width()
+    first, *rest = context.decoded
+    assert first == 8
+    assert rest[: n_tokens + 1] == [1] * n_tokens + [64], "a prompt read at once agrees, so 32 rows do"
+    batches = rest[n_tokens + 1 :]
+    assert batches == [w for w in (2, 3, 4, 7, 8, 16) for _ in range(max(1, n_tokens // w))]
+
+
+def test_what_passes_took_is_known_once_and_not_stored(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    settings = Settings(schedule="plain")
+    with Engine(tiny_path, settings=settings) as engine:
+        first = engine.calibration
+    assert len(first.seconds) == 32
+    assert min(first.seconds) > 0
+    with Engine(tiny_path, settings=settings) as engine:
+        assert engine.calibration == replace(first, seconds=())
+
+
+def test_passes_that_keep_states_tell_nothing_about_others(
+    recurrent_path: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    with Engine(recurrent_path("qwen35"), settings=Settings(schedule="plain")) as engine:
+        assert engine.calibration.seconds == ()
+
+
+def test_library_and_model_are_tried_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a process of its own, which the other must not wait for."""
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    model = tmp_path / "model.gguf"
+    model.touch()
+    both, tried = Barrier(2, timeout=10), []
+
+    def probe() -> str:
+        both.wait()
+        return library_probe.WORKS
+
+    def check_loads(path: Path) -> None:
+        both.wait()
+        tried.append(path)
+
+    monkeypatch.setattr(calibration, "probe", probe)
+    monkeypatch.setattr(calibration, "check_loads", check_loads)
+    assert [calibration.check_model(model, lambda _: None) for _ in range(2)] == [True, True]
+    assert tried == [model]
+
+
+@pytest.mark.parametrize("verdict", [library_probe.WORKS, library_probe.BROKEN])
+def test_a_model_that_cannot_be_loaded_is_tried_again(
+    verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    (tmp_path / "model.gguf").touch()
+    tried = []
+
+    def check_loads(path: Path) -> None:
+        tried.append(path)
+        raise ModelError("no")
+
+    monkeypatch.setattr(calibration, "probe", lambda: verdict)
+    monkeypatch.setattr(calibration, "check_loads", check_loads)
+    for _ in range(2):
+        with pytest.raises(LibraryError if verdict == library_probe.BROKEN else ModelError):
+            calibration.check_model(tmp_path / "model.gguf", lambda _: None)
+    assert len(tried) == 2
 
 
 def test_a_verdict_is_remembered_and_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

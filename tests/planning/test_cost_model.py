@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pass_edge import Engine
+from pass_edge import Engine, Settings
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
+from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.planner import may_look_ahead
+from pass_edge.settings import context_settings
 from tests.support.pass_costs import flat, steep
 
 
@@ -71,6 +73,7 @@ def test_costs_of_a_busy_machine_are_measured_again_when_it_is_idle(
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr("pass_edge.planning.cost_model.default_threads", lambda: 2)
+    monkeypatch.setattr("pass_edge.calibration.calibration._BatchComparison.seconds", lambda _: ())
     threads, notes = [2], []
     set_threads = Context.set_threads
 
@@ -105,6 +108,82 @@ def test_costs_of_a_busy_machine_are_measured_again_when_it_is_idle(
     assert not was_measured()
     assert costs({1: 0.5, 2: 0.5}).at(0)[0] == pytest.approx(0.5)
     assert was_measured()
+
+
+MEASURED, AGAIN = [1, 2, 3, 4, 7, 8, 16, 32], [1, 2, 3, 4, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("with_half", "known", "threads", "decoded"),
+    [
+        (None, False, None, [1, *MEASURED, *AGAIN]),
+        (None, True, None, AGAIN),
+        (2.0, False, (2, 2), [1, 1, 1, 1, 1, *MEASURED, *AGAIN]),
+        (2.0, True, (2, 2), [1, 1, *AGAIN]),
+        (1.1, True, (2, 2), [1, 1, 8, 8, *AGAIN]),
+        (0.5, True, (1, 1), [1, 1, 8, 8, 1, *MEASURED, *AGAIN]),
+    ],
+    ids=[
+        "threads given", "threads given, known", "half are slow", "half are slow, known",
+        "half are a little slower, known", "half are faster, known",
+    ],
+)  # fmt: skip
+def test_passes_of_a_slow_model_are_measured_no_more_than_needed(
+    with_half: float | None,
+    known: bool,
+    threads: tuple[int, int] | None,
+    decoded: list[int],
+    tiny_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``with_half``: the time of a pass with half of the cores, in times of that with all; None: the threads
+    are given."""
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pass_edge.planning.cost_model.default_threads", lambda: 2)
+    now, widths = [2], []
+
+    def pass_time(context: Context, depth: int, width: int) -> float:
+        widths.append(width)
+        return (1.0 + width / 10) * (with_half or 1.0 if now[0] == 1 else 1.0)
+
+    monkeypatch.setattr("pass_edge.planning.cost_model._pass_time", pass_time)
+    monkeypatch.setattr(Context, "set_threads", lambda self, *threads: now.__setitem__(0, threads[0]))
+    settings = Settings(threads=2 if with_half is None else None)
+    seconds = [1.0 + width / 10 for width in range(1, 33)] if known else []
+    with Model(tiny_path) as model, Context(model, context_settings(model, settings, 256)) as context:
+        costs = step_costs(context, settings, 32, known=seconds)
+    assert costs.threads == threads
+    factor = 0.5 if threads == (1, 1) else 1.0
+    assert costs.at(100) == pytest.approx([factor * (1.0 + width / 10) for width in range(1, 33)])
+    assert widths == decoded
+
+
+def test_a_slow_moment_of_the_first_pass_is_no_cost(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr("pass_edge.planning.cost_model._pass_time", lambda context, depth, width: 0.1 * width)
+    settings = Settings(threads=1)
+    known = [0.1 * width * (5 if width in (3, 8) else 1) for width in range(1, 33)]
+    with Model(tiny_path) as model, Context(model, context_settings(model, settings, 256)) as context:
+        costs = step_costs(context, settings, 32, known=known)
+    assert costs.at(0) == pytest.approx([0.1 * width for width in range(1, 33)])
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 1.0], ids=["fast", "slow"])
+@pytest.mark.parametrize("widest", [1, 2, 5, 9, 17, 32])
+def test_the_widest_step_has_a_cost(
+    widest: int, seconds: float, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        "pass_edge.planning.cost_model._pass_time", lambda context, depth, width: seconds * width
+    )
+    settings = Settings(threads=1)
+    with Model(tiny_path) as model, Context(model, context_settings(model, settings, 512)) as context:
+        costs = step_costs(context, settings, widest)
+    assert costs.at(0) == pytest.approx([seconds * width for width in range(1, widest + 1)])
 
 
 def test_threads_do_not_change_the_bits(tiny_path: Path) -> None:
