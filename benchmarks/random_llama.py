@@ -22,7 +22,8 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a llama model. ``tied``: the output matrix is the token embedding matrix."""
+    """The sizes of a llama model. ``tied``: the output matrix is the token embedding matrix. ``n_expert``: of
+    a mixture, whose tokens get ``n_used`` of these experts each, ``n_ff`` wide; 0 if it is none."""
 
     n_embd: int
     n_layer: int
@@ -31,6 +32,8 @@ class Shape:
     n_head_kv: int
     n_vocab: int
     tied: bool
+    n_expert: int = 0
+    n_used: int = 0
 
 
 SHAPES = {
@@ -39,8 +42,11 @@ SHAPES = {
     "1.1B": Shape(2048, 22, 5632, 32, 4, 32000, False),
     "3B": Shape(3072, 28, 8192, 24, 8, 128256, True),
     "8B": Shape(4096, 32, 14336, 32, 8, 128256, False),
+    "0.02B-experts": Shape(256, 2, 256, 4, 2, 8192, True, 8, 2),  # for tests
+    "7B-experts": Shape(2048, 16, 1024, 16, 16, 50304, False, 64, 8),
 }
-"""Shapes of Llama 3.2 and 3.1; 1.1B is TinyLlama's."""
+"""Shapes of Llama 3.2 and 3.1; 1.1B is TinyLlama's; 7B-experts has OLMoE's sizes (1.3 billion weights a
+token)."""
 
 FILE_TYPES = {
     "Q4_0": (Type.Q4_0, Type.Q4_0, Type.Q6_K),
@@ -92,6 +98,16 @@ def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
             matrices[kind, rows, width] = random_blocks(rng, kind, rows, width)
         writer.add_tensor(f"{name}.weight", matrices[kind, rows, width], raw_dtype=kind)
 
+    def add_feed_forward(name: str, kind: Type, rows: int, width: int) -> None:
+        if shape.n_expert:
+            key = (kind, shape.n_expert * rows, width)
+            if key not in matrices:
+                matrices[key] = random_blocks(rng, *key)
+            experts = matrices[key].reshape(shape.n_expert, rows, -1)
+            writer.add_tensor(f"{name}_exps.weight", experts, raw_dtype=kind)
+        else:
+            add(name, kind, rows, width)
+
     def add_norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(shape.n_embd, np.float32))
 
@@ -112,11 +128,17 @@ def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
             ("attn_k", base, kv, d),
             ("attn_v", mixed, kv, d),
             ("attn_output", base, d, d),
+        ):
+            add(block + part, kind, rows, width)
+        for part, kind, rows, width in (
             ("ffn_gate", base, shape.n_ff, d),
             ("ffn_up", base, shape.n_ff, d),
             ("ffn_down", mixed, d, shape.n_ff),
         ):
-            add(block + part, kind, rows, width)
+            add_feed_forward(block + part, kind, rows, width)
+        if shape.n_expert:
+            router = rng.standard_normal((shape.n_expert, d), np.float32)
+            writer.add_tensor(f"{block}ffn_gate_inp.weight", router)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -130,6 +152,9 @@ def _describe(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_embedding_length(shape.n_embd)
     writer.add_block_count(shape.n_layer)
     writer.add_feed_forward_length(shape.n_ff)
+    if shape.n_expert:
+        writer.add_expert_count(shape.n_expert)
+        writer.add_expert_used_count(shape.n_used)
     writer.add_head_count(shape.n_head)
     writer.add_head_count_kv(shape.n_head_kv)
     writer.add_layer_norm_rms_eps(1e-5)

@@ -257,7 +257,7 @@ def read_text(context: Context, start: int, end: int) -> None:
     size = context.settings.batch_size
     for first in range(start, end, size):
         count = min(size, end - first)
-        context.decode_tokens(rows_of_sequence(first, count, outputs=1), np.zeros(count, np.int32))
+        context.decode_tokens(rows_of_sequence(first, count, outputs=1), _unlike_tokens(context, count))
         context.logits(1)  # waits until they are decoded
 
 
@@ -286,8 +286,14 @@ def _pass_time(context: Context, depth: int, width: int) -> float:
     began = time.perf_counter()
     if width - 1 > TreeLimits.of(context).n_kept:  # as before each pass with so many drafts
         context.save_state(0)
-    context.decode_tokens(rows, np.zeros(width, np.int32))
+    context.decode_tokens(rows, _unlike_tokens(context, width))
     context.logits(width)
     elapsed = time.perf_counter() - began
     context.restore_state(0, state, depth)
     return elapsed
+
+
+def _unlike_tokens(context: Context, count: int) -> npt.NDArray[np.int32]:
+    """Return ``count`` token ids that differ, as a text's do: a mixture of experts then reads as many experts
+    for them as for a text, while equal tokens would all be sent to the same few."""
+    return np.random.default_rng(0).integers(context.model.n_vocab, size=count, dtype=np.int32)

@@ -62,9 +62,10 @@ def test_a_missing_part_is_noticed(tmp_path: Path) -> None:
         gpu.join(tmp_path, tmp_path / "joined")
 
 
+@pytest.mark.parametrize("shape", ["0.02B", "0.02B-experts"])
 @pytest.mark.parametrize("file_type", list(FILE_TYPES))
-def test_random_weights_give_sane_logits(file_type: str, tmp_path: Path) -> None:
-    path = write_random_llama(tmp_path / "random.gguf", SHAPES["0.02B"], file_type)
+def test_random_weights_give_sane_logits(file_type: str, shape: str, tmp_path: Path) -> None:
+    path = write_random_llama(tmp_path / "random.gguf", SHAPES[shape], file_type)
     with Model(path, repack=False) as model, Context(model, ContextSettings(cells=64)) as context:
         context.decode_tokens(rows_of_sequence(0, 8, outputs=8), np.arange(8, dtype=np.int32))
         logits = context.logits(8)

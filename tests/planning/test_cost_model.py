@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pass_edge import Engine, Settings
-from pass_edge.native.batch import rows_of_sequence
-from pass_edge.native.context import Context
+from pass_edge.native.batch import Rows, rows_of_sequence
+from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import default_threads
 from pass_edge.native.model import Model
-from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.cost_model import StepCosts, pass_times, read_text, step_costs
 from pass_edge.planning.planner import may_look_ahead
 from pass_edge.settings import context_settings
 from tests.support.pass_costs import flat, steep
@@ -35,6 +36,23 @@ def test_rebuilding_the_graph_does_not_change_the_cost_of_a_width() -> None:
         costs.observe(rows, 0, seconds)
     assert costs.at(0).tolist() == [1.0, 1.5]
     assert costs.rebuild_seconds == 0.5
+
+
+def test_rows_are_measured_with_tokens_that_differ(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # equal tokens would be sent to the same experts of a mixture, which would then look cheap in every width
+    decoded: list[list[int]] = []
+    decode_tokens = Context.decode_tokens
+
+    def spy(self: Context, rows: Rows, tokens: npt.NDArray[np.int32]) -> None:
+        decoded.append(tokens.tolist())
+        decode_tokens(self, rows, tokens)
+
+    monkeypatch.setattr(Context, "decode_tokens", spy)
+    with Model(tiny_path) as model, Context(model, ContextSettings(cells=64)) as context:
+        read_text(context, 0, 16)
+        pass_times(context, 16, [1, 8], repeats=1)
+    assert [len(tokens) for tokens in decoded] == [16, 1, 8]
+    assert all(len({*tokens}) > len(tokens) / 2 for tokens in decoded)
 
 
 def test_measured_costs_are_stored_and_measured_again_if_damaged(
