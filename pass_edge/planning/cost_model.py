@@ -32,12 +32,12 @@ _SLOW_PASS = 0.02
 """A model is slow if a pass over one row takes more seconds than this."""
 _NARROW = 8
 """Most rows of the passes that most steps need. Wider ones of a slow model are measured only once."""
-_SHALLOW, _DEEP = 32, 1024
-"""Tokens before the measured passes."""
+_SHALLOW, _LEAST_DEEP, _DEEP = 8, 256, 1024
+"""Tokens before the measured passes: few, and many, but not so few that what they add is noise."""
 _REPEATS = 4
 _TIME_LIMIT, _READING_LIMIT = 1.0, 1.0
 """Seconds that measuring at one depth may take before widths are not measured again, and that reading the
-text before it may take: a slower model is measured less often and at a smaller depth."""
+text before it may take, where it cannot be repeated."""
 IN_A_ROW = 4
 """Passes of one width in a row on a GPU: the first builds the graph, the next may record it, and later ones
 only use it."""
@@ -207,20 +207,29 @@ def _measure(
     ``step_costs``, with the threads of ``context``."""
     context.clear()
     try:
-        if (known[0] if known else _pass_time(context, 0, 1)) > _SLOW_PASS:
-            return _measure_slow_model(context, widest, known)
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
         seconds_per_token = (time.perf_counter() - began) / _SHALLOW
-        widths = _up_to(widest, _WIDTHS)
-        shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
-        rebuild_seconds = _rebuild_seconds(context, widths[:2], shallow[:2])
-        depth = min(_DEEP, context.settings.cells - widest, int(_READING_LIMIT / seconds_per_token))
-        slopes = np.zeros(len(widths))
-        if depth >= 4 * _SHALLOW:
+        is_slow = (known[0] if known else _pass_time(context, _SHALLOW, 1)) > _SLOW_PASS
+        if is_slow:  # beside its passes, the rebuilding of a graph is nothing
+            in_a_row, rebuild_seconds = 1, 0.0
+            widths = _up_to(widest, _SLOW_MODEL_WIDTHS)
+            shallow = _slow_pass_times(context, widths, known)
+        else:
+            widths = _up_to(widest, _WIDTHS)
+            shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
+            rebuild_seconds = _rebuild_seconds(context, widths[:2], shallow[:2])
+        depth = min(_DEEP, context.settings.cells - widest)
+        slopes, position = np.zeros(len(widths)), _SHALLOW
+        if _may_repeat_text(context):
+            _repeat_text(context, depth // _SHALLOW)
+        else:
+            depth = position = min(depth, int(_READING_LIMIT / seconds_per_token))
             read_text(context, _SHALLOW, depth)
-            deep_widths = _up_to(widest, _DEEP_WIDTHS)
-            deep = pass_times(context, depth, deep_widths, in_a_row=in_a_row)
+        if depth >= _LEAST_DEEP:
+            deep_widths = _up_to(min(widest, _NARROW) if is_slow else widest, _DEEP_WIDTHS)
+            turns = 1 if is_slow else _REPEATS
+            deep = pass_times(context, position, deep_widths, in_a_row=in_a_row, repeats=turns)
             added = np.maximum(0, deep - shallow[np.isin(widths, deep_widths)])
             slopes = np.interp(widths, deep_widths, added / (depth - _SHALLOW))
     finally:
@@ -229,17 +238,34 @@ def _measure(
     return widths, seconds, slopes, rebuild_seconds
 
 
-def _measure_slow_model(
-    context: Context, widest: int, known: Sequence[float]
-) -> tuple[list[int], Doubles, Doubles, float]:
-    """Do as ``_measure`` for a model beside whose passes the rebuilding of a graph is nothing. What the text
-    that it reads in a second adds to them is less than noise, so the slopes are 0."""
-    widths = _up_to(widest, _SLOW_MODEL_WIDTHS)
+def _slow_pass_times(context: Context, widths: list[int], known: Sequence[float]) -> Doubles:
+    """Return the seconds of passes after few tokens: of narrow ones the faster of two."""
     narrow = [width for width in widths if width <= _NARROW]
-    first = [known[width - 1] for width in widths] if known else pass_times(context, 0, widths, repeats=1)
-    seconds = np.array(first)
-    seconds[: len(narrow)] = np.minimum(seconds[: len(narrow)], pass_times(context, 0, narrow, repeats=1))
-    return widths, seconds, np.zeros(len(widths)), 0.0
+    if known:
+        seconds = np.array([known[width - 1] for width in widths])
+    else:
+        seconds = pass_times(context, _SHALLOW, widths, repeats=1)
+    again = pass_times(context, _SHALLOW, narrow, repeats=1)
+    seconds[: len(narrow)] = np.minimum(seconds[: len(narrow)], again)
+    return seconds
+
+
+def _may_repeat_text(context: Context) -> bool:
+    """Return whether a text that is repeated takes the time of a longer one: a recurrent state has no length,
+    and with sliding windows, some layers see only the last tokens."""
+    model = context.model
+    window = model.metadata(f"{model.architecture}.attention.sliding_window")
+    return not model.is_recurrent and not window and context.settings.sequences > 1
+
+
+def _repeat_text(context: Context, times: int) -> None:
+    """Repeat the KV cells of sequence 0, so that there are ``times`` as many. All copies of a token have its
+    position, and the next token sees them all: no time is needed to read a long text."""
+    cells = context.save_sequence(0)
+    for _ in range(times - 1):
+        context.restore_sequence(1, cells)
+        context.copy(1, 0, 0)
+        context.remove(1, 0)
 
 
 def _up_to(widest: int, widths: tuple[int, ...]) -> list[int]:
