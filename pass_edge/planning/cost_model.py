@@ -228,7 +228,7 @@ def _measure(
             read_text(context, _SHALLOW, depth)
         if depth >= _LEAST_DEEP:
             deep_widths = _up_to(min(widest, _NARROW) if is_slow else widest, _DEEP_WIDTHS)
-            turns = 1 if is_slow else _REPEATS
+            turns = 2 if is_slow else _REPEATS
             deep = pass_times(context, position, deep_widths, in_a_row=in_a_row, repeats=turns)
             added = np.maximum(0, deep - shallow[np.isin(widths, deep_widths)])
             slopes = np.interp(widths, deep_widths, added / (depth - _SHALLOW))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pass_edge.native.batch import Rows, rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import default_threads
 from pass_edge.native.model import Model
+from pass_edge.planning import cost_model
 from pass_edge.planning.cost_model import StepCosts, pass_times, read_text, step_costs
 from pass_edge.planning.planner import may_look_ahead
 from pass_edge.settings import context_settings
@@ -187,6 +189,58 @@ def test_a_slow_moment_of_the_first_pass_is_no_cost(
     with Model(tiny_path) as model, Context(model, context_settings(model, settings, 256)) as context:
         costs = step_costs(context, settings, 32, known=known)
     assert costs.at(0) == pytest.approx([0.1 * width for width in range(1, 33)])
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 1.0], ids=["fast", "slow"])
+@pytest.mark.parametrize("repeats", [True, False], ids=["text is repeated", "text is read"])
+def test_what_a_long_text_adds_is_measured(
+    seconds: float, repeats: bool, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a pass depends on the KV cells that its tokens see."""
+    monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
+    read, decode = [], Context.decode_tokens
+    monkeypatch.setattr("pass_edge.planning.cost_model._may_repeat_text", lambda _: repeats)
+    monkeypatch.setattr("pass_edge.planning.cost_model._READING_LIMIT", 100.0)
+    monkeypatch.setattr(
+        Context,
+        "decode_tokens",
+        lambda self, rows, tokens: (read.append(len(rows)), decode(self, rows, tokens)),
+    )
+    settings = Settings(threads=1)
+    with Model(tiny_path) as model, Context(model, context_settings(model, settings, 2048)) as context:
+        read_text(context, 0, 1)
+        cell = len(context.save_sequence(0))
+        read_text(context, 1, 2)
+        cell = len(context.save_sequence(0)) - cell
+        context.clear()
+        read.clear()
+        monkeypatch.setattr(
+            "pass_edge.planning.cost_model._pass_time",
+            lambda context, depth, width: (
+                seconds * width * (1 + len(context.save_sequence(0)) // cell / 1000)
+            ),
+        )
+        costs = step_costs(context, settings, 32)
+        assert context.last_position(0) == context.last_position(1) == -1
+    assert sum(read) == (8 if repeats else 1024)
+    rows = np.arange(1, 9)
+    assert costs.at(0)[:8] == pytest.approx(seconds * rows, rel=0.01)
+    assert costs.at(2000)[:8] == pytest.approx(3 * seconds * rows, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "window", "repeats"), [("llama", None, True), ("llama", 512, False), ("qwen35", None, False)]
+)
+def test_the_text_is_repeated_where_all_layers_see_all_of_it(
+    kind: str, window: int | None, repeats: bool, tiny_path: Path, recurrent_path: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = tiny_path if kind == "llama" else recurrent_path(kind)
+    with Model(path) as model, Context(model, context_settings(model, Settings(threads=1), 256)) as context:
+        if window:
+            metadata = {f"{kind}.attention.sliding_window": str(window)}
+            monkeypatch.setattr(model, "metadata", lambda key: metadata.get(key, kind))
+        assert cost_model._may_repeat_text(context) == repeats
 
 
 @pytest.mark.parametrize("seconds", [1e-3, 1.0], ids=["fast", "slow"])
