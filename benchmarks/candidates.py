@@ -26,7 +26,7 @@ from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.library import llama
 from pass_edge.native.model import Model
-from pass_edge.planning.cost_model import IN_A_ROW, read_text
+from pass_edge.planning.pass_times import IN_A_ROW, read_text
 from pass_edge.settings import context_settings, with_fitting_layers
 
 WIDTHS = (1, 2, 4, 8)

@@ -32,7 +32,7 @@ from pass_edge.native.context import Context
 from pass_edge.native.devices import devices
 from pass_edge.native.library import system_info
 from pass_edge.native.model import Model
-from pass_edge.planning.cost_model import IN_A_ROW, pass_times, read_text
+from pass_edge.planning.pass_times import IN_A_ROW, pass_times, read_text
 from pass_edge.settings import context_settings, with_fitting_layers
 from pass_edge.stats import Stats
 

@@ -31,7 +31,7 @@ from pass_edge.native.devices import default_threads
 from pass_edge.native.library import kernels
 from pass_edge.native.process_memory import resident_bytes
 from pass_edge.native.stock_llama import StockLlama
-from pass_edge.planning.cost_model import pass_times
+from pass_edge.planning.pass_times import pass_times
 
 DOCS = Path(__file__).parent.parent / "docs"
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)

@@ -8,4 +8,5 @@ grammar_guide.py     tokens that a grammar forces or forbids
 acceptance.py        acceptance rates of drafts, by the evidence for them
 draft_statistics.py  statistics of draft sources, shared by all conversations
 cost_model.py        the cost of a pass over n rows on this machine
+pass_times.py        how long passes take, after few tokens and after many
 """

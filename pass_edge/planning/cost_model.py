@@ -15,32 +15,25 @@ import numpy.typing as npt
 
 from pass_edge.calibration.calibration import WIDTHS
 from pass_edge.calibration.measurement_cache import load, run_key, store
-from pass_edge.drafting.tree import TreeLimits
-from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context
 from pass_edge.native.devices import default_threads
 from pass_edge.settings import Settings, on_gpu
 
+from .pass_times import IN_A_ROW, REPEATS, lengthen_text, pass_times, read_text
+
 _VERSION = 7
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 """Rows of the measured passes; times between them are interpolated."""
-_DEEP_WIDTHS = (1, 8, 32)
-"""Instead of _WIDTHS after many tokens."""
+_DEEP_WIDTHS = (1, 8)
+"""Those measured after many tokens, too, and the widest."""
 _SLOW_MODEL_WIDTHS = (1, *WIDTHS)
 """Instead of _WIDTHS for a slow model: those that calibration compares."""
 _SLOW_PASS = 0.02
 """A model is slow if a pass over one row takes more seconds than this."""
 _NARROW = 8
 """Most rows of the passes that most steps need. Wider ones of a slow model are measured only once."""
-_SHALLOW, _LEAST_DEEP, _DEEP = 8, 256, 1024
-"""Tokens before the measured passes: few, and many, but not so few that what they add is noise."""
-_REPEATS = 4
-_TIME_LIMIT, _READING_LIMIT = 1.0, 1.0
-"""Seconds that measuring at one depth may take before widths are not measured again, and that reading the
-text before it may take, where it cannot be repeated."""
-IN_A_ROW = 4
-"""Passes of one width in a row on a GPU: the first builds the graph, the next may record it, and later ones
-only use it."""
+_SHALLOW, _DEEP = 8, 1024
+"""Tokens before the measured passes."""
 _FASTER, _MUCH_FASTER, _MUCH_SLOWER = 0.95, 0.75, 1.25
 """A time counts as faster only below this share of the other: within one measurement, and compared to a
 stored one. Smaller differences are noise. Above _MUCH_SLOWER, it will not turn out to be faster."""
@@ -209,29 +202,25 @@ def _measure(
     try:
         began = time.perf_counter()
         read_text(context, 0, _SHALLOW)
-        seconds_per_token = (time.perf_counter() - began) / _SHALLOW
-        is_slow = (known[0] if known else _pass_time(context, _SHALLOW, 1)) > _SLOW_PASS
+        reading_seconds = time.perf_counter() - began
+        is_slow = (known[0] if known else pass_times(context, _SHALLOW, [1], repeats=1)[0]) > _SLOW_PASS
         if is_slow:  # beside its passes, the rebuilding of a graph is nothing
-            in_a_row, rebuild_seconds = 1, 0.0
-            widths = _up_to(widest, _SLOW_MODEL_WIDTHS)
+            in_a_row, repeats, rebuild_seconds = 1, 2, 0.0
+            widths, deep_widths = _up_to(widest, _SLOW_MODEL_WIDTHS), _up_to(min(widest, _NARROW), (1,))
             shallow = _slow_pass_times(context, widths, known)
         else:
-            widths = _up_to(widest, _WIDTHS)
+            repeats = REPEATS
+            widths, deep_widths = _up_to(widest, _WIDTHS), _up_to(widest, _DEEP_WIDTHS)
             shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
             rebuild_seconds = _rebuild_seconds(context, widths[:2], shallow[:2])
-        depth = min(_DEEP, context.settings.cells - widest)
-        slopes, position = np.zeros(len(widths)), _SHALLOW
-        if _may_repeat_text(context):
-            _repeat_text(context, depth // _SHALLOW)
-        else:
-            depth = position = min(depth, int(_READING_LIMIT / seconds_per_token))
-            read_text(context, _SHALLOW, depth)
-        if depth >= _LEAST_DEEP:
-            deep_widths = _up_to(min(widest, _NARROW) if is_slow else widest, _DEEP_WIDTHS)
-            turns = 2 if is_slow else _REPEATS
-            deep = pass_times(context, position, deep_widths, in_a_row=in_a_row, repeats=turns)
+        cells, position = lengthen_text(
+            context, _SHALLOW, min(_DEEP, context.settings.cells - widest), reading_seconds
+        )
+        slopes = np.zeros(len(widths))
+        if cells > _SHALLOW:
+            deep = pass_times(context, position, deep_widths, in_a_row=in_a_row, repeats=repeats)
             added = np.maximum(0, deep - shallow[np.isin(widths, deep_widths)])
-            slopes = np.interp(widths, deep_widths, added / (depth - _SHALLOW))
+            slopes = np.interp(widths, deep_widths, added / (cells - _SHALLOW))
     finally:
         context.clear()
     seconds = np.maximum(shallow - slopes * _SHALLOW, shallow / 2)  # noise must not make them too small
@@ -250,76 +239,11 @@ def _slow_pass_times(context: Context, widths: list[int], known: Sequence[float]
     return seconds
 
 
-def _may_repeat_text(context: Context) -> bool:
-    """Return whether a text that is repeated takes the time of a longer one: a recurrent state has no length,
-    and with sliding windows, some layers see only the last tokens."""
-    model = context.model
-    window = model.metadata(f"{model.architecture}.attention.sliding_window")
-    return not model.is_recurrent and not window and context.settings.sequences > 1
-
-
-def _repeat_text(context: Context, times: int) -> None:
-    """Repeat the KV cells of sequence 0, so that there are ``times`` as many. All copies of a token have its
-    position, and the next token sees them all: no time is needed to read a long text."""
-    cells = context.save_sequence(0)
-    for _ in range(times - 1):
-        context.restore_sequence(1, cells)
-        context.copy(1, 0, 0)
-        context.remove(1, 0)
+def _rebuild_seconds(context: Context, widths: list[int], reused: Doubles) -> float:
+    """Measure what rebuilding the graph adds to passes of ``widths`` rows that take ``reused`` without."""
+    rebuilt = pass_times(context, _SHALLOW, widths, repeats=2 * REPEATS)
+    return max(0.0, float((rebuilt - reused).mean()))
 
 
 def _up_to(widest: int, widths: tuple[int, ...]) -> list[int]:
     return [*(width for width in widths if width < widest), widest]
-
-
-def _rebuild_seconds(context: Context, widths: list[int], reused: Doubles) -> float:
-    """Measure what rebuilding the graph adds to passes of ``widths`` rows that take ``reused`` without."""
-    rebuilt = pass_times(context, _SHALLOW, widths, repeats=2 * _REPEATS)
-    return max(0.0, float((rebuilt - reused).mean()))
-
-
-def read_text(context: Context, start: int, end: int) -> None:
-    """Decode tokens at the positions [start, end) of sequence 0."""
-    size = context.settings.batch_size
-    for first in range(start, end, size):
-        count = min(size, end - first)
-        context.decode_tokens(rows_of_sequence(first, count, outputs=1), _unlike_tokens(context, count))
-        context.logits(1)  # waits until they are decoded
-
-
-def pass_times(
-    context: Context, depth: int, widths: list[int], *, in_a_row: int = 1, repeats: int = _REPEATS
-) -> Doubles:
-    """Measure the seconds of a pass over each of ``widths`` rows after ``depth`` tokens; (k,) float64.
-
-    The widths take turns, ``repeats`` times if the time limit allows, and the fastest pass counts: other
-    processes only add time. ``in_a_row``: passes of one width in each turn; all but the first reuse its
-    graph.
-    """
-    seconds: list[list[float]] = [[] for _ in widths]
-    deadline = time.perf_counter() + _TIME_LIMIT
-    for repeat in range(repeats):
-        for passes, width in zip(seconds, widths, strict=True):
-            if repeat and time.perf_counter() > deadline:
-                break
-            passes += [_pass_time(context, depth, width) for _ in range(in_a_row)]
-    return np.array([min(passes) for passes in seconds])
-
-
-def _pass_time(context: Context, depth: int, width: int) -> float:
-    rows = rows_of_sequence(depth, width, outputs=width)
-    state = context.save_state(0)
-    began = time.perf_counter()
-    if width - 1 > TreeLimits.of(context).n_kept:  # as before each pass with so many drafts
-        context.save_state(0)
-    context.decode_tokens(rows, _unlike_tokens(context, width))
-    context.logits(width)
-    elapsed = time.perf_counter() - began
-    context.restore_state(0, state, depth)
-    return elapsed
-
-
-def _unlike_tokens(context: Context, count: int) -> npt.NDArray[np.int32]:
-    """Return ``count`` token ids that differ, as a text's do: a mixture of experts then reads as many experts
-    for them as for a text, while equal tokens would all be sent to the same few."""
-    return np.random.default_rng(0).integers(context.model.n_vocab, size=count, dtype=np.int32)

@@ -19,7 +19,7 @@ from pass_edge.native.context import Context
 from pass_edge.native.model import Model
 from pass_edge.settings import Settings, context_settings
 
-from .cost_model import pass_times, read_text
+from .pass_times import pass_times, read_text
 
 _VERSION = 1
 _LITTLE = 0.02

@@ -25,7 +25,7 @@ from pass_edge.decoding.session import Step
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model
-from pass_edge.planning.cost_model import pass_times
+from pass_edge.planning.pass_times import pass_times
 from pass_edge.planning.planner import GPU_TREE_SIZES
 from pass_edge.stats import Stats
 from tests.support.lookaheads import lookahead_for, random_head

@@ -15,8 +15,8 @@ from pass_edge.native.batch import Rows, rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.devices import default_threads
 from pass_edge.native.model import Model
-from pass_edge.planning import cost_model
-from pass_edge.planning.cost_model import StepCosts, pass_times, read_text, step_costs
+from pass_edge.planning.cost_model import StepCosts, step_costs
+from pass_edge.planning.pass_times import _sees_repeated_text, pass_times, read_text
 from pass_edge.planning.planner import may_look_ahead
 from pass_edge.settings import context_settings
 from tests.support.pass_costs import flat, steep
@@ -62,7 +62,7 @@ def test_measured_costs_are_stored_and_measured_again_if_damaged(
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        "pass_edge.planning.cost_model._pass_time", lambda context, depth, width: width + depth / 1000
+        "pass_edge.planning.pass_times._pass_time", lambda context, depth, width: width + depth / 1000
     )
     notes: list[str] = []
 
@@ -106,7 +106,7 @@ def test_costs_of_a_busy_machine_are_measured_again_when_it_is_idle(
     def costs(seconds: dict[int, float]) -> StepCosts:
         """Return the engine's costs if passes take ``seconds``, by the number of threads."""
         monkeypatch.setattr(
-            "pass_edge.planning.cost_model._pass_time",
+            "pass_edge.planning.pass_times._pass_time",
             lambda context, depth, width: width * seconds[threads[0]],
         )
         notes.clear()
@@ -130,7 +130,7 @@ def test_costs_of_a_busy_machine_are_measured_again_when_it_is_idle(
     assert was_measured()
 
 
-MEASURED, AGAIN = [1, 2, 3, 4, 7, 8, 16, 32], [1, 2, 3, 4, 7, 8]
+MEASURED, AGAIN = [1, 2, 3, 4, 7, 8, 16, 32], [1, 2, 3, 4, 7, 8, *(1, 8) * 2]  # after many tokens the last
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_passes_of_a_slow_model_are_measured_no_more_than_needed(
         widths.append(width)
         return (1.0 + width / 10) * (with_half or 1.0 if now[0] == 1 else 1.0)
 
-    monkeypatch.setattr("pass_edge.planning.cost_model._pass_time", pass_time)
+    monkeypatch.setattr("pass_edge.planning.pass_times._pass_time", pass_time)
     monkeypatch.setattr(Context, "set_threads", lambda self, *threads: now.__setitem__(0, threads[0]))
     settings = Settings(threads=2 if with_half is None else None)
     seconds = [1.0 + width / 10 for width in range(1, 33)] if known else []
@@ -183,7 +183,7 @@ def test_a_slow_moment_of_the_first_pass_is_no_cost(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
-    monkeypatch.setattr("pass_edge.planning.cost_model._pass_time", lambda context, depth, width: 0.1 * width)
+    monkeypatch.setattr("pass_edge.planning.pass_times._pass_time", lambda context, depth, width: 0.1 * width)
     settings = Settings(threads=1)
     known = [0.1 * width * (5 if width in (3, 8) else 1) for width in range(1, 33)]
     with Model(tiny_path) as model, Context(model, context_settings(model, settings, 256)) as context:
@@ -199,8 +199,8 @@ def test_what_a_long_text_adds_is_measured(
     """The time of a pass depends on the KV cells that its tokens see."""
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
     read, decode = [], Context.decode_tokens
-    monkeypatch.setattr("pass_edge.planning.cost_model._may_repeat_text", lambda _: repeats)
-    monkeypatch.setattr("pass_edge.planning.cost_model._READING_LIMIT", 100.0)
+    monkeypatch.setattr("pass_edge.planning.pass_times._sees_repeated_text", lambda _: repeats)
+    monkeypatch.setattr("pass_edge.planning.pass_times._READING_LIMIT", 100.0)
     monkeypatch.setattr(
         Context,
         "decode_tokens",
@@ -215,7 +215,7 @@ def test_what_a_long_text_adds_is_measured(
         context.clear()
         read.clear()
         monkeypatch.setattr(
-            "pass_edge.planning.cost_model._pass_time",
+            "pass_edge.planning.pass_times._pass_time",
             lambda context, depth, width: (
                 seconds * width * (1 + len(context.save_sequence(0)) // cell / 1000)
             ),
@@ -240,7 +240,7 @@ def test_the_text_is_repeated_where_all_layers_see_all_of_it(
         if window:
             metadata = {f"{kind}.attention.sliding_window": str(window)}
             monkeypatch.setattr(model, "metadata", lambda key: metadata.get(key, kind))
-        assert cost_model._may_repeat_text(context) == repeats
+        assert _sees_repeated_text(context) == repeats
 
 
 @pytest.mark.parametrize("seconds", [1e-3, 1.0], ids=["fast", "slow"])
@@ -250,7 +250,7 @@ def test_the_widest_step_has_a_cost(
 ) -> None:
     monkeypatch.setenv("PASS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        "pass_edge.planning.cost_model._pass_time", lambda context, depth, width: seconds * width
+        "pass_edge.planning.pass_times._pass_time", lambda context, depth, width: seconds * width
     )
     settings = Settings(threads=1)
     with Model(tiny_path) as model, Context(model, context_settings(model, settings, 512)) as context:
