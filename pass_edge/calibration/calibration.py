@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -196,8 +197,7 @@ class _BatchComparison:
     compares their logits.
 
     Attributes: ``state_bytes``: as in Calibration. ``restores``: whether a copy of the recurrent state gives
-    the bits of the context that it was made in; if not, nothing else can be compared. ``prompts_exact``:
-    whether a prompt read at once gives its tokens the bits of single tokens.
+    the bits of the context that it was made in; if not, nothing else can be compared.
     """
 
     def __init__(self, context: Context, depth: int) -> None:
@@ -215,25 +215,28 @@ class _BatchComparison:
         self.state_bytes = len(self._state)
         self._reference = self._continue(self._n_tokens, 1)
         self.restores = not self.state_bytes or not self._difference(1)
-        self.prompts_exact = self.restores and not self._difference(_PROMPT_LENGTH)
+
+    @cached_property
+    def prompts_exact(self) -> bool:
+        """Whether a prompt read at once gives its tokens the bits that narrower batches give them."""
+        return not self._difference(_PROMPT_LENGTH)
 
     def invariant_width(self) -> tuple[int, float]:
         """Return the largest of WIDTHS that gives the bits of single tokens, and the largest difference at
         the next one. If none does, return 1 and the largest difference at any, because all of them are
-        used.
-
-        The largest of WIDTHS is not decoded where a prompt read at once agrees, and so does the one before:
-        each operation in it has the kernel of one of the two."""
-        widths = WIDTHS[:-1] if self.prompts_exact else WIDTHS
+        used."""
         invariant, largest = 1, 0.0
-        for width in widths:
+        for width in WIDTHS:
+            # each operation over so many rows has the kernel of the width before, or that of a prompt
+            if width == WIDTHS[-1] and invariant > 1 and self.prompts_exact:
+                return width, 0.0
             difference = self._difference(width)
             if difference and invariant > 1:
                 return invariant, difference
             largest = max(largest, difference)
             if not largest:
                 invariant = width
-        return WIDTHS[-1] if invariant == widths[-1] else invariant, largest
+        return invariant, largest
 
     def _difference(self, width: int) -> float:
         """Return the largest difference of a logit in batches of ``width`` from the reference. Where there is

@@ -22,16 +22,17 @@ from pass_edge.native.context import Context
 
 
 class FakeContext:
-    """A context whose logits of a token are its number, but for an error in batches of some widths. Keeps the
-    numbers of rows that were decoded."""
+    """A context whose logits of a token are its number, but for an error in batches of some widths, in their
+    rows from ``first_wrong`` on. Keeps the numbers of rows that were decoded."""
 
-    def __init__(self, errors: dict[int, float], size: int = 1 << 30) -> None:
+    def __init__(self, errors: dict[int, float], first_wrong: int = 0, size: int = 1 << 30) -> None:
         self.model = SimpleNamespace(n_vocab=1 << 20, size=size)
-        self._errors, self.decoded = errors, []
+        self._errors, self._first_wrong, self.decoded = errors, first_wrong, []
 
     def decode_tokens(self, rows: Rows, tokens: np.ndarray) -> None:
         self.decoded.append(len(rows))
-        self._logits = tokens[:, None] + self._errors.get(len(rows), 0.0)
+        self._logits = tokens[:, None].astype(np.float32)
+        self._logits[self._first_wrong :] += self._errors.get(len(rows), 0.0)
 
     def logits(self, count: int) -> np.ndarray:
         return self._logits[:count]
@@ -42,39 +43,38 @@ class FakeContext:
     def restore_state(self, *_: object) -> None: ...
 
 
-def compared(errors: dict[int, float], size: int = 1 << 30) -> tuple[_BatchComparison, FakeContext]:
-    context = FakeContext(errors, size)
-    return _BatchComparison(cast(Context, context), 8), context
-
-
 @pytest.mark.parametrize(
-    ("errors", "width", "difference", "prompts_exact"),
+    ("errors", "first_wrong", "width", "difference", "prompts_exact"),
     [
-        ({}, 32, 0, True),
-        ({64: 3}, 32, 0, False),
-        ({32: 2, 64: 3}, 16, 2, False),
-        ({7: 2, 8: 1, 16: 9, 32: 9, 64: 9}, 4, 2, False),
-        ({2: 1, 3: 2, 4: 1, 7: 1, 16: 9, 32: 5, 64: 3}, 1, 9, False),
+        ({}, 0, 32, 0, True),
+        ({64: 3}, 0, 32, 0, False),
+        ({64: 3}, 12, 32, 0, False),
+        ({32: 2, 64: 3}, 0, 16, 2, False),
+        ({16: 2}, 7, 8, 2, True),
+        ({7: 2, 8: 1, 16: 9, 32: 9, 64: 9}, 0, 4, 2, False),
+        ({2: 1, 3: 2, 4: 1, 7: 1, 16: 9, 32: 5, 64: 3}, 0, 1, 9, False),
     ],
-    ids=["all agree", "prompts differ", "the widest differs", "some agree", "none agrees"],
-)
+    ids=[
+        "all agree", "prompts differ", "later rows of prompts differ", "the widest differs",
+        "later rows differ", "some agree", "none agrees",
+    ],
+)  # fmt: skip
 def test_the_width_is_that_of_all_that_agree_and_the_difference_that_of_those_used(
-    errors: dict[int, float], width: int, difference: float, prompts_exact: bool
+    errors: dict[int, float], first_wrong: int, width: int, difference: float, prompts_exact: bool
 ) -> None:
-    comparison, _ = compared(errors)
+    comparison = _BatchComparison(cast(Context, FakeContext(errors, first_wrong)), 8)
     assert comparison.invariant_width() == (width, difference)
     assert comparison.prompts_exact == prompts_exact
 
 
 @pytest.mark.parametrize(("size", "n_tokens"), [(100 << 20, 16), (512 << 20, 8), (1 << 30, 4), (9 << 30, 4)])
 def test_of_a_large_model_few_tokens_are_compared_and_each_width_once(size: int, n_tokens: int) -> None:
-    comparison, context = compared({}, size)
-    comparison.invariant_width()
-    first, *rest = context.decoded
-    assert first == 8
-    assert rest[: n_tokens + 1] == [1] * n_tokens + [64], "a prompt read at once agrees, so 32 rows do"
-    batches = rest[n_tokens + 1 :]
-    assert batches == [w for w in (2, 3, 4, 7, 8, 16) for _ in range(max(1, n_tokens // w))]
+    context = FakeContext({}, size=size)
+    comparison = _BatchComparison(cast(Context, context), 8)
+    assert comparison.invariant_width() == (32, 0)
+    assert comparison.prompts_exact
+    batches = [width for width in (2, 3, 4, 7, 8, 16) for _ in range(max(1, n_tokens // width))]
+    assert context.decoded == [8, *[1] * n_tokens, *batches, 64], "a prompt agrees, so 32 rows do"
 
 
 def test_what_passes_took_is_known_once_and_not_stored(
