@@ -236,7 +236,7 @@ def test_the_text_is_repeated_where_all_layers_see_all_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     path = tiny_path if kind == "llama" else recurrent_path(kind)
-    with Model(path) as model, Context(model, context_settings(model, Settings(threads=1), 256)) as context:
+    with Model(path) as model, Context(model, ContextSettings(cells=256, sequences=4)) as context:
         if window:
             metadata = {f"{kind}.attention.sliding_window": str(window)}
             monkeypatch.setattr(model, "metadata", lambda key: metadata.get(key, kind))
