@@ -193,7 +193,7 @@ class Session:
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
         committed = time.perf_counter()
-        if self._may_draft(sampler):
+        if self._may_draft(sampler) and not self._schedule.rests(new):
             self._schedule.learn(
                 StepResult(
                     tree,

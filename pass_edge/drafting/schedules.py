@@ -39,6 +39,10 @@ class Schedule(Protocol):
         """Return whether there is anything to draft from, for a text that ``sampler`` chooses. If not, each
         pass decodes the root alone, and ``tree`` and ``learn`` are not called."""
 
+    def rests(self, new_tokens: Sequence[int]) -> bool:
+        """Take the tokens of a pass, and return whether there is nothing to learn and to draft from it. If
+        not, ``learn`` follows."""
+
     def learn(self, result: StepResult) -> None:
         """Learn from a pass, and draft for the next one."""
 
@@ -88,6 +92,9 @@ class FixedSchedule:
 
     def may_draft(self, sampler: Sampler) -> bool:
         return self._drafter.depth > 0
+
+    def rests(self, new_tokens: Sequence[int]) -> bool:
+        return False
 
     def learn(self, result: StepResult) -> None:
         self._draft = self._drafter.draft(result)

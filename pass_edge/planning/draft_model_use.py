@@ -13,11 +13,9 @@ from pass_edge.drafting.draft_model import FEW_TOKENS, DraftConversation
 from pass_edge.drafting.drafter import StepResult
 from pass_edge.drafting.tree import DraftTree
 
+from .draft_statistics import LIKELY, DraftStatistics, TrialBackoff
 from .tree_selection import DraftBuilder, TreeSelector
-from .trial_budget import TrialBudget
 
-_TRIAL_TOKENS = 16
-"""So many tokens are read for a trial, if reading all that is lacking is not paid for."""
 _LIKELY_PASSES = 64
 """A conversation is taken to need as many passes more as it has had, but at least so many."""
 
@@ -25,76 +23,141 @@ _LIKELY_PASSES = 64
 class DraftModelUse:
     """The use of a draft model in one conversation. Not thread-safe. Attributes: ``conversation``."""
 
-    def __init__(self, conversation: DraftConversation, budget: TrialBudget) -> None:
-        """``budget``: shared with other conversations."""
-        self.conversation, self._budget = conversation, budget
-        self._spent = 0.0
+    def __init__(self, conversation: DraftConversation, statistics: DraftStatistics) -> None:
+        """``statistics``: shared with other conversations."""
+        self.conversation = conversation
+        self._known, self._budget = statistics.draft_model, statistics.budget
+        self._spent = self._spent_reading = 0.0
+        """What the last step cost, in tokens."""
+        self._seconds_reading = 0.0
+        """The part of the time of this step in which text was read."""
         self.begin(())
 
     def begin(self, tokens: Sequence[int]) -> None:
         """Start a conversation that holds ``tokens``, the root last."""
         self.conversation.begin(tokens)
         self._n_passes, self._reads_all = 0, False
-        self._asked: tuple[TreeSelector, DraftTree] | None = None
-        """If the last step asked the draft model: what selected the tree, and the tree without its drafts."""
+        self._asked: TrialBackoff | None = None
+        """If the last step asked the draft model: the trials of which this was one."""
+        self._planned: tuple[TreeSelector, DraftTree | None] | None = None
+        """What selected the tree of a pass to which the draft model may have added, and the tree without its
+        drafts; None: it has planned all of the tree."""
+        self._resting: tuple[TrialBackoff, float] | None = None
+        """While it rests: the trials that it waits for, and what the account must cover."""
 
     def observe(self, result: StepResult) -> None:
         """Continue the conversation with the tokens of a pass, and book what drafts have cost and saved."""
-        self.conversation.append(result.new_tokens)
-        self._n_passes += 1
         saved = 0.0
-        if self._asked:
-            selector, without = self._asked
-            trees = result.tree, without
-            values = [selector.outcome(tree, tree.n_accepted(result.new_tokens)) for tree in trees]
-            saved, self._asked = values[0] - values[1], None
-        self._budget.record(len(result.new_tokens), saved - self._spent)
-        self._spent = 0.0
+        if self._planned:
+            selector, without = self._planned
+            saved = selector.outcome(result.tree, result.tree.n_accepted(result.new_tokens))
+            if without:
+                saved -= selector.outcome(without, without.n_accepted(result.new_tokens))
+            if self._asked:
+                self._asked.record((saved - self._spent) / selector.tokens_per_second)
+        self._asked = self._planned = None
+        self._follow(result.new_tokens, saved)
 
-    def is_affordable(self, selector: TreeSelector) -> bool:
-        """Return whether a draft of one token may be lost."""
-        step = selector.tokens_per_second * self.conversation.step_seconds
-        return self._budget.allows(step + selector.min_probability[0])
+    def _follow(self, tokens: Sequence[int], saved: float) -> None:
+        self.conversation.append(tokens)
+        self._n_passes += 1
+        self._budget.record(len(tokens), saved - self._spent - self._spent_reading)
+        self._spent = self._spent_reading = 0.0
 
-    def is_ready(self, selector: TreeSelector, builder: DraftBuilder) -> bool:
-        """Return whether the draft model can gain anything over the drafts in ``builder``, and has read
-        enough to draft. If it has not, let it read what is paid for."""
-        conversation, rate = self.conversation, selector.tokens_per_second
-        if_right = selector.value_if_right(rate * conversation.step_seconds, conversation.depth)
-        if if_right <= selector.value(builder.build()) or not self._may_read(rate):
+    # -- ask ------------------------------------------------------------------------------------------
+
+    def is_due(self, selector: TreeSelector, builder: DraftBuilder) -> bool:
+        """Return whether to ask the draft model: a draft may be lost, a trial is due, it may gain something
+        over the drafts in ``builder``, and it has read enough. If it has not, let it read what is paid
+        for."""
+        if not self._budget.allows(self._price(selector, self.conversation.n_lacking)):
+            return False
+        trials, conversation = self._trials(selector, builder.best_probability), self.conversation
+        step_cost = selector.tokens_per_second * conversation.step_seconds
+        if not trials.is_due() or not selector.may_gain(builder, step_cost, conversation.depth):
+            return False
+        self._asked = trials if self._is_ready(selector.tokens_per_second, trials) else None
+        return self._asked is not None
+
+    def asked(self, selector: TreeSelector, without: DraftTree) -> None:
+        """Record that the draft model was asked. ``selector``: selects the tree; ``without``: the tree that
+        it selects without the drafts."""
+        self._planned = selector, without
+
+    def spend(self, selector: TreeSelector, seconds: float) -> None:
+        """Record a step that took ``seconds``, with reading, for the draft model."""
+        self._spent = selector.tokens_per_second * (seconds - self._seconds_reading)
+        self._seconds_reading = 0.0
+
+    def _price(self, selector: TreeSelector, n_lacking: int) -> float:
+        """Return what a draft of one token costs, in tokens, with what must be read of ``n_lacking``."""
+        conversation = self.conversation
+        n_read = min(n_lacking, conversation.trial_tokens) - 1
+        seconds = conversation.step_seconds + n_read * conversation.token_seconds
+        return selector.tokens_per_second * seconds + selector.min_probability[0]
+
+    def _trials(self, selector: TreeSelector, best_probability: float) -> TrialBackoff:
+        # the least that a draft must be worth: its row, and the time of the draft model's pass
+        least = selector.min_probability[0] + selector.tokens_per_second * self.conversation.step_seconds
+        rarely_pays = best_probability > LIKELY or (selector.n_sharing > 1 and least > LIKELY)
+        return self._known.trials(selector.n_sharing, best_probability, starts_rare=rarely_pays)
+
+    def _is_ready(self, tokens_per_second: float, trials: TrialBackoff) -> bool:
+        """Return whether the draft model has read enough to draft. If it has not, let it read what is paid
+        for."""
+        conversation = self.conversation
+        if not self._may_read(tokens_per_second, trials):
             return False
         if conversation.n_lacking > FEW_TOKENS:
-            self._read(rate)
+            self._read(tokens_per_second)
         is_ready = conversation.n_lacking <= FEW_TOKENS
         self._reads_all &= not is_ready
         return is_ready
 
-    def _may_read(self, tokens_per_second: float) -> bool:
+    def _may_read(self, tokens_per_second: float, trials: TrialBackoff) -> bool:
         """Return whether reading is paid for; skip what is not needed for a trial if reading all is not."""
         conversation, budget = self.conversation, self._budget
         cost = tokens_per_second * conversation.token_seconds
         n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
-        if self._reads_all or n_lacking + n_skipped <= FEW_TOKENS:
+        if self._reads_all or n_lacking + n_skipped <= conversation.trial_tokens:
             return True
         n_passes = max(self._n_passes, _LIKELY_PASSES)
         if budget.lends(cost * (n_lacking + n_skipped), n_passes):
             conversation.read_from_start()
             self._reads_all = True
-        elif n_lacking > _TRIAL_TOKENS and not budget.allows(cost * n_lacking):
-            conversation.skip_to(conversation.length - _TRIAL_TOKENS)
+        elif n_lacking > conversation.trial_tokens and (trials.is_rare or not budget.allows(cost * n_lacking)):
+            conversation.skip_to(conversation.length - conversation.trial_tokens)
         return self._reads_all or budget.allows(cost * conversation.n_lacking)
 
     def _read(self, tokens_per_second: float) -> None:
         began = time.perf_counter()
         self.conversation.read()
-        cost = tokens_per_second * (time.perf_counter() - began)
+        self._seconds_reading += time.perf_counter() - began
+        cost = tokens_per_second * self._seconds_reading
         if self._reads_all:
             self._budget.borrow(cost)
         else:
-            self._spent += cost
+            self._spent_reading += cost
 
-    def record(self, seconds: float, selector: TreeSelector, without: DraftTree) -> None:
-        """Record that the draft model was asked, which took ``seconds``. ``selector``: selects the tree;
-        ``without``: the tree that it selects without the drafts."""
-        self._spent += selector.tokens_per_second * seconds
-        self._asked = selector, without
+    # -- alone ----------------------------------------------------------------------------------------
+
+    def planned_alone(self, selector: TreeSelector, seconds: float, *, is_plain: bool) -> None:
+        """Record that a step was planned for the draft model alone, in ``seconds``: it pays for all of them.
+        ``is_plain``: the last pass and the next one have no drafts, so it rests until it is due again."""
+        self._planned = selector, None
+        self.spend(selector, seconds)
+        if is_plain and not self._asked:
+            price = self._price(selector, self.conversation.trial_tokens)
+            self._resting = self._trials(selector, 0.0), price
+
+    def rests(self, tokens: Sequence[int]) -> bool:
+        """Return whether there is nothing to plan after a pass that yielded ``tokens``, because the draft
+        model rests. If so, continue the conversation with them."""
+        if not self._resting:
+            return False
+        trials, price = self._resting
+        if self._budget.allows(price) and trials.is_due():
+            self._resting = None
+            return False
+        self._follow(tokens, 0.0)
+        return True

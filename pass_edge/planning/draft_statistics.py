@@ -9,6 +9,9 @@ from __future__ import annotations
 from .acceptance import head_rates, ngram_rates
 from .trial_budget import TrialBudget
 
+LIKELY = 0.5
+"""If a draft pays only above this probability, heads are tried rarely at first. The draft model is, too,
+where there is a draft of more than this probability."""
 _MAX_INTERVAL, _MAX_HEADS_INTERVAL = 256, 16
 """Most passes between two trials of a source that does not pay: lookahead tokens cost rows, heads about a
 tenth of a pass."""
@@ -94,7 +97,7 @@ class TrialBackoff:
     """Decides when to try a draft source that takes time: at every step while it pays, else after an interval
     that doubles with each trial that shows no gain.
 
-    Attributes: ``mean_gain``, of the last trials, in seconds.
+    Attributes: ``mean_gain``, of the last trials, in seconds; ``is_rare``: it does not pay.
     """
 
     def __init__(
@@ -107,6 +110,10 @@ class TrialBackoff:
         self._trials_left = 0 if starts_rare else min_trials
         self._steps_waited = 0
         self.mean_gain = 0.0
+
+    @property
+    def is_rare(self) -> bool:
+        return self._interval > 1
 
     def is_due(self) -> bool:
         """Count one step, and return whether the source should be tried in it."""

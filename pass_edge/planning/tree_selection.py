@@ -139,11 +139,12 @@ class TreeSelector:
         padding = self._costs[n] - self._costs[n - draft.n_padding]
         self.padding_spent = self.padding_spent + padding if draft.n_padding else 0.0
 
-    def value_if_right(self, step_cost: float, depth: int) -> float:
-        """Return the value of the best chain of at most ``depth`` tokens, if all of them are right, and each
-        takes the time of ``step_cost`` tokens to draft."""
+    def may_gain(self, builder: DraftBuilder, step_cost: float, depth: int) -> bool:
+        """Return whether a chain of at most ``depth`` tokens, all of them right, can be worth more than the
+        draft in ``builder``, if each takes the time of ``step_cost`` tokens to draft."""
         counts = (n for n in self._counts if n <= depth)
-        return max((n * (1 - step_cost) - self._costs[n] for n in counts), default=0.0)
+        if_right = max((n * (1 - step_cost) - self._costs[n] for n in counts), default=0.0)
+        return if_right > (self.value(builder.build()) if builder else 0.0)
 
     def outcome(self, tree: DraftTree, n_accepted: int) -> float:
         """Return how many tokens a pass over ``tree`` has gained over a plain one, if so many of its drafts

@@ -31,7 +31,7 @@ def costs_of(row: float = ROW) -> StepCosts:
 class FakeConversation:
     """A draft model that always drafts the token 3, in the time of ``clock``."""
 
-    depth, n_read, n_asked = 8, 0, 0
+    depth, n_read, n_asked, trial_tokens = 8, 0, 0, 16
 
     def __init__(
         self, clock: list[float], step_seconds: float = STEP, token_seconds: float = TOKEN, sure: float = 0.9
@@ -89,7 +89,8 @@ def run(planner: Planner, clock: list[float], n_tokens: int, says: Iterator[int]
         n = len(tree.tokens)
         clock[0] += (seconds := PASS + row * (n - 1))
         said += len(new)
-        planner.learn(StepResult(tree, tuple(new), NOTHING, GREEDY, [], "sampling", 9, n, seconds))
+        if not planner.rests(new):
+            planner.learn(StepResult(tree, tuple(new), NOTHING, GREEDY, [], "sampling", 9, n, seconds))
     return said * PASS / (clock[0] - began)
 
 
@@ -206,7 +207,7 @@ def test_a_draft_counts_for_what_it_saves_beside_other_drafts(clock: list[float]
     gains: list[float] = []
     planner._statistics.budget.record = lambda tokens, gain: gains.append(gain)  # type: ignore[method-assign]
     for without in (NO_DRAFT.below(7), tree):
-        use.record(0.0, selector, without)
+        use.asked(selector, without)
         use.observe(result)
     assert gains == [pytest.approx(1 - ROW / PASS), 0.0]
 
