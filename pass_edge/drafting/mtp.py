@@ -28,7 +28,7 @@ class MtpLayers(DraftModel):
     """A model's own MTP layers, for all conversations of an engine. As a DraftModel otherwise."""
 
     trial_tokens = 4
-    """The model's hidden states tell what came before: with 1 to 250 tokens, as many first drafts are right."""
+    """The hidden states tell what came before: from 1 token or 250, as many first drafts are right."""
 
     def _open_context(self, model: Model, settings: ContextSettings) -> Context:
         context = super()._open_context(model, replace(settings, mtp=True))

@@ -30,7 +30,7 @@ class DraftModelUse:
         self._spent = self._spent_reading = 0.0
         """What the last step cost, in tokens."""
         self._seconds_reading = 0.0
-        """The part of the time of this step in which text was read."""
+        """The part of the last step in which text was read, whether that was lent or not."""
         self.begin(())
 
     def begin(self, tokens: Sequence[int]) -> None:
@@ -62,7 +62,7 @@ class DraftModelUse:
         self.conversation.append(tokens)
         self._n_passes += 1
         self._budget.record(len(tokens), saved - self._spent - self._spent_reading)
-        self._spent = self._spent_reading = 0.0
+        self._spent = self._spent_reading = self._seconds_reading = 0.0
 
     # -- ask ------------------------------------------------------------------------------------------
 
@@ -87,7 +87,6 @@ class DraftModelUse:
     def spend(self, selector: TreeSelector, seconds: float) -> None:
         """Record a step that took ``seconds``, with reading, for the draft model."""
         self._spent = selector.tokens_per_second * (seconds - self._seconds_reading)
-        self._seconds_reading = 0.0
 
     def _price(self, selector: TreeSelector, n_lacking: int) -> float:
         """Return what a draft of one token costs, in tokens, with what must be read of ``n_lacking``."""
@@ -106,7 +105,7 @@ class DraftModelUse:
         """Return whether the draft model has read enough to draft. If it has not, let it read what is paid
         for."""
         conversation = self.conversation
-        if not self._may_read(tokens_per_second, trials):
+        if not self._may_read(tokens_per_second, may_catch_up=not trials.is_rare):
             return False
         if conversation.n_lacking > FEW_TOKENS:
             self._read(tokens_per_second)
@@ -114,8 +113,9 @@ class DraftModelUse:
         self._reads_all &= not is_ready
         return is_ready
 
-    def _may_read(self, tokens_per_second: float, trials: TrialBackoff) -> bool:
-        """Return whether reading is paid for; skip what is not needed for a trial if reading all is not."""
+    def _may_read(self, tokens_per_second: float, *, may_catch_up: bool) -> bool:
+        """Return whether reading is paid for. If reading all is not, skip what is not needed for a trial,
+        unless what is lacking is paid for and ``may_catch_up``."""
         conversation, budget = self.conversation, self._budget
         cost = tokens_per_second * conversation.token_seconds
         n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
@@ -125,14 +125,14 @@ class DraftModelUse:
         if budget.lends(cost * (n_lacking + n_skipped), n_passes):
             conversation.read_from_start()
             self._reads_all = True
-        elif n_lacking > conversation.trial_tokens and (trials.is_rare or not budget.allows(cost * n_lacking)):
+        elif n_lacking > conversation.trial_tokens and not (may_catch_up and budget.allows(cost * n_lacking)):
             conversation.skip_to(conversation.length - conversation.trial_tokens)
         return self._reads_all or budget.allows(cost * conversation.n_lacking)
 
     def _read(self, tokens_per_second: float) -> None:
         began = time.perf_counter()
         self.conversation.read()
-        self._seconds_reading += time.perf_counter() - began
+        self._seconds_reading = time.perf_counter() - began
         cost = tokens_per_second * self._seconds_reading
         if self._reads_all:
             self._budget.borrow(cost)
