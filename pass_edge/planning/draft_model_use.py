@@ -18,6 +18,8 @@ from .tree_selection import DraftBuilder, TreeSelector
 
 _LIKELY_PASSES = 64
 """A conversation is taken to need as many passes more as it has had, but at least so many."""
+_FIRST_DRAFTS = 3
+"""Drafts that the account must cover before the draft model starts."""
 
 
 class DraftModelUse:
@@ -39,6 +41,8 @@ class DraftModelUse:
         self._n_passes, self._reads_all = 0, False
         self._asked: TrialBackoff | None = None
         """If the last step asked the draft model: the trials of which this was one."""
+        self._starts = False
+        """If so, whether it skipped text: that draft costs more than the next ones, and is not judged."""
         self._planned: tuple[TreeSelector, DraftTree | None] | None = None
         """What selected the tree of a pass to which the draft model may have added, and the tree without its
         drafts; None: it has planned all of the tree."""
@@ -53,7 +57,7 @@ class DraftModelUse:
             saved = selector.outcome(result.tree, result.tree.n_accepted(result.new_tokens))
             if without:
                 saved -= selector.outcome(without, without.n_accepted(result.new_tokens))
-            if self._asked:
+            if self._asked and not self._starts:
                 self._asked.record((saved - self._spent) / selector.tokens_per_second)
         self._asked = self._planned = None
         self._follow(result.new_tokens, saved)
@@ -89,11 +93,14 @@ class DraftModelUse:
         self._spent = selector.tokens_per_second * (seconds - self._seconds_reading)
 
     def _price(self, selector: TreeSelector, n_lacking: int) -> float:
-        """Return what a draft of one token costs, in tokens, with what must be read of ``n_lacking``."""
-        conversation = self.conversation
+        """Return what the account must cover, in tokens, if the draft model lacks so many tokens: a draft of
+        one token. Where it starts from the last few tokens, these and some more drafts, because a single
+        draft shows little, and costs more than those that follow it."""
+        conversation, rate = self.conversation, selector.tokens_per_second
+        draft = rate * conversation.step_seconds + selector.min_probability[0]
         n_read = min(n_lacking, conversation.trial_tokens) - 1
-        seconds = conversation.step_seconds + n_read * conversation.token_seconds
-        return selector.tokens_per_second * seconds + selector.min_probability[0]
+        n_drafts = _FIRST_DRAFTS if n_lacking > conversation.trial_tokens else 1
+        return n_drafts * draft + rate * n_read * conversation.token_seconds
 
     def _trials(self, selector: TreeSelector, best_probability: float) -> TrialBackoff:
         # the least that a draft must be worth: its row, and the time of the draft model's pass
@@ -117,6 +124,7 @@ class DraftModelUse:
         """Return whether reading is paid for. If reading all is not, skip what is not needed for a trial,
         unless what is lacking is paid for and ``may_catch_up``."""
         conversation, budget = self.conversation, self._budget
+        self._starts = False
         cost = tokens_per_second * conversation.token_seconds
         n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
         if self._reads_all or n_lacking + n_skipped <= conversation.trial_tokens:
@@ -127,6 +135,7 @@ class DraftModelUse:
             self._reads_all = True
         elif n_lacking > conversation.trial_tokens and not (may_catch_up and budget.allows(cost * n_lacking)):
             conversation.skip_to(conversation.length - conversation.trial_tokens)
+            self._starts = True
         return self._reads_all or budget.allows(cost * conversation.n_lacking)
 
     def _read(self, tokens_per_second: float) -> None:
@@ -147,7 +156,7 @@ class DraftModelUse:
         self._planned = selector, None
         self.spend(selector, seconds)
         if is_plain and not self._asked:
-            price = self._price(selector, self.conversation.trial_tokens)
+            price = self._price(selector, self.conversation.trial_tokens + 1)
             self._resting = self._trials(selector, 0.0), price
 
     def rests(self, tokens: Sequence[int]) -> bool:
