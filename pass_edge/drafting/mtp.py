@@ -102,8 +102,10 @@ class MtpConversation(DraftConversation):
     def _states_before(self, start: int, count: int) -> Floats:
         """Return the states of the tokens before those at the positions from ``start`` on, (count, n_embd);
         zeros before the first token, and where they are not known."""
-        states = np.zeros((count, self._states.shape[1]), np.float32)
         first = start - 1 - self._first_state
+        if 0 <= first <= self._n_states - count:
+            return self._states[first : first + count]
+        states = np.zeros((count, self._states.shape[1]), np.float32)
         known = self._states[max(0, first) : max(0, min(first + count, self._n_states))]
         states[max(0, -first) :][: len(known)] = known
         return states

@@ -18,8 +18,6 @@ from .tree_selection import DraftBuilder, TreeSelector
 
 _LIKELY_PASSES = 64
 """A conversation is taken to need as many passes more as it has had, but at least so many."""
-_FIRST_DRAFTS = 3
-"""Drafts that the account must cover before the draft model starts."""
 
 
 class DraftModelUse:
@@ -42,25 +40,30 @@ class DraftModelUse:
         self._asked: TrialBackoff | None = None
         """If the last step asked the draft model: the trials of which this was one."""
         self._starts = False
-        """If so, whether it skipped text: that draft costs more than the next ones, and is not judged."""
+        """If so, whether it skipped text. That draft costs more than the next ones, so it is not judged if
+        there are any."""
         self._planned: tuple[TreeSelector, DraftTree | None] | None = None
-        """What selected the tree of a pass to which the draft model may have added, and the tree without its
-        drafts; None: it has planned all of the tree."""
+        """As in ``expect``, for the pass that was planned last; None if the draft model has no part in it."""
         self._resting: tuple[TrialBackoff, float] | None = None
         """While it rests: the trials that it waits for, and what the account must cover."""
 
     def observe(self, result: StepResult) -> None:
         """Continue the conversation with the tokens of a pass, and book what drafts have cost and saved."""
-        saved = 0.0
-        if self._planned:
-            selector, without = self._planned
-            saved = selector.outcome(result.tree, result.tree.n_accepted(result.new_tokens))
-            if without:
-                saved -= selector.outcome(without, without.n_accepted(result.new_tokens))
-            if self._asked and not self._starts:
-                self._asked.record((saved - self._spent) / selector.tokens_per_second)
-        self._asked = self._planned = None
+        planned, self._planned = self._planned, None
+        if not planned:
+            self._follow(result.new_tokens, 0.0)
+            return
+        selector, without = planned
+        saved = selector.outcome(result.tree, result.tree.n_accepted(result.new_tokens))
+        if without:
+            saved -= selector.outcome(without, without.n_accepted(result.new_tokens))
+        gain = (saved - self._spent) / selector.tokens_per_second
         self._follow(result.new_tokens, saved)
+        if self._asked:
+            goes_on = self._budget.allows(self._price(selector, 1))
+            if not self._starts or not goes_on:
+                self._asked.record(gain, goes_on=goes_on)
+            self._asked = None
 
     def _follow(self, tokens: Sequence[int], saved: float) -> None:
         self.conversation.append(tokens)
@@ -74,18 +77,21 @@ class DraftModelUse:
         """Return whether to ask the draft model: a draft may be lost, a trial is due, it may gain something
         over the drafts in ``builder``, and it has read enough. If it has not, let it read what is paid
         for."""
-        if not self._budget.allows(self._price(selector, self.conversation.n_lacking)):
+        conversation = self.conversation
+        n_lacking = conversation.n_lacking
+        if not self._budget.allows(self._price(selector, n_lacking)):
             return False
-        trials, conversation = self._trials(selector, builder.best_probability), self.conversation
+        trials = self._trials(selector, builder.best_probability)
         step_cost = selector.tokens_per_second * conversation.step_seconds
         if not trials.is_due() or not selector.may_gain(builder, step_cost, conversation.depth):
             return False
-        self._asked = trials if self._is_ready(selector.tokens_per_second, trials) else None
-        return self._asked is not None
+        is_ready = self._is_ready(n_lacking, selector.tokens_per_second, may_catch_up=not trials.is_rare)
+        self._asked = trials if is_ready else None
+        return is_ready
 
-    def asked(self, selector: TreeSelector, without: DraftTree) -> None:
-        """Record that the draft model was asked. ``selector``: selects the tree; ``without``: the tree that
-        it selects without the drafts."""
+    def expect(self, selector: TreeSelector, without: DraftTree | None) -> None:
+        """Note the ``selector`` of the next pass, and the tree that it selects ``without`` the draft model;
+        None: no drafts, and there were none in the last pass."""
         self._planned = selector, without
 
     def spend(self, selector: TreeSelector, seconds: float) -> None:
@@ -93,14 +99,11 @@ class DraftModelUse:
         self._spent = selector.tokens_per_second * (seconds - self._seconds_reading)
 
     def _price(self, selector: TreeSelector, n_lacking: int) -> float:
-        """Return what the account must cover, in tokens, if the draft model lacks so many tokens: a draft of
-        one token. Where it starts from the last few tokens, these and some more drafts, because a single
-        draft shows little, and costs more than those that follow it."""
-        conversation, rate = self.conversation, selector.tokens_per_second
-        draft = rate * conversation.step_seconds + selector.min_probability[0]
+        """Return what a draft of one token costs, in tokens, with what must be read of ``n_lacking``."""
+        conversation = self.conversation
         n_read = min(n_lacking, conversation.trial_tokens) - 1
-        n_drafts = _FIRST_DRAFTS if n_lacking > conversation.trial_tokens else 1
-        return n_drafts * draft + rate * n_read * conversation.token_seconds
+        seconds = conversation.step_seconds + n_read * conversation.token_seconds
+        return selector.tokens_per_second * seconds + selector.min_probability[0]
 
     def _trials(self, selector: TreeSelector, best_probability: float) -> TrialBackoff:
         # the least that a draft must be worth: its row, and the time of the draft model's pass
@@ -108,55 +111,52 @@ class DraftModelUse:
         rarely_pays = best_probability > LIKELY or (selector.n_sharing > 1 and least > LIKELY)
         return self._known.trials(selector.n_sharing, best_probability, starts_rare=rarely_pays)
 
-    def _is_ready(self, tokens_per_second: float, trials: TrialBackoff) -> bool:
-        """Return whether the draft model has read enough to draft. If it has not, let it read what is paid
-        for."""
-        conversation = self.conversation
-        if not self._may_read(tokens_per_second, may_catch_up=not trials.is_rare):
-            return False
-        if conversation.n_lacking > FEW_TOKENS:
-            self._read(tokens_per_second)
-        is_ready = conversation.n_lacking <= FEW_TOKENS
+    def _is_ready(self, n_lacking: int, tokens_per_second: float, *, may_catch_up: bool) -> bool:
+        """Return whether the draft model, which lacks so many tokens, has read enough to draft. If it has
+        not, let it read what is paid for. ``may_catch_up``: that may be more than a trial needs."""
+        self._starts = False
+        if n_lacking + self.conversation.n_skipped > self.conversation.trial_tokens:
+            n_lacking = self._skipped_to(n_lacking, tokens_per_second, may_catch_up=may_catch_up)
+        if n_lacking > FEW_TOKENS:
+            n_lacking -= self._read(tokens_per_second)
+        is_ready = n_lacking <= FEW_TOKENS
         self._reads_all &= not is_ready
         return is_ready
 
-    def _may_read(self, tokens_per_second: float, *, may_catch_up: bool) -> bool:
-        """Return whether reading is paid for. If reading all is not, skip what is not needed for a trial,
-        unless what is lacking is paid for and ``may_catch_up``."""
+    def _skipped_to(self, n_lacking: int, tokens_per_second: float, *, may_catch_up: bool) -> int:
+        """Skip what is not needed for a trial, unless reading it is paid for, or go back to what was skipped.
+        Return how many tokens are lacking then."""
         conversation, budget = self.conversation, self._budget
-        self._starts = False
         cost = tokens_per_second * conversation.token_seconds
-        n_lacking, n_skipped = conversation.n_lacking, conversation.n_skipped
-        if self._reads_all or n_lacking + n_skipped <= conversation.trial_tokens:
-            return True
-        n_passes = max(self._n_passes, _LIKELY_PASSES)
-        if budget.lends(cost * (n_lacking + n_skipped), n_passes):
+        n_all = n_lacking + conversation.n_skipped
+        if self._reads_all or budget.lends(cost * n_all, max(self._n_passes, _LIKELY_PASSES)):
             conversation.read_from_start()
             self._reads_all = True
         elif n_lacking > conversation.trial_tokens and not (may_catch_up and budget.allows(cost * n_lacking)):
             conversation.skip_to(conversation.length - conversation.trial_tokens)
             self._starts = True
-        return self._reads_all or budget.allows(cost * conversation.n_lacking)
+        return conversation.n_lacking
 
-    def _read(self, tokens_per_second: float) -> None:
+    def _read(self, tokens_per_second: float) -> int:
         began = time.perf_counter()
-        self.conversation.read()
+        n_read = self.conversation.read()
         self._seconds_reading = time.perf_counter() - began
         cost = tokens_per_second * self._seconds_reading
         if self._reads_all:
             self._budget.borrow(cost)
         else:
             self._spent_reading += cost
+        return n_read
 
     # -- alone ----------------------------------------------------------------------------------------
 
     def planned_alone(self, selector: TreeSelector, seconds: float, *, is_plain: bool) -> None:
         """Record that a step was planned for the draft model alone, in ``seconds``: it pays for all of them.
         ``is_plain``: the last pass and the next one have no drafts, so it rests until it is due again."""
-        self._planned = selector, None
+        self.expect(selector, None)
         self.spend(selector, seconds)
         if is_plain and not self._asked:
-            price = self._price(selector, self.conversation.trial_tokens + 1)
+            price = self._price(selector, self.conversation.trial_tokens)
             self._resting = self._trials(selector, 0.0), price
 
     def rests(self, tokens: Sequence[int]) -> bool:

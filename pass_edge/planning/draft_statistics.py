@@ -130,10 +130,11 @@ class TrialBackoff:
             self._trials_left = max(self._trials_left, self._in_a_row)
         return self._trials_left > 0
 
-    def record(self, gain: float) -> None:
-        """Record the gain of one trial, in seconds; negative is a loss."""
+    def record(self, gain: float, *, goes_on: bool = True) -> None:
+        """Record the gain of one trial, in seconds; negative is a loss. ``goes_on``: more trials in a row may
+        follow."""
         self._steps_waited = 0
-        self._trials_left -= 1
+        self._trials_left = self._trials_left - 1 if goes_on else 0
         self.mean_gain = _GAIN_DECAY * self.mean_gain + (1 - _GAIN_DECAY) * gain
         if self.mean_gain > 0:
             self._interval = 1

@@ -280,8 +280,9 @@ class Planner:
         if not use or not _allows_another_source(builder, result):
             return
         if use.is_due(selector, builder):
-            root = result.new_tokens[-1]
-            use.asked(selector, selector.select(builder.build(), 0, root).below(root))
+            if not self._plans_for_draft_model_alone(result.sampler):
+                root = result.new_tokens[-1]
+                use.expect(selector, selector.select(builder.build(), 0, root).below(root))
             chain = use.conversation, self._statistics.draft_model, estimates.draft_model
             self._draft_chain(*chain, builder, selector, guide, result)
         use.spend(selector, time.perf_counter() - began)

@@ -207,7 +207,7 @@ def test_a_draft_counts_for_what_it_saves_beside_other_drafts(clock: list[float]
     gains: list[float] = []
     planner._statistics.budget.record = lambda tokens, gain: gains.append(gain)  # type: ignore[method-assign]
     for without in (NO_DRAFT.below(7), tree):
-        use.asked(selector, without)
+        use.expect(selector, without)
         use.observe(result)
     assert gains == [pytest.approx(1 - ROW / PASS), 0.0]
 
