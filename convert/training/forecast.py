@@ -21,7 +21,7 @@ from .acceptance import Acceptance
 from .device import fastest_dtype
 from .heads import ANCHORS
 from .recipe import Recipe
-from .text import GROUP_SIZE
+from .text import ANSWERS_AT_ONCE
 
 _BACKWARD = 2
 """Multiplications backwards for each forwards, for a matrix that learns; 1 for one that does not."""
@@ -56,7 +56,7 @@ class Gain:
 
 def text_seconds(costs: StepCosts, prompts: Sequence[Sequence[int]], max_tokens: int) -> float:
     """Return how long it takes at most to read ``prompts`` and to answer them."""
-    widest = min(GROUP_SIZE, costs.widest)
+    widest = min(ANSWERS_AT_ONCE, costs.widest)
     row_seconds = float(costs.at(max_tokens)[widest - 1]) / widest
     return row_seconds * sum(len(prompt) + max_tokens for prompt in prompts)
 

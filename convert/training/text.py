@@ -2,8 +2,8 @@
 
 The answers are the model's own, because those are what it will have to draft. Half of them are greedy, half
 are sampled. The prompts are read anyway, so they can be learned from too: they then count as the
-beginnings of the answers, but for what all of them begin with. Texts are made and written in groups. A run
-that was killed resumes after the last complete group, and gives the same files:
+beginnings of the answers, but for what all of them begin with. Many are made at a time, and each is written
+when all before it are. A run that was killed resumes after the last complete one, and gives the same files:
 
 text.i32      for each answer, the lengths of prompt and answer, then the ids of both
 hidden.f16    for each token of an answer, the hidden state (output of the last norm) that it was chosen from
@@ -25,19 +25,18 @@ import numpy.typing as npt
 import torch
 
 from pass_edge import Engine, Sampling
-from pass_edge.decoding.batch_generator import BatchGenerator
+from pass_edge.decoding.batch_generator import BatchGenerator, Pass
 from pass_edge.native.errors import SettingsError
 from pass_edge.sampling.sampler import Sampler
 from pass_edge.settings import context_settings
 
 from .prompts import encode_prompt
 
-GROUP_SIZE = 32
-"""Answers made at a time."""
+ANSWERS_AT_ONCE = 32
 N_TOP_TOKENS = 16
 """Tokens kept at each position; the probability of all others is ignored."""
 _HEADER = 2
-_TEXT, _HIDDEN, _LIKELY, _LOGPROBS = "text.i32", "hidden.f16", "likely.i32", "logprobs.f16"
+_FILES = _TEXT, _HIDDEN, _LIKELY, _LOGPROBS = "text.i32", "hidden.f16", "likely.i32", "logprobs.f16"
 
 Progress = Callable[[int, int], None]
 
@@ -73,26 +72,27 @@ def make_texts(
     answer's, behind the beginning that all prompts share.
 
     Answers in ``folder`` are read, missing ones are made and added to it. ``progress``: called with the
-    number of answers made and ``count``. Raises SettingsError if there are too few prompts.
+    number of answers written and ``count``. Raises SettingsError if there are too few prompts.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done = _truncate_to_groups(folder, engine.model.n_embd)
+    done = _truncate(folder, engine.model.n_embd)
     encoded = (ids for prompt in prompts if len(ids := encode_prompt(engine, prompt)) <= max_prompt)
     chosen = list(itertools.islice(encoded, count))
     if len(chosen) < count:
         raise SettingsError(f"there are {len(chosen)} prompts that can be used; {count} are asked for")
     scored_from = max(1, _common_length(chosen)) if with_prompts else None
+    samplers = [
+        Sampler(Sampling(temperature=temperatures[i % len(temperatures)], seed=seed + i))
+        for i in range(count)
+    ]
     settings = context_settings(engine.model, engine.settings, cells=1)
-    with BatchGenerator(engine.model, settings, GROUP_SIZE, max_prompt + max_tokens) as generator:
-        for start in range(done, count, GROUP_SIZE):
-            progress(start, count)
-            group = chosen[start : start + GROUP_SIZE]
-            samplers = [
-                Sampler(Sampling(temperature=temperatures[i % len(temperatures)], seed=seed + i))
-                for i in range(start, start + len(group))
-            ]
-            _append(folder, _answer_group(generator, group, samplers, max_tokens, scored_from))
-    progress(count, count)
+    with BatchGenerator(engine.model, settings, ANSWERS_AT_ONCE, max_prompt + max_tokens) as generator:
+        progress(done, count)
+        passes = generator.answer(chosen[done:], samplers[done:], max_tokens, scored_from)
+        for text in _in_order(passes, chosen[done:], scored_from):
+            _append(folder, text)
+            done += 1
+            progress(done, count)
     return read_texts(folder, engine.model.n_embd)[:count]
 
 
@@ -102,34 +102,41 @@ def _common_length(prompts: Sequence[list[int]]) -> int:
     return next((i for i, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
 
 
-def _answer_group(
-    generator: BatchGenerator,
-    prompts: Sequence[list[int]],
-    samplers: Sequence[Sampler],
-    max_tokens: int,
-    scored_from: int | None,
-) -> dict[str, bytes]:
-    """Answer a group of prompts, and return the bytes to append to each file."""
+def _in_order(
+    passes: Iterable[Pass], prompts: Sequence[list[int]], scored_from: int | None
+) -> Iterator[dict[str, bytes]]:
+    """Yield the bytes to append to each file for the answer to each of ``prompts``, in their order."""
     answers: list[list[tuple[int, bytes, bytes, bytes]]] = [[] for _ in prompts]
-    for step in generator.answer(prompts, samplers, max_tokens, scored_from):
-        logits = torch.from_numpy(step.logits)
-        best, top_tokens = logits.topk(N_TOP_TOKENS)
-        columns = (
-            step.tokens,
-            step.hidden.astype(np.float16),
-            top_tokens.int().numpy(),
-            (best - logits.logsumexp(1, keepdim=True)).half().numpy(),
-        )
-        for which, token, *rows in zip(step.running, *columns, strict=True):
-            answers[which].append((token, *(row.tobytes() for row in rows)))
-    appended = {_TEXT: b"", _HIDDEN: b"", _LIKELY: b"", _LOGPROBS: b""}
-    for prompt, answer in zip(prompts, answers, strict=True):
-        tokens, *rows = zip(*answer, strict=True)
-        before = prompt[:scored_from]
-        text = np.array([len(before), len(tokens), *before, *tokens], np.int32)
-        for name, data in zip(appended, (text.tobytes(), *map(b"".join, rows)), strict=True):
-            appended[name] += data
-    return appended
+    ended: set[int] = set()
+    following = 0
+    for step in passes:
+        for which, row in zip(step.running, _rows_to_keep(step), strict=True):
+            answers[which].append(row)
+        ended.update(step.ended)
+        while following in ended:
+            yield _bytes_of(prompts[following][:scored_from], answers[following])
+            answers[following].clear()
+            following += 1
+
+
+def _rows_to_keep(step: Pass) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+    """Yield for each token of a pass its id, and its rows in the other files."""
+    logits = torch.from_numpy(step.logits)
+    best, top_tokens = logits.topk(N_TOP_TOKENS)
+    columns = (
+        step.hidden.astype(np.float16),
+        top_tokens.int().numpy(),
+        (best - logits.logsumexp(1, keepdim=True)).half().numpy(),
+    )
+    for token, *rows in zip(step.tokens, *columns, strict=True):
+        hidden, likely, logprobs = (row.tobytes() for row in rows)
+        yield token, hidden, likely, logprobs
+
+
+def _bytes_of(before: list[int], answer: list[tuple[int, bytes, bytes, bytes]]) -> dict[str, bytes]:
+    tokens, *rows = zip(*answer, strict=True)
+    text = np.array([len(before), len(tokens), *before, *tokens], np.int32)
+    return dict(zip(_FILES, (text.tobytes(), *map(b"".join, rows)), strict=True))
 
 
 def read_texts(folder: Path, n_embd: int) -> list[TrainingText]:
@@ -183,13 +190,12 @@ def _append(folder: Path, appended: dict[str, bytes]) -> None:
             os.fsync(file.fileno())
 
 
-def _truncate_to_groups(folder: Path, n_embd: int) -> int:
-    """Truncate the files after the last complete group; return how many answers remain."""
-    texts = list(_read_ids(folder / _TEXT))
-    texts = texts[: len(texts) // GROUP_SIZE * GROUP_SIZE]
-    rows = sum(len(ids) - prompt for ids, prompt in texts)
+def _truncate(folder: Path, n_embd: int) -> int:
+    """Truncate the files after the last complete answer; return how many answers remain."""
+    texts = read_texts(folder, n_embd)
+    rows = sum(len(text.ids) - text.prompt_length for text in texts)
     sizes = {name: rows * width * np.dtype(dtype).itemsize for name, dtype, width in _columns(n_embd)}
-    sizes[_TEXT] = 4 * sum(_HEADER + len(ids) for ids, _ in texts)
+    sizes[_TEXT] = 4 * sum(_HEADER + len(text.ids) for text in texts)
     for name, size in sizes.items():
         if (folder / name).exists():
             os.truncate(folder / name, size)

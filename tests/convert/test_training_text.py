@@ -11,7 +11,7 @@ import pytest
 
 from pass_edge import Engine, Settings, SettingsError
 from pass_edge.convert.training.prompts import encode_prompt, read_prompts, without_overlap
-from pass_edge.convert.training.text import GROUP_SIZE, make_texts, read_texts
+from pass_edge.convert.training.text import ANSWERS_AT_ONCE, make_texts, read_texts
 from pass_edge.native.tiny_model import write_tiny_model
 
 LONG = "one two three four five six seven eight nine ten eleven twelve"
@@ -65,7 +65,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 PROMPTS = [" ".join(map(str, np.random.default_rng(i).integers(0, 48, 4 + i % 5))) for i in range(90)]
-COUNT = 2 * GROUP_SIZE + 6
+COUNT = ANSWERS_AT_ONCE + 16
 
 
 def make(engine: Engine, folder: Path, **others: object) -> dict[str, bytes]:
@@ -78,13 +78,13 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("written", [1, 2, 3, 4])
-def test_a_half_written_group_is_made_again(written: int, engine: Engine, tmp_path: Path) -> None:
-    """Killed while the second group is written: ``written`` of its files have a part of the group."""
+def test_a_half_written_answer_is_made_again(written: int, engine: Engine, tmp_path: Path) -> None:
+    """Killed while an answer is written: ``written`` of the files have a part of it."""
     whole = make(engine, tmp_path / "whole")
     folder = tmp_path / "killed"
 
     def killed(done: int, total: int) -> None:
-        if done:
+        if done == ANSWERS_AT_ONCE + 3:
             raise KilledError
 
     with pytest.raises(KilledError):
@@ -94,7 +94,7 @@ def test_a_half_written_group_is_made_again(written: int, engine: Engine, tmp_pa
         assert 0 < done < len(whole[name])
         with (folder / name).open("ab") as file:
             file.write(whole[name][done : done + 101])  # a torn row, or a torn id
-    assert len(read_texts(folder, engine.model.n_embd)) >= GROUP_SIZE
+    assert len(read_texts(folder, engine.model.n_embd)) == ANSWERS_AT_ONCE + 3
     assert make(engine, folder) == whole
     assert make(engine, folder) == whole
 
