@@ -186,14 +186,16 @@ class Session:
         logits = result.logits[:, : self._n_vocab]
         history = self._history(sampler, tree.tokens[0])
         verdict = self._verify(tree, logits, sampler, start + 1, history)
-        if self._schedule.mtp and result.mtp_states is not None:
+        new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
+        may_draft = self._may_draft(sampler)
+        rests = may_draft and self._schedule.rests(new)
+        if self._schedule.mtp and result.mtp_states is not None and not rests:
             self._schedule.mtp.observe_states(start, result.mtp_states[list(verdict.path)])
         replay_seconds = self._cache.commit_path(layout, verdict.path)
-        new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
         committed = time.perf_counter()
-        if self._may_draft(sampler) and not self._schedule.rests(new):
+        if may_draft and not rests:
             self._schedule.learn(
                 StepResult(
                     tree,

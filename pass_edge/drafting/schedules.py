@@ -24,7 +24,8 @@ from .tree import NO_DRAFT, Draft, DraftTree
 
 class Schedule(Protocol):
     """Plans the passes of one conversation. ``needs_hidden``: whether passes must keep hidden states.
-    ``mtp``: the MTP layers, if it drafts from them; they must be given the states of all tokens."""
+    ``mtp``: the MTP layers, if it drafts from them; they must be given the states of all tokens, but those
+    of passes in which it ``rests``."""
 
     needs_hidden: bool
     mtp: MtpConversation | None

@@ -126,8 +126,8 @@ class TrialBackoff:
     def is_due(self) -> bool:
         """Count one step, and return whether the source should be tried in it."""
         self._steps_waited += 1
-        if self._steps_waited >= self._interval:
-            self._trials_left = max(self._trials_left, self._in_a_row)
+        if self._trials_left <= 0 and self._steps_waited >= self._interval:
+            self._trials_left = self._in_a_row
         return self._trials_left > 0
 
     def record(self, gain: float, *, goes_on: bool = True) -> None:

@@ -127,7 +127,8 @@ class Planner:
         builder = DraftBuilder()
         by_rejection = result.rule == REJECTION
         guide = GrammarGuide(result.sampler, result.history, builder, by_rejection=by_rejection)
-        self._draft_ngrams(builder, selector, estimates.ngrams, guide, by_rejection=by_rejection)
+        if self._use_ngrams:
+            self._draft_ngrams(builder, selector, estimates.ngrams, guide, by_rejection=by_rejection)
         if not guide.forces(0):
             self._draft_heads(builder, selector, estimates, guide, result)
             self._ask_draft_model(builder, selector, estimates, guide, result)
