@@ -55,11 +55,11 @@ class DraftModelUse:
             return
         selector, without = planned
         saved = selector.outcome(result.tree, result.tree.n_accepted(result.new_tokens))
-        if without:
+        if without is not None:
             saved -= selector.outcome(without, without.n_accepted(result.new_tokens))
         gain = (saved - self._spent) / selector.tokens_per_second
         self._follow(result.new_tokens, saved)
-        if self._asked:
+        if self._asked is not None:
             goes_on = self._budget.allows(self._price(selector, 1))
             if not self._starts or not goes_on:
                 self._asked.record(gain, goes_on=goes_on)
@@ -83,7 +83,11 @@ class DraftModelUse:
             return False
         trials = self._trials(selector, builder.best_probability)
         step_cost = selector.tokens_per_second * conversation.step_seconds
-        if not trials.is_due() or not selector.may_gain(builder, step_cost, conversation.depth):
+        if not trials.is_due():
+            return False
+        if not selector.may_gain(builder, step_cost, conversation.depth):
+            if not builder:  # even drafts that are all right could not pay: what is planned for them is lost
+                trials.record(0.0, goes_on=False)
             return False
         is_ready = self._is_ready(n_lacking, selector.tokens_per_second, may_catch_up=not trials.is_rare)
         self._asked = trials if is_ready else None
@@ -116,16 +120,16 @@ class DraftModelUse:
         not, let it read what is paid for. ``may_catch_up``: that may be more than a trial needs."""
         self._starts = False
         if n_lacking + self.conversation.n_skipped > self.conversation.trial_tokens:
-            n_lacking = self._skipped_to(n_lacking, tokens_per_second, may_catch_up=may_catch_up)
+            n_lacking = self._choose_reading(n_lacking, tokens_per_second, may_catch_up=may_catch_up)
         if n_lacking > FEW_TOKENS:
             n_lacking -= self._read(tokens_per_second)
         is_ready = n_lacking <= FEW_TOKENS
         self._reads_all &= not is_ready
         return is_ready
 
-    def _skipped_to(self, n_lacking: int, tokens_per_second: float, *, may_catch_up: bool) -> int:
-        """Skip what is not needed for a trial, unless reading it is paid for, or go back to what was skipped.
-        Return how many tokens are lacking then."""
+    def _choose_reading(self, n_lacking: int, tokens_per_second: float, *, may_catch_up: bool) -> int:
+        """If reading all is paid for, go back to what was skipped; otherwise skip what is not needed for a
+        trial, unless it may be read. Return how many tokens are lacking then."""
         conversation, budget = self.conversation, self._budget
         cost = tokens_per_second * conversation.token_seconds
         n_all = n_lacking + conversation.n_skipped

@@ -246,6 +246,12 @@ def test_where_it_is_the_only_source_nothing_is_planned_while_it_rests(clock: li
     assert conversation.length == 600, "it follows the conversation all the same"
 
 
+def test_where_even_certain_drafts_could_not_pay_hardly_anything_is_planned(clock: list[float]) -> None:
+    conversation = FakeConversation(clock, step_seconds=PASS)
+    assert n_planned(planner_of(conversation), clock, 2000, always(3)) < 30
+    assert conversation.n_asked == 0
+
+
 def test_beside_ngrams_every_pass_is_planned(clock: list[float]) -> None:
     planner = planner_of(FakeConversation(clock), ngrams=True)
     says = iter(range(100, 150))
