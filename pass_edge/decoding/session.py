@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.schedules import Schedule
@@ -65,6 +65,7 @@ class Session:
         self._n_vocab = n_vocab
         self._rule = rule
         self._verify = RULES[rule]
+        self._handover_seconds = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -168,7 +169,8 @@ class Session:
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
-        step: Step = self._run(
+        began = time.perf_counter()
+        step, seconds = self._run(
             TreeRequest(
                 self._cache,
                 len(self.tokens),
@@ -177,23 +179,28 @@ class Session:
                 keep_hidden=self._schedule.needs_hidden,
             )
         )
-        return step
+        if not self._batcher.is_shared:  # there, it also waits for other conversations
+            self._handover_seconds = time.perf_counter() - began - seconds
+        return cast(Step, step)
 
-    def _finish(self, result: BatchResult, sampler: Sampler) -> Step:
-        """Verify and commit a decoded tree, and plan the next one; in the computing thread."""
+    def _finish(self, result: BatchResult, sampler: Sampler) -> tuple[Step, float]:
+        """Verify and commit a decoded tree, and plan the next one; in the computing thread. Return also the
+        seconds of all that, with those of the pass."""
         began = time.perf_counter()
         layout, tree, start = result.layout, result.layout.tree, len(self.tokens)
         logits = result.logits[:, : self._n_vocab]
         history = self._history(sampler, tree.tokens[0])
         verdict = self._verify(tree, logits, sampler, start + 1, history)
-        if self._schedule.mtp and result.mtp_states is not None:
+        new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
+        may_draft = self._may_draft(sampler)
+        rests = may_draft and self._schedule.rests(new)
+        if self._schedule.mtp and result.mtp_states is not None and not rests:
             self._schedule.mtp.observe_states(start, result.mtp_states[list(verdict.path)])
         replay_seconds = self._cache.commit_path(layout, verdict.path)
-        new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         self.tokens += [tree.tokens[0], *new[:-1]]
         self.root = verdict.token
         committed = time.perf_counter()
-        if self._may_draft(sampler):
+        if may_draft and not rests:
             self._schedule.learn(
                 StepResult(
                     tree,
@@ -209,13 +216,15 @@ class Session:
                     result.n_sharing,
                     result.n_waiting,
                     replay_seconds,
+                    self._handover_seconds,
                 )
             )
         drafting_seconds = time.perf_counter() - committed
         chosen_from = (logits[node] for node in verdict.path)
         if self._batcher.is_shared:  # another conversation's pass may overwrite them
             chosen_from = (row.copy() for row in chosen_from)
-        return Step(new, layout.shape.height, result.seconds, drafting_seconds, tuple(chosen_from))
+        step = Step(new, layout.shape.height, result.seconds, drafting_seconds, tuple(chosen_from))
+        return step, result.seconds + time.perf_counter() - began
 
     def _history(self, sampler: Sampler, root: int) -> list[int]:
         length = sampler.history_length

@@ -33,7 +33,7 @@ FEW_TOKENS = 8
 _MEASURED_TOKENS, _MEASUREMENTS = 32, 3
 _MEASURED_STEPS = 10
 _CORRECTION_RATE = 0.1
-"""Weight of the newest time in ``token_seconds``."""
+"""Weight of the newest time in ``step_seconds`` and ``token_seconds``."""
 _OUTLIER = 4.0
 """A time counts at most so many times the mean."""
 
@@ -84,10 +84,13 @@ def _own_settings(settings: Settings) -> Settings:
 class DraftModel:
     """A draft model, for all conversations of an engine. Close it when done. Not thread-safe.
 
-    Attributes: ``model``; ``context``; ``step_seconds``: time of a pass over one token, measured at the start
-    with that of reading its logits; ``token_seconds``: time of each token of text that is read, corrected by
-    each reading; ``n_asked``: chains begun so far.
+    Attributes: ``model``; ``context``; ``step_seconds``: time of a pass over one token, with that of reading
+    its logits; ``token_seconds``: time of each token of text that is read. Both are measured at the start,
+    and corrected by what drafting and reading take. ``n_asked``: chains begun so far.
     """
+
+    trial_tokens = 16
+    """So many tokens are read for a trial, if reading all that is lacking is not paid for."""
 
     def __init__(
         self,
@@ -144,8 +147,11 @@ class DraftModel:
 
     def observe_reading(self, count: int, seconds: float) -> None:
         """Correct ``token_seconds``: ``count`` tokens were read in ``seconds``."""
-        newest = min(seconds / count, _OUTLIER * self.token_seconds)
-        self.token_seconds += _CORRECTION_RATE * (newest - self.token_seconds)
+        self.token_seconds = _corrected(self.token_seconds, seconds / count)
+
+    def observe_step(self, n_read: int, seconds: float) -> None:
+        """Correct ``step_seconds``: a token was drafted, and ``n_read`` others were read, in ``seconds``."""
+        self.step_seconds = _corrected(self.step_seconds, seconds - n_read * self.token_seconds)
 
     def close(self) -> None:
         """Free the context; safe to call twice. The model stays."""
@@ -156,7 +162,7 @@ class DraftConversation:
     """A DraftSource: the draft model in one conversation. Not thread-safe.
 
     Attributes: ``depth``: most tokens of a chain; ``length``: tokens of the conversation, with the root;
-    ``token_seconds``, ``step_seconds``: those of the draft model.
+    ``token_seconds``, ``step_seconds``, ``trial_tokens``: those of the draft model.
     """
 
     def __init__(self, draft_model: DraftModel, sequence: int, depth: int, n_alternatives: int = 0) -> None:
@@ -190,6 +196,10 @@ class DraftConversation:
     @property
     def step_seconds(self) -> float:
         return self._model.step_seconds
+
+    @property
+    def trial_tokens(self) -> int:
+        return self._model.trial_tokens
 
     @property
     def n_lacking(self) -> int:
@@ -231,7 +241,10 @@ class DraftConversation:
     def _predictions(self, chain: Sequence[int]) -> Iterator[HeadLogits]:
         lacking = self._tokens[-self.n_lacking :]
         for _ in range(self.depth):
-            yield _head_logits(self._decode(lacking))
+            began = time.perf_counter()
+            logits = _head_logits(self._decode(lacking))
+            self._model.observe_step(len(lacking) - 1, time.perf_counter() - began)
+            yield logits
             lacking = [chain[-1]]
 
     def _decode(self, tokens: Sequence[int]) -> Floats:
@@ -260,3 +273,8 @@ class DraftConversation:
 
 def _head_logits(logits: Floats) -> HeadLogits:
     return HeadLogits.from_logits(logits, None, len(logits))
+
+
+def _corrected(mean: float, newest: float) -> float:
+    """Return the mean time with the newest one, of which outliers count less."""
+    return mean + _CORRECTION_RATE * (min(max(newest, mean / _OUTLIER), mean * _OUTLIER) - mean)

@@ -27,6 +27,9 @@ _STATES_KEPT = 4096
 class MtpLayers(DraftModel):
     """A model's own MTP layers, for all conversations of an engine. As a DraftModel otherwise."""
 
+    trial_tokens = 4
+    """The hidden states tell what came before: from 1 token or 250, as many first drafts are right."""
+
     def _open_context(self, model: Model, settings: ContextSettings) -> Context:
         context = super()._open_context(model, replace(settings, mtp=True))
         context.keep_mtp_states()
@@ -55,24 +58,35 @@ class MtpConversation(DraftConversation):
     def __init__(self, layers: MtpLayers, sequence: int, depth: int, n_alternatives: int = 0) -> None:
         super().__init__(layers, sequence, depth, n_alternatives)
         self._layers = layers
-        self._states: list[Floats] = []
-        """The model's hidden states of the tokens from ``_first_state`` on."""
-        self._first_state = 0
+        self._states = np.zeros((0, layers.model.n_embd), np.float32)
+        """Room for the model's hidden states of the tokens from ``_first_state`` on."""
+        self._first_state = self._n_states = 0
         self._last_state = np.zeros((1, layers.model.n_embd), np.float32)
         """The layer's own state of the last token that it decoded."""
         self._n_computed = 0
         """Tokens of ``_held`` whose cells come from the model's states."""
 
     def observe_states(self, start: int, states: Floats) -> None:
-        """Take the model's hidden states of the tokens at the positions from ``start`` on, (n, n_embd)
-        float32; the array is kept, so it must not change. Those of later tokens are forgotten."""
+        """Copy the model's hidden states of the tokens at the positions from ``start`` on, (n, n_embd)
+        float32. Those of later tokens are forgotten."""
         n_kept = start - self._first_state
-        if not 0 <= n_kept <= len(self._states):
-            self._states, self._first_state, n_kept = [], start, 0
-        self._states[n_kept:] = states
-        n_excess = max(0, len(self._states) - _STATES_KEPT)
-        del self._states[:n_excess]
-        self._first_state += n_excess
+        if not 0 <= n_kept <= self._n_states:
+            self._first_state, n_kept = start, 0
+        if n_kept + len(states) > len(self._states):
+            n_kept = self._make_room(n_kept, len(states))
+        self._n_states = n_kept + len(states)
+        self._states[n_kept : self._n_states] = states
+
+    def _make_room(self, n_kept: int, count: int) -> int:
+        """Make room for ``count`` states after the first ``n_kept``, of which the oldest are forgotten if
+        there are too many. Return how many are left."""
+        n_left = n_kept if n_kept + count <= _STATES_KEPT else min(n_kept, _STATES_KEPT // 2)
+        n_rows = max(n_left + count, min(2 * n_left, _STATES_KEPT))
+        room = np.zeros((n_rows, self._states.shape[1]), np.float32)
+        room[:n_left] = self._states[n_kept - n_left : n_kept]
+        self._states = room
+        self._first_state += n_kept - n_left
+        return n_left
 
     def _decode(self, tokens: Sequence[int]) -> Floats:
         start = len(self._held)
@@ -88,10 +102,12 @@ class MtpConversation(DraftConversation):
     def _states_before(self, start: int, count: int) -> Floats:
         """Return the states of the tokens before those at the positions from ``start`` on, (count, n_embd);
         zeros before the first token, and where they are not known."""
-        states = np.zeros((count, self._layers.model.n_embd), np.float32)
         first = start - 1 - self._first_state
-        for row in range(max(0, -first), min(count, len(self._states) - first)):
-            states[row] = self._states[first + row]
+        if 0 <= first <= self._n_states - count:
+            return self._states[first : first + count]
+        states = np.zeros((count, self._states.shape[1]), np.float32)
+        known = self._states[max(0, first) : max(0, min(first + count, self._n_states))]
+        states[max(0, -first) :][: len(known)] = known
         return states
 
     @property

@@ -24,7 +24,8 @@ from .tree import NO_DRAFT, Draft, DraftTree
 
 class Schedule(Protocol):
     """Plans the passes of one conversation. ``needs_hidden``: whether passes must keep hidden states.
-    ``mtp``: the MTP layers, if it drafts from them; they must be given the states of all tokens."""
+    ``mtp``: the MTP layers, if it drafts from them; they must be given the states of all tokens, but those
+    of passes in which it ``rests``."""
 
     needs_hidden: bool
     mtp: MtpConversation | None
@@ -38,6 +39,10 @@ class Schedule(Protocol):
     def may_draft(self, sampler: Sampler) -> bool:
         """Return whether there is anything to draft from, for a text that ``sampler`` chooses. If not, each
         pass decodes the root alone, and ``tree`` and ``learn`` are not called."""
+
+    def rests(self, new_tokens: Sequence[int]) -> bool:
+        """Take the tokens of a pass, and return whether there is nothing to learn and to draft from it. If
+        not, ``learn`` follows."""
 
     def learn(self, result: StepResult) -> None:
         """Learn from a pass, and draft for the next one."""
@@ -88,6 +93,9 @@ class FixedSchedule:
 
     def may_draft(self, sampler: Sampler) -> bool:
         return self._drafter.depth > 0
+
+    def rests(self, new_tokens: Sequence[int]) -> bool:
+        return False
 
     def learn(self, result: StepResult) -> None:
         self._draft = self._drafter.draft(result)

@@ -6,17 +6,22 @@ engine run in one thread, the computing one.
 
 from __future__ import annotations
 
+from functools import partial
+
 from .acceptance import head_rates, ngram_rates
 from .trial_budget import TrialBudget
 
+LIKELY = 0.5
+"""If a draft pays only above this probability, heads are tried rarely at first. The draft model is, too,
+where there is a draft of more than this probability."""
 _MAX_INTERVAL, _MAX_HEADS_INTERVAL = 256, 16
 """Most passes between two trials of a source that does not pay: lookahead tokens cost rows, heads about a
 tenth of a pass."""
 _GAIN_DECAY = 0.95
 """Weight of the old mean gain at each trial. Most drafts of a head lose a little, and some gain much, so the
 mean runs over some twenty trials."""
-_MIN_HEADS_TRIALS, _MIN_MODEL_TRIALS = 8, 2
-"""Trials before heads, or a draft model, may be judged not to pay."""
+_FIRST_HEADS_TRIALS, _MODEL_TRIALS = 8, 4
+"""Trials before heads may be judged not to pay; and those of a draft model in a row, each time."""
 _PROBABILITY_BUCKETS = 4
 """Buckets by the probability of the best n-gram draft, for the trials of heads."""
 _HEAD_WEIGHT = 0.05
@@ -33,8 +38,8 @@ class DraftStatistics:
     def __init__(self, *, lookahead_may_pay: bool = True) -> None:
         """``lookahead_may_pay``: if false, lookahead tokens start as a source that does not pay."""
         self.lookahead_trials = TrialBackoff(starts_rare=not lookahead_may_pay)
-        self.heads = ChainStatistics(_MAX_HEADS_INTERVAL, _MIN_HEADS_TRIALS)
-        self.draft_model = ChainStatistics(_MAX_INTERVAL, _MIN_MODEL_TRIALS)
+        self.heads = ChainStatistics(_MAX_HEADS_INTERVAL, _FIRST_HEADS_TRIALS)
+        self.draft_model = ChainStatistics(_MAX_INTERVAL, _MODEL_TRIALS, _MODEL_TRIALS)
         self.budget = TrialBudget()
         self._estimates: dict[float, AcceptanceEstimates] = {}
 
@@ -49,9 +54,11 @@ class DraftStatistics:
 class ChainStatistics:
     """Whether a source of chains, heads or a draft model, pays, and how far its chains go."""
 
-    def __init__(self, max_interval: int, min_trials: int) -> None:
+    def __init__(self, max_interval: int, first_trials: int, in_a_row: int = 1) -> None:
         """Arguments: as for TrialBackoff."""
-        self._max_interval, self._min_trials = max_interval, min_trials
+        self._make_trials = partial(
+            TrialBackoff, max_interval=max_interval, first_trials=first_trials, in_a_row=in_a_row
+        )
         self._trials: dict[tuple[int, int], TrialBackoff] = {}
         self._probabilities: dict[int, float] = {}
 
@@ -64,9 +71,7 @@ class ChainStatistics:
         """
         key = n_sharing, int(_PROBABILITY_BUCKETS * best_probability)
         if key not in self._trials:
-            self._trials[key] = TrialBackoff(
-                starts_rare=starts_rare, max_interval=self._max_interval, min_trials=self._min_trials
-            )
+            self._trials[key] = self._make_trials(starts_rare=starts_rare)
         return self._trials[key]
 
     def observe(self, depth: int, probability: float) -> None:
@@ -94,29 +99,44 @@ class TrialBackoff:
     """Decides when to try a draft source that takes time: at every step while it pays, else after an interval
     that doubles with each trial that shows no gain.
 
-    Attributes: ``mean_gain``, of the last trials, in seconds.
+    Attributes: ``mean_gain``, of the last trials, in seconds; ``is_rare``: it does not pay.
     """
 
     def __init__(
-        self, *, starts_rare: bool = False, max_interval: int = _MAX_INTERVAL, min_trials: int = 0
+        self,
+        *,
+        starts_rare: bool = False,
+        max_interval: int = _MAX_INTERVAL,
+        first_trials: int = 1,
+        in_a_row: int = 1,
     ) -> None:
-        """``starts_rare``: start at ``max_interval``, the most steps between two trials. ``min_trials``:
-        trials before the source may be judged not to pay, unless it starts rare."""
+        """``starts_rare``: start at ``max_interval``, the most steps between two trials; otherwise
+        ``first_trials`` come before the source may be judged not to pay. ``in_a_row``: trials after each
+        interval."""
         self._interval = max_interval if starts_rare else 1
-        self._max_interval = max_interval
-        self._trials_left = 0 if starts_rare else min_trials
+        self._max_interval, self._in_a_row = max_interval, in_a_row
+        self._trials_left = 0 if starts_rare else first_trials
         self._steps_waited = 0
         self.mean_gain = 0.0
+
+    @property
+    def is_rare(self) -> bool:
+        return self._interval > 1
 
     def is_due(self) -> bool:
         """Count one step, and return whether the source should be tried in it."""
         self._steps_waited += 1
-        return self._steps_waited >= self._interval
+        if self._trials_left <= 0 and self._steps_waited >= self._interval:
+            self._trials_left = self._in_a_row
+        return self._trials_left > 0
 
-    def record(self, gain: float) -> None:
-        """Record the gain of one trial, in seconds; negative is a loss."""
+    def record(self, gain: float, *, goes_on: bool = True) -> None:
+        """Record the gain of one trial, in seconds; negative is a loss. ``goes_on``: more trials in a row may
+        follow."""
         self._steps_waited = 0
-        self._trials_left -= 1
+        self._trials_left = self._trials_left - 1 if goes_on else 0
         self.mean_gain = _GAIN_DECAY * self.mean_gain + (1 - _GAIN_DECAY) * gain
-        pays = self.mean_gain > 0 or self._trials_left > 0
-        self._interval = 1 if pays else min(2 * self._interval, self._max_interval)
+        if self.mean_gain > 0:
+            self._interval = 1
+        elif self._trials_left <= 0:
+            self._interval = min(2 * self._interval, self._max_interval)

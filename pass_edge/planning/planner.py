@@ -30,21 +30,20 @@ from pass_edge.settings import MAX_ROWS, REJECTION
 from .acceptance import AcceptanceRates, head_bucket, ngram_bucket
 from .cost_model import Doubles, StepCosts
 from .draft_model_use import DraftModelUse
-from .draft_statistics import AcceptanceEstimates, ChainStatistics, DraftStatistics
+from .draft_statistics import LIKELY, AcceptanceEstimates, ChainStatistics, DraftStatistics
 from .grammar_guide import GrammarGuide
 from .tree_selection import DraftBuilder, Throughput, TreeSelector
 
 GPU_TREE_SIZES = (1, 2, 4, 8, 16, 32)
 """Numbers of nodes that trees may have on a GPU. There, passes of the same size as the one before are
 cheaper: llama.cpp keeps the graph, and CUDA records it once it is repeated."""
-_LIKELY = 0.5
-"""If a draft pays only above this probability, heads are tried rarely at first. The draft model is, too,
-where there is a draft of more than this probability."""
 _HEAD_COST = 0.1
 """Approximate time of a head, as a share of a pass over one row."""
 _REPLAN_INTERVAL = 8
 """Passes that one TreeSelector serves: depth, costs and throughput change slowly, and numpy calls between
 passes take time."""
+_HANDOVER_RATE = 0.1
+"""Weight of the newest time in the mean time of a handover."""
 
 _NO_LIMITS = TreeLimits()
 
@@ -81,15 +80,17 @@ class Planner:
         self._drafter = drafter or Drafter(0)
         self._n_lookahead = n_lookahead
         self._statistics = statistics or DraftStatistics(lookahead_may_pay=may_look_ahead(costs))
-        self._draft_model = DraftModelUse(draft_model, self._statistics.budget) if draft_model else None
+        self._draft_model = DraftModelUse(draft_model, self._statistics) if draft_model else None
         self.mtp = draft_model if isinstance(draft_model, MtpConversation) else None
         self._use_ngrams = use_ngrams
         self._max_drafted, self._tree_sizes = max_drafted, tree_sizes
         self._limits = limits
         self.needs_hidden = self._drafter.heads is not None
-        self._has_source = use_ngrams or self.needs_hidden or n_lookahead > 0 or draft_model is not None
+        self._has_other_source = use_ngrams or self.needs_hidden or n_lookahead > 0
         self._index = NgramIndex()
         self._throughput = Throughput()
+        self._handover_seconds = 0.0
+        """What a step takes beside its pass and planning, on average."""
         seconds = costs.at(0)[: self._max_drafted + 1]
         self._selector = TreeSelector(seconds, self._throughput, tree_sizes=tree_sizes)
         self._n_passes = 0
@@ -109,7 +110,13 @@ class Planner:
 
     def may_draft(self, sampler: Sampler) -> bool:
         """Return whether there is a source of drafts, such as a grammar of ``sampler`` that forces tokens."""
-        return self._has_source or sampler is not sampler.unconstrained
+        has_source = self._has_other_source or self._draft_model is not None
+        return has_source or sampler is not sampler.unconstrained
+
+    def rests(self, new_tokens: Sequence[int]) -> bool:
+        """Return whether there is nothing to learn and to plan after a pass that yielded ``new_tokens``:
+        the only source is a draft model that rests."""
+        return self._draft_model is not None and self._draft_model.rests(new_tokens)
 
     def tree(self, root: int) -> DraftTree:
         """Return the tree that ``learn`` has planned for the next pass."""
@@ -124,14 +131,22 @@ class Planner:
         builder = DraftBuilder()
         by_rejection = result.rule == REJECTION
         guide = GrammarGuide(result.sampler, result.history, builder, by_rejection=by_rejection)
-        self._draft_ngrams(builder, selector, estimates.ngrams, guide, by_rejection=by_rejection)
+        if self._use_ngrams:
+            self._draft_ngrams(builder, selector, estimates.ngrams, guide, by_rejection=by_rejection)
         if not guide.forces(0):
             self._draft_heads(builder, selector, estimates, guide, result)
             self._ask_draft_model(builder, selector, estimates, guide, result)
         guide.draft_forced()
         self._select(builder.build(), selector, result.new_tokens[-1])
-        elapsed = result.seconds + time.perf_counter() - began
+        elapsed = time.perf_counter() - began
+        if self._draft_model and self._plans_for_draft_model_alone(result.sampler):
+            is_plain = len(result.tree.tokens) == 1 and not self._draft.tokens
+            self._draft_model.planned_alone(selector, elapsed, is_plain=is_plain)
+        elapsed += result.seconds + self._handover_seconds
         self._throughput.record(len(result.new_tokens) + result.n_sharing - 1, elapsed)
+
+    def _plans_for_draft_model_alone(self, sampler: Sampler) -> bool:
+        return not self._has_other_source and sampler is sampler.unconstrained
 
     # -- observe --------------------------------------------------------------------------------------
 
@@ -139,6 +154,8 @@ class Planner:
         """Correct the costs by the time of the pass, and the acceptance rates by its tokens."""
         seconds = result.seconds - result.replay_seconds
         self._costs.observe(result.rows, result.depth, seconds, 1 / result.n_sharing)
+        newest = min(result.handover_seconds, result.seconds)  # if longer, the machine was busy
+        self._handover_seconds += _HANDOVER_RATE * (newest - self._handover_seconds)
         self._observe_chains(result.new_tokens)
         if self._draft_model:
             self._draft_model.observe(result)
@@ -185,6 +202,7 @@ class Planner:
             self._costs.rebuild_seconds if result.n_active == 1 else 0.0,
             self._limits,
             seconds,
+            self._handover_seconds,
         )
         selector.padding_spent = self._selector.padding_spent
         return selector
@@ -246,17 +264,17 @@ class Planner:
             seconds = self._costs.at(result.depth)
             paid = seconds[result.rows - 1] - seconds[result.rows - 1 - sum(result.tree.lookahead)]
             chain = self._drafter, known, estimates.lookahead
-            gain = self._draft_chain(*chain, builder, selector, guide, result) if allowed else 0.0
+            gain = self._gain_of_chain(*chain, builder, selector, guide, result) if allowed else 0.0
             self._statistics.lookahead_trials.record(gain - paid)
         elif allowed and self.needs_hidden and selector.min_probability[0] < 1:
             trials = known.trials(
                 selector.n_sharing,
                 builder.best_probability,
-                starts_rare=selector.n_sharing > 1 and selector.min_probability[0] > _LIKELY,
+                starts_rare=selector.n_sharing > 1 and selector.min_probability[0] > LIKELY,
             )
             if trials.is_due():
                 chain = self._drafter, known, estimates.hidden
-                trials.record(self._draft_chain(*chain, builder, selector, guide, result))
+                trials.record(self._gain_of_chain(*chain, builder, selector, guide, result))
 
     def _ask_draft_model(
         self,
@@ -266,21 +284,34 @@ class Planner:
         guide: GrammarGuide,
         result: StepResult,
     ) -> None:
-        """Draft from the draft model where it is likely to pay. Record its gain."""
-        use, known = self._draft_model, self._statistics.draft_model
-        if not (use and use.is_affordable(selector) and _allows_another_source(builder, result)):
+        """Draft from the draft model where it is likely to pay."""
+        use, began = self._draft_model, time.perf_counter()
+        if not use or not _allows_another_source(builder, result):
             return
-        best = builder.best_probability
-        # the least that a draft must be worth: its row, and the time of the draft model's pass
-        least = selector.min_probability[0] + selector.tokens_per_second * use.conversation.step_seconds
-        rarely_pays = best > _LIKELY or (selector.n_sharing > 1 and least > _LIKELY)
-        trials = known.trials(selector.n_sharing, best, starts_rare=rarely_pays)
-        if trials.is_due() and use.is_ready(selector, builder):
-            root, began = result.new_tokens[-1], time.perf_counter()
-            without = selector.select(builder.build(), 0, root).below(root)
-            chain = use.conversation, known, estimates.draft_model
-            trials.record(self._draft_chain(*chain, builder, selector, guide, result))
-            use.record(time.perf_counter() - began, selector, without)
+        if use.is_due(selector, builder):
+            if not self._plans_for_draft_model_alone(result.sampler):
+                root = result.new_tokens[-1]
+                use.expect(selector, selector.select(builder.build(), 0, root).below(root))
+            chain = use.conversation, self._statistics.draft_model, estimates.draft_model
+            self._draft_chain(*chain, builder, selector, guide, result)
+        use.spend(selector, time.perf_counter() - began)
+
+    def _gain_of_chain(
+        self,
+        source: DraftSource,
+        known: ChainStatistics,
+        rates: AcceptanceRates,
+        builder: DraftBuilder,
+        selector: TreeSelector,
+        guide: GrammarGuide,
+        result: StepResult,
+    ) -> float:
+        """Draft a chain. Return its estimated gain in seconds: the value of the added drafts, less the time
+        that drafting took."""
+        began, value_before = time.perf_counter(), selector.value(builder.build())
+        self._draft_chain(source, known, rates, builder, selector, guide, result)
+        gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
+        return gain - (time.perf_counter() - began)
 
     def _draft_chain(
         self,
@@ -291,11 +322,10 @@ class Planner:
         selector: TreeSelector,
         guide: GrammarGuide,
         result: StepResult,
-    ) -> float:
+    ) -> None:
         """Draft a chain from ``source``, with alternatives at each depth. ``known``, ``rates``: what is known
-        of it. Return the gain in seconds: the value of the added drafts, less the time that drafting took."""
-        began = token_began = time.perf_counter()
-        value_before = selector.value(builder.build())
+        of it."""
+        token_began = time.perf_counter()
         node, path_probability = 0, 1.0
         self._predictions.append([])
         for depth, draft_token in enumerate(source.draft_tokens(result)):
@@ -319,8 +349,6 @@ class Planner:
                 known.observe(depth + 1, known.probability(depth))  # or it would never be tried again
                 break
             token_began = now
-        gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
-        return gain - (time.perf_counter() - began)
 
     def _rates_of(self, depth: int, draft_token: DraftToken, rates: AcceptanceRates) -> dict[int, float]:
         """Return the acceptance rate of each token drafted at ``depth``, if all above it are right, and note

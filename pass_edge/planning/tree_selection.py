@@ -91,15 +91,18 @@ class TreeSelector:
         rebuild_seconds: float = 0.0,
         limits: TreeLimits = _NO_LIMITS,
         replay_seconds: np.ndarray | None = None,
+        handover_seconds: float = 0.0,
     ) -> None:
         """``seconds``: (n,) float64, of passes with 1, 2, … n rows of this conversation, together with the
         rows of other conversations; so a row is charged what it adds to theirs. ``tree_sizes``: as for the
         Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
         ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, where
-        more drafts are rejected than ``limits`` let take back."""
+        more drafts are rejected than ``limits`` let take back. ``handover_seconds``: what each step takes
+        beside its pass; an accepted draft saves that, too."""
         self.n_sharing, self.last_drafted, self.padding_spent = n_sharing, 0, 0.0
         # numpy's numbers would make all sums with them several times slower
-        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / float(seconds[0]))
+        plain_seconds = float(seconds[0]) + handover_seconds
+        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / plain_seconds)
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""
@@ -139,11 +142,12 @@ class TreeSelector:
         padding = self._costs[n] - self._costs[n - draft.n_padding]
         self.padding_spent = self.padding_spent + padding if draft.n_padding else 0.0
 
-    def value_if_right(self, step_cost: float, depth: int) -> float:
-        """Return the value of the best chain of at most ``depth`` tokens, if all of them are right, and each
-        takes the time of ``step_cost`` tokens to draft."""
+    def may_gain(self, builder: DraftBuilder, step_cost: float, depth: int) -> bool:
+        """Return whether a chain of at most ``depth`` tokens, all of them right, can be worth more than the
+        draft in ``builder``, if each takes the time of ``step_cost`` tokens to draft."""
         counts = (n for n in self._counts if n <= depth)
-        return max((n * (1 - step_cost) - self._costs[n] for n in counts), default=0.0)
+        if_right = max((n * (1 - step_cost) - self._costs[n] for n in counts), default=0.0)
+        return if_right > (self.value(builder.build()) if builder else 0.0)
 
     def outcome(self, tree: DraftTree, n_accepted: int) -> float:
         """Return how many tokens a pass over ``tree`` has gained over a plain one, if so many of its drafts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,29 @@ def test_only_what_is_lacking_is_read(draft_model: DraftModel) -> None:
     assert conversation.n_lacking == 2, "the beginning is the same"
     conversation.begin(text[:100])
     assert conversation.n_lacking == 1, "the root must be decoded again"
+
+
+def test_the_time_of_a_step_follows_what_drafting_takes(
+    draft_model: DraftModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was measured where nothing else had used the caches of the processor."""
+    clock = [0.0]
+    draft_model.step_seconds, draft_model.token_seconds = 0.02, 0.001
+    monkeypatch.setattr("pass_edge.drafting.draft_model.time.perf_counter", lambda: clock[0])
+    decode = draft_model.decode
+
+    def slow_decode(sequence: int, start: int, tokens: Sequence[int]) -> np.ndarray:
+        clock[0] += 0.05 + 0.001 * (len(tokens) - 1)
+        return decode(sequence, start, tokens)
+
+    monkeypatch.setattr(draft_model, "decode", slow_decode)
+    conversation = draft_model.new_conversation(depth=8)
+    tokens = [1, 2, 3, 4, 5]
+    conversation.begin(tokens)
+    for _ in range(8):
+        drafted(conversation, tokens, 8)
+    assert draft_model.step_seconds == pytest.approx(0.05, rel=0.05)
+    assert conversation.step_seconds == draft_model.step_seconds
 
 
 @pytest.mark.parametrize("n_same", [200, 120, 50, 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pass_edge import Engine, Sampling, Settings
 from pass_edge.drafting.draft_model import FEW_TOKENS, READ_AT_ONCE
@@ -20,6 +23,7 @@ from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model, mtp_error
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_statistics import TrialBackoff
+from pass_edge.planning.planner import Planner
 from pass_edge.planning.trial_budget import TrialBudget
 from pass_edge.sampling.sampler import Sampler
 from tests.support.at_once import at_once
@@ -103,6 +107,54 @@ def test_a_saved_conversation_goes_on(
         assert ids(engine, [*PROMPTS[1], *expected[:20]], SAMPLINGS[0])[:40] == expected[20:]
         assert engine.draft_model
         assert engine.draft_model.n_asked > 0
+
+
+class Counted:
+    """How often a method is called from now on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self.count, method = 0, getattr(owner, name)
+
+        def counting(*args: Any, **options: Any) -> Any:
+            self.count += 1
+            return method(*args, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+
+def test_while_they_rest_passes_are_plain_ones(
+    mtp_path: Path, alone: dict[tuple[int, int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is planned, and no hidden state is copied."""
+    monkeypatch.setattr(TrialBudget, "allows", lambda *_: False)
+    with engine_of(mtp_path, ngrams=False) as engine:
+        learn = Counted(monkeypatch, Planner, "learn")
+        copy = Counted(monkeypatch, MtpConversation, "observe_states")
+        assert ids(engine, PROMPTS[0], SAMPLINGS[0]) == alone[0, 0]
+        assert learn.count == 1, "of 60 passes, only the first finds that they are not paid for"
+        assert copy.count <= 3, "those of the prompt, and of the first pass"
+        assert engine.draft_model
+        assert engine.draft_model.n_asked == 0
+
+
+@pytest.mark.parametrize("every", [2, 7])
+def test_they_draft_again_after_a_rest(
+    every: int,
+    mtp_path: Path,
+    alone: dict[tuple[int, int], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The states of the passes before are not known."""
+    monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
+    monkeypatch.setattr(StepCosts, "observe", lambda *_: None)
+    monkeypatch.setattr(TrialBackoff, "is_due", lambda _: True)
+    calls = itertools.count()
+    monkeypatch.setattr(TrialBudget, "allows", lambda *_: next(calls) % every < 2)
+    with engine_of(mtp_path, ngrams=False) as engine:
+        for (prompt, sampling), expected in alone.items():
+            assert ids(engine, PROMPTS[prompt], SAMPLINGS[sampling]) == expected
+        assert engine.draft_model
+        assert engine.draft_model.n_asked > 10
 
 
 def test_they_can_be_left_out(mtp_path: Path) -> None:
@@ -192,6 +244,39 @@ def test_they_draft_what_they_predict_whatever_was_rejected(layers: MtpLayers) -
             conversation.observe_states(start, reference.states(tokens)[start:-1])
             conversation.append(new)
         shared = tokens[: int(rng.integers(0, len(tokens) // 2))]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    passes=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(0, 2)), max_size=30),
+    asked=st.tuples(st.integers(0, 40), st.integers(1, 8)),
+)
+def test_states_are_those_of_the_last_tokens(
+    passes: list[tuple[int, int, int]],
+    asked: tuple[int, int],
+    layers: MtpLayers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever was rolled back, left out or forgotten: as if they were kept in a dictionary."""
+    monkeypatch.setattr("pass_edge.drafting.mtp._STATES_KEPT", 16)
+    conversation = layers.new_conversation(depth=3)
+    known: dict[int, np.ndarray] = {}
+    rng, end = np.random.default_rng(0), 0
+    for n_back, count, n_missing in passes:
+        start = max(0, end - n_back) if not n_missing else end + n_missing
+        states = rng.random((count, layers.model.n_embd), np.float32)
+        known = {position: known[position] for position in known if position < start} if not n_missing else {}
+        known |= {start + row: states[row].copy() for row in range(count)}
+        end = start + count
+        conversation.observe_states(start, states)
+        states[:] = 0  # it must not keep the array
+        known = {position: known[position] for position in known if position >= conversation._first_state}
+        assert len(known) >= min(count, 8)
+    start, count = asked
+    expected = [
+        known.get(position, np.zeros(layers.model.n_embd)) for position in range(start - 1, start + count - 1)
+    ]
+    np.testing.assert_array_equal(conversation._states_before(start, count), expected)
 
 
 def test_states_that_are_not_known_make_the_context_shorter(layers: MtpLayers) -> None:

@@ -16,6 +16,7 @@ from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_statistics import DraftStatistics
 from pass_edge.planning.expected_speed import expected_speed
 from pass_edge.planning.planner import Planner
+from pass_edge.planning.tree_selection import TreeSelector
 from pass_edge.sampling.sampler import Sampler, Sampling
 
 PASS, ROW, STEP, TOKEN = 0.1, 0.01, 0.03, 0.005
@@ -31,7 +32,7 @@ def costs_of(row: float = ROW) -> StepCosts:
 class FakeConversation:
     """A draft model that always drafts the token 3, in the time of ``clock``."""
 
-    depth, n_read, n_asked = 8, 0, 0
+    depth, n_read, n_asked, trial_tokens = 8, 0, 0, 16
 
     def __init__(
         self, clock: list[float], step_seconds: float = STEP, token_seconds: float = TOKEN, sure: float = 0.9
@@ -89,7 +90,8 @@ def run(planner: Planner, clock: list[float], n_tokens: int, says: Iterator[int]
         n = len(tree.tokens)
         clock[0] += (seconds := PASS + row * (n - 1))
         said += len(new)
-        planner.learn(StepResult(tree, tuple(new), NOTHING, GREEDY, [], "sampling", 9, n, seconds))
+        if not planner.rests(new):
+            planner.learn(StepResult(tree, tuple(new), NOTHING, GREEDY, [], "sampling", 9, n, seconds))
     return said * PASS / (clock[0] - began)
 
 
@@ -206,7 +208,7 @@ def test_a_draft_counts_for_what_it_saves_beside_other_drafts(clock: list[float]
     gains: list[float] = []
     planner._statistics.budget.record = lambda tokens, gain: gains.append(gain)  # type: ignore[method-assign]
     for without in (NO_DRAFT.below(7), tree):
-        use.record(0.0, selector, without)
+        use.expect(selector, without)
         use.observe(result)
     assert gains == [pytest.approx(1 - ROW / PASS), 0.0]
 
@@ -225,6 +227,87 @@ def test_padding_after_a_trial_ends(clock: list[float]) -> None:
         n_padded += len(tree.tokens) > 1
     assert 15 < n_padded < 30
     assert len(tree.tokens) == 1
+
+
+def n_planned(planner: Planner, clock: list[float], n_tokens: int, says: Iterator[int]) -> int:
+    """Decode so many tokens. Return after how many passes the next one was planned."""
+    calls: list[StepResult] = []
+    learn = planner.learn
+    planner.learn = lambda result: (calls.append(result), learn(result))[1]  # type: ignore[method-assign]
+    run(planner, clock, n_tokens, says)
+    return len(calls)
+
+
+def test_where_it_is_the_only_source_nothing_is_planned_while_it_rests(clock: list[float]) -> None:
+    conversation = FakeConversation(clock)
+    planner = planner_of(conversation)
+    assert n_planned(planner, clock, 600, always(7)) < 60
+    assert 0 < conversation.n_asked < 20
+    assert conversation.length == 600, "it follows the conversation all the same"
+
+
+def test_where_even_certain_drafts_could_not_pay_hardly_anything_is_planned(clock: list[float]) -> None:
+    conversation = FakeConversation(clock, step_seconds=PASS)
+    assert n_planned(planner_of(conversation), clock, 2000, always(3)) < 30
+    assert conversation.n_asked == 0
+
+
+def test_beside_ngrams_every_pass_is_planned(clock: list[float]) -> None:
+    planner = planner_of(FakeConversation(clock), ngrams=True)
+    says = iter(range(100, 150))
+    assert n_planned(planner, clock, 50, says) == 50
+
+
+def test_a_grammar_is_planned_for_while_it_rests(clock: list[float]) -> None:
+    """Its forced tokens are drafts, too."""
+    planner = planner_of(FakeConversation(clock))
+    sampler = Sampler(Sampling(temperature=0))
+    sampler.unconstrained = GREEDY  # type: ignore[misc]
+    tree = NO_DRAFT.below(7)
+    planner._select = lambda *_: None  # type: ignore[method-assign]
+    for _ in range(5):
+        assert not planner.rests([7])
+        planner.learn(StepResult(tree, (7,), NOTHING, sampler, [], "sampling", 9, 1, PASS))
+
+
+def test_one_that_is_right_more_often_than_it_believes_is_found(clock: list[float]) -> None:
+    """What counts is what its drafts have saved."""
+    conversation = FakeConversation(clock, step_seconds=0.4 * PASS, token_seconds=0.02 * PASS, sure=0.25)
+    planner = planner_of(conversation)
+    says = often_three(0.6)
+    run(planner, clock, 600, says)
+    n_asked = conversation.n_asked
+    run(planner, clock, 200, says)
+    assert conversation.n_asked - n_asked > 50
+
+
+def test_planning_for_it_alone_is_paid_for_by_it(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where planning takes long beside a pass, and the draft model itself takes no time."""
+    select = TreeSelector.select
+
+    def slow_select(*args: Any) -> Draft:
+        clock[0] += 0.5 * PASS
+        return select(*args)
+
+    monkeypatch.setattr(TreeSelector, "select", slow_select)
+    planner = planner_of(FakeConversation(clock, 0.01 * PASS, 0.001 * PASS))
+    for _ in range(3):
+        planner.begin([1] * 10)
+        assert run(planner, clock, 200, often_three(0.1)) > 0.96
+
+
+def test_rebuilding_the_graph_after_its_drafts_is_charged_to_it(clock: list[float]) -> None:
+    rebuild = 0.3 * PASS
+    costs = StepCosts(np.array([1.0, 32.0]), np.array([PASS, PASS + 31 * ROW]), np.zeros(2), rebuild)
+    planner = Planner(costs, draft_model=FakeConversation(clock), use_ngrams=False)  # type: ignore[arg-type]
+    gains: list[float] = []
+    planner._statistics.budget.record = lambda tokens, gain: gains.append(gain)  # type: ignore[method-assign]
+    drafted, plain = Draft.chain([3], [0.9]).below(7), NO_DRAFT.below(7)
+    for tree in (plain, drafted, plain, plain):
+        n = len(tree.tokens)
+        planner.learn(StepResult(tree, (7,), NOTHING, GREEDY, [], "sampling", 9, n, PASS + ROW * (n - 1)))
+    there, back = pytest.approx(-(rebuild + ROW) / PASS, rel=0.1), pytest.approx(-rebuild / PASS, rel=0.1)
+    assert gains == [0.0, there, back, 0.0]
 
 
 def test_the_speed_to_expect() -> None:

@@ -45,3 +45,20 @@ def test_a_source_that_does_not_pay_is_tried_less_and_less() -> None:
         if trials.is_due():
             trials.record(5.0)
     assert all(trials.is_due() for _ in range(5))
+
+
+def test_trials_come_in_rows() -> None:
+    trials, tried = TrialBackoff(max_interval=8, first_trials=2, in_a_row=3), []
+    for step in range(40):
+        if trials.is_due():
+            tried.append(step)
+            trials.record(-1.0)
+    assert tried == [0, 1, 3, 4, 5, 9, 10, 11, 19, 20, 21, 29, 30, 31, 39]
+
+
+def test_a_row_of_trials_that_cannot_go_on_has_ended() -> None:
+    trials = TrialBackoff(first_trials=4, in_a_row=4)
+    assert trials.is_due()
+    trials.record(-1.0, goes_on=False)
+    assert trials.is_rare
+    assert [trials.is_due() for _ in range(3)] == [False, True, True]
