@@ -82,12 +82,12 @@ def pass_times(
 
 
 def _pass_time(context: Context, depth: int, width: int) -> float:
-    rows = rows_of_sequence(depth, width, outputs=width)
+    rows, tokens = rows_of_sequence(depth, width, outputs=width), _unlike_tokens(context, width)
     state = context.save_state(0)
     began = time.perf_counter()
     if width - 1 > TreeLimits.of(context).n_kept:  # as before each pass with so many drafts
         context.save_state(0)
-    context.decode_tokens(rows, _unlike_tokens(context, width))
+    context.decode_tokens(rows, tokens)
     context.logits(width)
     elapsed = time.perf_counter() - began
     context.restore_state(0, state, depth)

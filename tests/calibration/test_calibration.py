@@ -51,12 +51,13 @@ class FakeContext:
         ({64: 3}, 12, 32, 0, False),
         ({32: 2, 64: 3}, 0, 16, 2, False),
         ({16: 2}, 7, 8, 2, True),
+        ({16: float("nan")}, 0, 8, float("inf"), True),
         ({7: 2, 8: 1, 16: 9, 32: 9, 64: 9}, 0, 4, 2, False),
         ({2: 1, 3: 2, 4: 1, 7: 1, 16: 9, 32: 5, 64: 3}, 0, 1, 9, False),
     ],
     ids=[
         "all agree", "prompts differ", "later rows of prompts differ", "the widest differs",
-        "later rows differ", "some agree", "none agrees",
+        "later rows differ", "no numbers", "some agree", "none agrees",
     ],
 )  # fmt: skip
 def test_the_width_is_that_of_all_that_agree_and_the_difference_that_of_those_used(
