@@ -188,7 +188,8 @@ class Session:
         verdict = self._verify(tree, logits, sampler, start + 1, history)
         new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         may_draft = self._may_draft(sampler)
-        rests = may_draft and self._schedule.rests(new)
+        own_seconds = result.seconds if result.n_sharing == 1 else None
+        rests = may_draft and self._schedule.rests(new, start, own_seconds)
         if self._schedule.mtp and result.mtp_states is not None and not rests:
             self._schedule.mtp.observe_states(start, result.mtp_states[list(verdict.path)])
         replay_seconds = self._cache.commit_path(layout, verdict.path)

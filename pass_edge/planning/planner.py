@@ -109,10 +109,15 @@ class Planner:
         has_source = self._has_other_source or self._draft_model is not None
         return has_source or sampler is not sampler.unconstrained
 
-    def rests(self, new_tokens: Sequence[int]) -> bool:
-        """Return whether there is nothing to learn and to plan after a pass that yielded ``new_tokens``:
-        the only source is a draft model that rests."""
-        return self._draft_model is not None and self._draft_model.rests(new_tokens)
+    def rests(self, new_tokens: Sequence[int], depth: int, seconds: float | None) -> bool:
+        """Return whether there is nothing to plan after a pass that yielded ``new_tokens``: the only source
+        is a draft model that rests. The costs are corrected all the same: if they were too high, drafts would
+        look cheap."""
+        if self._draft_model is None or not self._draft_model.rests(new_tokens):
+            return False
+        if seconds is not None:
+            self._costs.observe(1, depth, seconds)
+        return True
 
     def tree(self, root: int) -> DraftTree:
         """Return the tree that ``learn`` has planned for the next pass."""
