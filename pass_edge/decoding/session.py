@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.schedules import Schedule
@@ -65,7 +65,6 @@ class Session:
         self._n_vocab = n_vocab
         self._rule = rule
         self._verify = RULES[rule]
-        self._handover_seconds = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -169,8 +168,7 @@ class Session:
 
     def decode_tree(self, tree: DraftTree, sampler: Sampler) -> Step:
         """``step`` with a tree of the caller's choice; its first token must be the root."""
-        began = time.perf_counter()
-        step, seconds = self._run(
+        step: Step = self._run(
             TreeRequest(
                 self._cache,
                 len(self.tokens),
@@ -179,13 +177,10 @@ class Session:
                 keep_hidden=self._schedule.needs_hidden,
             )
         )
-        if not self._batcher.is_shared:  # there, it also waits for other conversations
-            self._handover_seconds = time.perf_counter() - began - seconds
-        return cast(Step, step)
+        return step
 
-    def _finish(self, result: BatchResult, sampler: Sampler) -> tuple[Step, float]:
-        """Verify and commit a decoded tree, and plan the next one; in the computing thread. Return also the
-        seconds of all that, with those of the pass."""
+    def _finish(self, result: BatchResult, sampler: Sampler) -> Step:
+        """Verify and commit a decoded tree, and plan the next one; in the computing thread."""
         began = time.perf_counter()
         layout, tree, start = result.layout, result.layout.tree, len(self.tokens)
         logits = result.logits[:, : self._n_vocab]
@@ -193,7 +188,8 @@ class Session:
         verdict = self._verify(tree, logits, sampler, start + 1, history)
         new = (*(tree.tokens[node] for node in verdict.path[1:]), verdict.token)
         may_draft = self._may_draft(sampler)
-        rests = may_draft and self._schedule.rests(new)
+        own_seconds = result.seconds if result.n_sharing == 1 else None
+        rests = may_draft and self._schedule.rests(new, start, own_seconds)
         if self._schedule.mtp and result.mtp_states is not None and not rests:
             self._schedule.mtp.observe_states(start, result.mtp_states[list(verdict.path)])
         replay_seconds = self._cache.commit_path(layout, verdict.path)
@@ -216,15 +212,13 @@ class Session:
                     result.n_sharing,
                     result.n_waiting,
                     replay_seconds,
-                    self._handover_seconds,
                 )
             )
         drafting_seconds = time.perf_counter() - committed
         chosen_from = (logits[node] for node in verdict.path)
         if self._batcher.is_shared:  # another conversation's pass may overwrite them
             chosen_from = (row.copy() for row in chosen_from)
-        step = Step(new, layout.shape.height, result.seconds, drafting_seconds, tuple(chosen_from))
-        return step, result.seconds + time.perf_counter() - began
+        return Step(new, layout.shape.height, result.seconds, drafting_seconds, tuple(chosen_from))
 
     def _history(self, sampler: Sampler, root: int) -> list[int]:
         length = sampler.history_length

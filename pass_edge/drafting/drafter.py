@@ -45,8 +45,7 @@ class StepResult:
     the KV cache before the pass. ``rows``: of the whole pass, which took ``seconds``. ``other_rows``: those
     of other conversations. ``n_sharing``: how many shared the pass. ``n_waiting``: how many more
     waited for another one. ``replay_seconds``: the part of ``seconds`` in which accepted tokens were decoded
-    again. ``handover_seconds``: what the step before took beside its pass and planning; 0 where it may have
-    waited for other conversations. Arrays are valid until the next pass.
+    again. Arrays are valid until the next pass.
     """
 
     tree: DraftTree
@@ -62,7 +61,6 @@ class StepResult:
     n_sharing: int = 1
     n_waiting: int = 0
     replay_seconds: float = 0.0
-    handover_seconds: float = 0.0
 
     @property
     def n_active(self) -> int:

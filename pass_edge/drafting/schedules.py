@@ -40,9 +40,10 @@ class Schedule(Protocol):
         """Return whether there is anything to draft from, for a text that ``sampler`` chooses. If not, each
         pass decodes the root alone, and ``tree`` and ``learn`` are not called."""
 
-    def rests(self, new_tokens: Sequence[int]) -> bool:
-        """Take the tokens of a pass, and return whether there is nothing to learn and to draft from it. If
-        not, ``learn`` follows."""
+    def rests(self, new_tokens: Sequence[int], depth: int, seconds: float | None) -> bool:
+        """Take the tokens of a pass after ``depth`` tokens, and its ``seconds`` if no other conversation
+        shared it. Return whether there is nothing else to learn and to draft from it. If not, ``learn``
+        follows."""
 
     def learn(self, result: StepResult) -> None:
         """Learn from a pass, and draft for the next one."""
@@ -94,7 +95,7 @@ class FixedSchedule:
     def may_draft(self, sampler: Sampler) -> bool:
         return self._drafter.depth > 0
 
-    def rests(self, new_tokens: Sequence[int]) -> bool:
+    def rests(self, new_tokens: Sequence[int], depth: int, seconds: float | None) -> bool:
         return False
 
     def learn(self, result: StepResult) -> None:

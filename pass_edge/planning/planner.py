@@ -42,8 +42,6 @@ _HEAD_COST = 0.1
 _REPLAN_INTERVAL = 8
 """Passes that one TreeSelector serves: depth, costs and throughput change slowly, and numpy calls between
 passes take time."""
-_HANDOVER_RATE = 0.1
-"""Weight of the newest time in the mean time of a handover."""
 
 _NO_LIMITS = TreeLimits()
 
@@ -89,8 +87,6 @@ class Planner:
         self._has_other_source = use_ngrams or self.needs_hidden or n_lookahead > 0
         self._index = NgramIndex()
         self._throughput = Throughput()
-        self._handover_seconds = 0.0
-        """What a step takes beside its pass and planning, on average."""
         seconds = costs.at(0)[: self._max_drafted + 1]
         self._selector = TreeSelector(seconds, self._throughput, tree_sizes=tree_sizes)
         self._n_passes = 0
@@ -113,10 +109,15 @@ class Planner:
         has_source = self._has_other_source or self._draft_model is not None
         return has_source or sampler is not sampler.unconstrained
 
-    def rests(self, new_tokens: Sequence[int]) -> bool:
-        """Return whether there is nothing to learn and to plan after a pass that yielded ``new_tokens``:
-        the only source is a draft model that rests."""
-        return self._draft_model is not None and self._draft_model.rests(new_tokens)
+    def rests(self, new_tokens: Sequence[int], depth: int, seconds: float | None) -> bool:
+        """Return whether there is nothing to plan after a pass that yielded ``new_tokens``: the only source
+        is a draft model that rests. The costs are corrected all the same: if they were too high, drafts would
+        look cheap."""
+        if self._draft_model is None or not self._draft_model.rests(new_tokens):
+            return False
+        if seconds is not None:
+            self._costs.observe(1, depth, seconds)
+        return True
 
     def tree(self, root: int) -> DraftTree:
         """Return the tree that ``learn`` has planned for the next pass."""
@@ -142,8 +143,7 @@ class Planner:
         if self._draft_model and self._plans_for_draft_model_alone(result.sampler):
             is_plain = len(result.tree.tokens) == 1 and not self._draft.tokens
             self._draft_model.planned_alone(selector, elapsed, is_plain=is_plain)
-        elapsed += result.seconds + self._handover_seconds
-        self._throughput.record(len(result.new_tokens) + result.n_sharing - 1, elapsed)
+        self._throughput.record(len(result.new_tokens) + result.n_sharing - 1, result.seconds + elapsed)
 
     def _plans_for_draft_model_alone(self, sampler: Sampler) -> bool:
         return not self._has_other_source and sampler is sampler.unconstrained
@@ -154,8 +154,6 @@ class Planner:
         """Correct the costs by the time of the pass, and the acceptance rates by its tokens."""
         seconds = result.seconds - result.replay_seconds
         self._costs.observe(result.rows, result.depth, seconds, 1 / result.n_sharing)
-        newest = min(result.handover_seconds, result.seconds)  # if longer, the machine was busy
-        self._handover_seconds += _HANDOVER_RATE * (newest - self._handover_seconds)
         self._observe_chains(result.new_tokens)
         if self._draft_model:
             self._draft_model.observe(result)
@@ -202,7 +200,6 @@ class Planner:
             self._costs.rebuild_seconds if result.n_active == 1 else 0.0,
             self._limits,
             seconds,
-            self._handover_seconds,
         )
         selector.padding_spent = self._selector.padding_spent
         return selector

@@ -91,18 +91,15 @@ class TreeSelector:
         rebuild_seconds: float = 0.0,
         limits: TreeLimits = _NO_LIMITS,
         replay_seconds: np.ndarray | None = None,
-        handover_seconds: float = 0.0,
     ) -> None:
         """``seconds``: (n,) float64, of passes with 1, 2, … n rows of this conversation, together with the
         rows of other conversations; so a row is charged what it adds to theirs. ``tree_sizes``: as for the
         Planner. ``rebuild_seconds``: added to a pass that drafts another number of tokens than
         ``last_drafted``. ``replay_seconds``: (n,) float64, of decoding 1, 2, … n accepted tokens again, where
-        more drafts are rejected than ``limits`` let take back. ``handover_seconds``: what each step takes
-        beside its pass; an accepted draft saves that, too."""
+        more drafts are rejected than ``limits`` let take back."""
         self.n_sharing, self.last_drafted, self.padding_spent = n_sharing, 0, 0.0
         # numpy's numbers would make all sums with them several times slower
-        plain_seconds = float(seconds[0]) + handover_seconds
-        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / plain_seconds)
+        self.tokens_per_second = max(throughput.tokens_per_second, n_sharing / float(seconds[0]))
         self._rebuild_cost = self.tokens_per_second * rebuild_seconds
         self._costs: list[float] = (self.tokens_per_second * (seconds - seconds[0])).tolist()
         """In tokens, by how many are drafted."""

@@ -90,7 +90,7 @@ def run(planner: Planner, clock: list[float], n_tokens: int, says: Iterator[int]
         n = len(tree.tokens)
         clock[0] += (seconds := PASS + row * (n - 1))
         said += len(new)
-        if not planner.rests(new):
+        if not planner.rests(new, 9, seconds):
             planner.learn(StepResult(tree, tuple(new), NOTHING, GREEDY, [], "sampling", 9, n, seconds))
     return said * PASS / (clock[0] - began)
 
@@ -252,6 +252,17 @@ def test_where_even_certain_drafts_could_not_pay_hardly_anything_is_planned(cloc
     assert conversation.n_asked == 0
 
 
+def test_costs_follow_the_machine_while_it_rests(clock: list[float]) -> None:
+    """Where passes are faster than measured, drafts would seem to save more than they do."""
+    costs = StepCosts(np.array([1.0, 32.0]), 2 * np.array([PASS, PASS + 31 * ROW]), np.zeros(2))
+    conversation = FakeConversation(clock, step_seconds=3 * PASS)
+    planner = Planner(costs, draft_model=conversation, use_ngrams=False)  # type: ignore[arg-type]
+    assert n_planned(planner, clock, 300, always(7)) < 30
+    assert costs.at(9)[0] == pytest.approx(PASS, rel=0.02)
+    planner.rests([7], 9, None)
+    assert costs.at(9)[0] == pytest.approx(PASS, rel=0.02), "a shared pass tells nothing"
+
+
 def test_beside_ngrams_every_pass_is_planned(clock: list[float]) -> None:
     planner = planner_of(FakeConversation(clock), ngrams=True)
     says = iter(range(100, 150))
@@ -266,7 +277,7 @@ def test_a_grammar_is_planned_for_while_it_rests(clock: list[float]) -> None:
     tree = NO_DRAFT.below(7)
     planner._select = lambda *_: None  # type: ignore[method-assign]
     for _ in range(5):
-        assert not planner.rests([7])
+        assert not planner.rests([7], 9, PASS)
         planner.learn(StepResult(tree, (7,), NOTHING, sampler, [], "sampling", 9, 1, PASS))
 
 

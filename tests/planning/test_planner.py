@@ -190,26 +190,6 @@ def test_any_source_of_drafts_is_planned_with(source: str) -> None:
     assert planner.may_draft(sampler) == (source != "none")
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-def test_what_a_step_takes_beside_its_pass_is_learned(
-    parallel: int, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where several conversations may share passes, a step also waits for them, so it is not known."""
-    seconds: list[float] = []
-    learn = Planner.learn
-
-    def listening(planner: Planner, result: StepResult) -> None:
-        seconds.append(result.handover_seconds)
-        learn(planner, result)
-
-    monkeypatch.setattr(Planner, "learn", listening)
-    settings = Settings(threads=1, parallel=parallel)
-    with Engine(tiny_path, lookahead=None, settings=settings) as engine:
-        engine.stream([2, 1, 0], max_tokens=10, sampling=Sampling(temperature=0.8, seed=1)).run()
-    assert len(seconds) > 1
-    assert all(each > 0 for each in seconds[1:]) == (parallel == 1)
-
-
 def test_repeating_text_gets_long_drafts(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pass_edge.engine_setup.draft_sources.step_costs", flat)
     bias = Sampling(temperature=0, logit_bias={5: 1000.0})

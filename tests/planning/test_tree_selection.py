@@ -239,11 +239,3 @@ def test_no_chain_is_worth_more_than_the_selected_one(
     assert best.parents == tuple(range(len(best.parents)))
     likely = best.probabilities[: len(best.tokens) - best.n_padding]
     assert value([*likely, *[0.0] * best.n_padding]) == pytest.approx(selector.value(draft))
-
-
-def test_the_time_around_a_pass_counts_for_drafts() -> None:
-    """A right draft saves the whole step of its token, not only the pass."""
-    draft = Draft.chain([3], [0.3])
-    seconds = np.array([1.0, 1.4])
-    assert not TreeSelector(seconds, Throughput()).select(draft, 0, 7).tokens
-    assert TreeSelector(seconds, Throughput(), handover_seconds=1.0).select(draft, 0, 7).tokens
