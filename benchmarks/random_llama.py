@@ -93,20 +93,14 @@ def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
     _describe(writer, shape)
     matrices: dict[tuple[Type, int, int], Bytes] = {}
 
-    def add(name: str, kind: Type, rows: int, width: int) -> None:
-        if (kind, rows, width) not in matrices:
-            matrices[kind, rows, width] = random_blocks(rng, kind, rows, width)
-        writer.add_tensor(f"{name}.weight", matrices[kind, rows, width], raw_dtype=kind)
-
-    def add_feed_forward(name: str, kind: Type, rows: int, width: int) -> None:
-        if shape.n_expert:
-            key = (kind, shape.n_expert * rows, width)
-            if key not in matrices:
-                matrices[key] = random_blocks(rng, *key)
-            experts = matrices[key].reshape(shape.n_expert, rows, -1)
-            writer.add_tensor(f"{name}_exps.weight", experts, raw_dtype=kind)
-        else:
-            add(name, kind, rows, width)
+    def add(name: str, kind: Type, rows: int, width: int, n_expert: int = 0) -> None:
+        key = (kind, max(1, n_expert) * rows, width)
+        if key not in matrices:
+            matrices[key] = random_blocks(rng, *key)
+        blocks = matrices[key]
+        if n_expert:
+            name, blocks = f"{name}_exps", blocks.reshape(n_expert, rows, -1)
+        writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
 
     def add_norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(shape.n_embd, np.float32))
@@ -123,19 +117,16 @@ def write_random_llama(path: Path, shape: Shape, file_type: str) -> Path:
         block = f"blk.{i}."
         for norm in ("attn_norm", "ffn_norm"):
             add_norm(block + norm)
-        for part, kind, rows, width in (
+        for part, kind, *sizes in (
             ("attn_q", base, d, d),
             ("attn_k", base, kv, d),
             ("attn_v", mixed, kv, d),
             ("attn_output", base, d, d),
+            ("ffn_gate", base, shape.n_ff, d, shape.n_expert),
+            ("ffn_up", base, shape.n_ff, d, shape.n_expert),
+            ("ffn_down", mixed, d, shape.n_ff, shape.n_expert),
         ):
-            add(block + part, kind, rows, width)
-        for part, kind, rows, width in (
-            ("ffn_gate", base, shape.n_ff, d),
-            ("ffn_up", base, shape.n_ff, d),
-            ("ffn_down", mixed, d, shape.n_ff),
-        ):
-            add_feed_forward(block + part, kind, rows, width)
+            add(block + part, kind, *sizes)
         if shape.n_expert:
             router = rng.standard_normal((shape.n_expert, d), np.float32)
             writer.add_tensor(f"{block}ffn_gate_inp.weight", router)

@@ -81,15 +81,16 @@ def make_texts(
     if len(chosen) < count:
         raise SettingsError(f"there are {len(chosen)} prompts that can be used; {count} are asked for")
     scored_from = max(1, _common_length(chosen)) if with_prompts else None
+    missing = chosen[done:]
     samplers = [
         Sampler(Sampling(temperature=temperatures[i % len(temperatures)], seed=seed + i))
-        for i in range(count)
+        for i in range(done, count)
     ]
     settings = context_settings(engine.model, engine.settings, cells=1)
     with BatchGenerator(engine.model, settings, ANSWERS_AT_ONCE, max_prompt + max_tokens) as generator:
         progress(done, count)
-        passes = generator.answer(chosen[done:], samplers[done:], max_tokens, scored_from)
-        for text in _in_order(passes, chosen[done:], scored_from):
+        passes = generator.answer(missing, samplers, max_tokens, scored_from)
+        for text in _in_order(passes, missing, scored_from):
             _append(folder, text)
             done += 1
             progress(done, count)

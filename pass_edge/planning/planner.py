@@ -15,7 +15,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -260,8 +261,8 @@ class Planner:
         if len(result.output.lookahead_logits):
             seconds = self._costs.at(result.depth)
             paid = seconds[result.rows - 1] - seconds[result.rows - 1 - sum(result.tree.lookahead)]
-            chain = self._drafter, known, estimates.lookahead
-            gain = self._gain_of_chain(*chain, builder, selector, guide, result) if allowed else 0.0
+            chain = self._drafter, known, estimates.lookahead, builder, selector, guide, result
+            gain = self._gain_of(partial(self._draft_chain, *chain), builder, selector) if allowed else 0.0
             self._statistics.lookahead_trials.record(gain - paid)
         elif allowed and self.needs_hidden and selector.min_probability[0] < 1:
             trials = known.trials(
@@ -270,8 +271,8 @@ class Planner:
                 starts_rare=selector.n_sharing > 1 and selector.min_probability[0] > LIKELY,
             )
             if trials.is_due():
-                chain = self._drafter, known, estimates.hidden
-                trials.record(self._gain_of_chain(*chain, builder, selector, guide, result))
+                chain = self._drafter, known, estimates.hidden, builder, selector, guide, result
+                trials.record(self._gain_of(partial(self._draft_chain, *chain), builder, selector))
 
     def _ask_draft_model(
         self,
@@ -293,20 +294,12 @@ class Planner:
             self._draft_chain(*chain, builder, selector, guide, result)
         use.spend(selector, time.perf_counter() - began)
 
-    def _gain_of_chain(
-        self,
-        source: DraftSource,
-        known: ChainStatistics,
-        rates: AcceptanceRates,
-        builder: DraftBuilder,
-        selector: TreeSelector,
-        guide: GrammarGuide,
-        result: StepResult,
-    ) -> float:
-        """Draft a chain. Return its estimated gain in seconds: the value of the added drafts, less the time
-        that drafting took."""
+    @staticmethod
+    def _gain_of(draft: Callable[[], None], builder: DraftBuilder, selector: TreeSelector) -> float:
+        """Call ``draft``. Return its estimated gain in seconds: the value of the drafts that it added to
+        ``builder``, less the time that it took."""
         began, value_before = time.perf_counter(), selector.value(builder.build())
-        self._draft_chain(source, known, rates, builder, selector, guide, result)
+        draft()
         gain = (selector.value(builder.build()) - value_before) / selector.tokens_per_second
         return gain - (time.perf_counter() - began)
 
