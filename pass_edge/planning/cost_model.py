@@ -21,7 +21,7 @@ from pass_edge.settings import Settings, on_gpu
 
 from .pass_times import IN_A_ROW, REPEATS, lengthen_text, pass_times, read_text
 
-_VERSION = 7
+_VERSION = 8
 _WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 """Rows of the measured passes; times between them are interpolated."""
 _DEEP_WIDTHS = (1, 8)
@@ -214,7 +214,7 @@ def _measure(
             shallow = pass_times(context, _SHALLOW, widths, in_a_row=in_a_row)
             rebuild_seconds = _rebuild_seconds(context, widths[:2], shallow[:2])
         cells, position = lengthen_text(
-            context, _SHALLOW, min(_DEEP, context.settings.cells - widest), reading_seconds
+            context, _SHALLOW, min(_DEEP, context.settings.cells - in_a_row * widest), reading_seconds
         )
         slopes = np.zeros(len(widths))
         if cells > _SHALLOW:

@@ -68,8 +68,8 @@ def pass_times(
     """Measure the seconds of a pass over each of ``widths`` rows after ``depth`` tokens; (k,) float64.
 
     The widths take turns, ``repeats`` times if the time limit allows, and the fastest pass counts: other
-    processes only add time. ``in_a_row``: passes of one width in each turn; all but the first reuse its
-    graph.
+    processes only add time. ``in_a_row``: passes of one width in each turn, one after the other as in
+    decoding, or as many as the cache holds; all but the first reuse the first one's graph.
     """
     seconds: list[list[float]] = [[] for _ in widths]
     deadline = time.perf_counter() + _TIME_LIMIT
@@ -77,21 +77,21 @@ def pass_times(
         for passes, width in zip(seconds, widths, strict=True):
             if repeat and time.perf_counter() > deadline:
                 break
-            passes += [_pass_time(context, depth, width) for _ in range(in_a_row)]
+            fitting = max(1, (context.settings.cells - depth) // width)
+            state = context.save_state(0)
+            passes += [_pass_time(context, depth + i * width, width) for i in range(min(in_a_row, fitting))]
+            context.restore_state(0, state, depth)
     return np.array([min(passes) for passes in seconds])
 
 
 def _pass_time(context: Context, depth: int, width: int) -> float:
     rows, tokens = rows_of_sequence(depth, width, outputs=width), _unlike_tokens(context, width)
-    state = context.save_state(0)
     began = time.perf_counter()
     if width - 1 > TreeLimits.of(context).n_kept:  # as before each pass with so many drafts
         context.save_state(0)
     context.decode_tokens(rows, tokens)
     context.logits(width)
-    elapsed = time.perf_counter() - began
-    context.restore_state(0, state, depth)
-    return elapsed
+    return time.perf_counter() - began
 
 
 def _unlike_tokens(context: Context, count: int) -> npt.NDArray[np.int32]:

@@ -57,6 +57,29 @@ def test_rows_are_measured_with_tokens_that_differ(tiny_path: Path, monkeypatch:
     assert all(len({*tokens}) > len(tokens) / 2 for tokens in decoded)
 
 
+@pytest.mark.parametrize(("cells", "starts"), [(64, [8, 16, 24]), (24, [8, 16])], ids=["room", "no room"])
+def test_passes_in_a_row_follow_each_other_as_in_decoding(
+    cells: int, starts: list[int], recurrent_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a recurrent state that is restored between them makes llama.cpp build its graph anew
+    began: list[int] = []
+    restored: list[int] = []
+    restore = Context.restore_state
+    monkeypatch.setattr(
+        "pass_edge.planning.pass_times._pass_time",
+        lambda context, depth, width: (began.append(depth), read_text(context, depth, depth + width), 1.0)[2],
+    )
+    monkeypatch.setattr(
+        Context, "restore_state", lambda self, *given: (restored.append(given[2]), restore(self, *given))
+    )
+    with Model(recurrent_path("qwen35")) as model, Context(model, ContextSettings(cells=cells)) as context:
+        read_text(context, 0, 8)
+        pass_times(context, 8, [8], in_a_row=3, repeats=2)
+        assert context.last_position(0) == 7
+    assert began == starts * 2
+    assert restored == [8, 8]
+
+
 def test_measured_costs_are_stored_and_measured_again_if_damaged(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
