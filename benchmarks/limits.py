@@ -6,11 +6,12 @@
 The oracle drafts from the known answer, so all loss is the engine's own: planning, verifying, rolling back,
 and errors of the cost model. --right lowers the acceptance at each depth, and --second adds an alternative
 draft with its own probability. This shows the speed-up of a given acceptance on this model and machine.
-Decoding is greedy; plain and drafting alternate; medians are shown.
+Decoding is greedy, and the text cannot end; plain and drafting alternate; medians are shown.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +27,6 @@ from pass_edge import Engine, Sampling, Settings
 from pass_edge.drafting.ngrams import FIRST_CHOICE, MAX_MATCH_LENGTH, OTHER_CHOICE
 from pass_edge.planning.acceptance import MATCH_LENGTHS
 
-GREEDY = Sampling(temperature=0)
 
 
 class Oracle:
@@ -108,14 +108,15 @@ def row(
 ) -> str:
     """Return a row of the table: both engines answer in turn after ``depth`` random tokens."""
     rng = np.random.default_rng(depth)
-    prompt = rng.integers(10, plain.base.n_vocab, depth).tolist()
-    truth = [*prompt, *plain.stream(prompt, sampling=GREEDY, max_tokens=tokens).run().ids]
-    drafting.session._schedule._index = Oracle(truth, *acceptance, plain.base.n_vocab)  # type: ignore[attr-defined]
+    prompt = rng.integers(10, plain.model.n_vocab, depth).tolist()
+    endless = Sampling(temperature=0, logit_bias=dict.fromkeys(plain.model.vocabulary.end_tokens, -math.inf))
+    truth = [*prompt, *plain.stream(prompt, sampling=endless, max_tokens=tokens).run().ids]
+    drafting.session._schedule._index = Oracle(truth, *acceptance, plain.model.n_vocab)  # type: ignore[attr-defined]
     maximum = limit(drafting, depth + tokens // 2)
     speeds: dict[str, list[float]] = {"plain": [], "oracle": []}
     for _ in track(range(repeats), f"{depth} tokens before", transient=True, console=Console(stderr=True)):
         for name, engine in (("plain", plain), ("oracle", drafting)):
-            generation = engine.stream(prompt, sampling=GREEDY, max_tokens=tokens).run()
+            generation = engine.stream(prompt, sampling=endless, max_tokens=tokens).run()
             assert generation.ids == truth[depth:], "the oracle changed the text"
             speeds[name].append(generation.stats.tokens_per_second)
     slow, fast = (statistics.median(speeds[name]) for name in ("plain", "oracle"))
