@@ -95,7 +95,7 @@ class Run:
         decay = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * warm_up * decay
-        torch.manual_seed(self.step * self.processes + self.process)  # for dropout
+        torch.manual_seed(self.step * self.processes + self.process)  # for dropout and noise
         loss = self._module(*batch)
         self._optimizer.zero_grad()
         self._accelerator.backward(loss)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 import pass_edge.commands.train as train_command
 from pass_edge import Engine, Sampling, Settings, read_lookahead
 from pass_edge.__main__ import main
-from pass_edge.convert.training.heads import Anchors, most_likely_tokens, train_head
+from pass_edge.convert.training.heads import Anchors, _with_noise, most_likely_tokens, train_head
 from pass_edge.convert.training.recipe import Recipe
 from pass_edge.convert.training.text import read_texts
 from pass_edge.convert.training.training import Training
@@ -98,6 +99,34 @@ def test_training_raises_the_acceptance(folder: Path, trained: Path, tmp_path: P
     assert f"head-steps {HEAD_STEPS}" in lookahead.training
     assert "p.txt" in lookahead.training
     assert str(folder) not in lookahead.training
+
+
+def test_a_head_learns_from_noisy_states_and_is_measured_on_clean_ones(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    texts = read_texts(trained.with_suffix(".training") / "text", 64)
+    rest = {"candidates": most_likely_tokens(texts, N_VOCAB), "width": 64, "steps": 1, "lr": 0.0}
+    runs = [
+        train_head(
+            "head",
+            *(folder / "m.gguf", Anchors.from_hidden_states(texts), Anchors.from_hidden_states(texts[:9])),
+            tmp_path / f"{number}.pt",
+            **rest,
+            dropout=0.0,
+            noise=noise,
+        )
+        for number, noise in enumerate((0.0, 0.5, 0.5))
+    ]
+    clean, noisy, again = (run.losses[0] for run in runs)
+    assert noisy == again != clean
+    assert runs[0].measured == runs[1].measured
+
+
+def test_noise_is_in_proportion_to_each_state() -> None:
+    states = torch.randn(64, 256) * torch.logspace(-2, 2, 64)[:, None]
+    moved = (_with_noise(states, 0.5) - states).abs() / states.square().mean(-1, keepdim=True).sqrt()
+    assert moved.max() <= 0.501
+    assert moved.mean(-1).numpy() == pytest.approx(0.25, abs=0.05)
 
 
 def test_the_engine_drafts_with_the_sidecar_and_keeps_the_text(folder: Path, trained: Path) -> None:
