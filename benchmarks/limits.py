@@ -28,7 +28,6 @@ from pass_edge.drafting.ngrams import FIRST_CHOICE, MAX_MATCH_LENGTH, OTHER_CHOI
 from pass_edge.planning.acceptance import MATCH_LENGTHS
 
 
-
 class Oracle:
     """A draft source in the place of the n-gram index. At depth d it drafts the true next token of ``text``
     with probability ``right[d]`` (the last value for all deeper ones), else a wrong one. If ``second`` is not
