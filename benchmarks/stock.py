@@ -41,6 +41,7 @@ OURS: dict[str, dict[str, Any]] = {
     "plain": {"schedule": "plain"},
     "auto": {},
     "auto, no n-grams": {"ngrams": False},
+    "auto, n-grams alone": {"lookahead": None},
     "auto, draft model": {},  # --draft-model names it
 }
 Measured = dict[str, Any]
@@ -97,6 +98,14 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
     return measured
 
 
+def open_ours(model: Path, threads: int, *, lookahead: str | None = "auto", **settings: Any) -> Engine:
+    return Engine(
+        model,
+        lookahead=lookahead,
+        settings=Settings(threads=threads, context_size=CONTEXT, **settings),
+    )
+
+
 def measure_answers(
     model: Path,
     threads: int,
@@ -113,10 +122,7 @@ def measure_answers(
     prompts = [(c, q) for c, in_category in questions_by_category(questions).items() for q in in_category]
     prompts += [("code", q) for q in code_questions(code)]
     options = OURS | {"auto, draft model": {"draft_model": draft_model}}
-    engines = {
-        name: Engine(model, settings=Settings(threads=threads, context_size=CONTEXT, **options[name]))
-        for name in names
-    }
+    engines = {name: open_ours(model, threads, **options[name]) for name in names}
     rows: list[Measured] = []
     with StockLlama(model, threads=threads, context_size=CONTEXT) as stock:
 
@@ -239,9 +245,7 @@ def page(machines: dict[str, Measured]) -> str:
             "load",
             "memory",
         ]
-        parts.append(
-            f"## {machine}\n\n{measured_here['about']}\n\n### Passes, prompts, loading\n\n{_PASSES}\n"
-        )
+        parts.append(f"## {machine}\n\n{measured_here['about']}\n\n### Passes, prompts, loading\n")
         parts.append(table(head, [pass_row(n, m) for n, m in models.items() if "passes" in m]) + "\n")
         head = [
             "model",
@@ -253,7 +257,7 @@ def page(machines: dict[str, Measured]) -> str:
             "tokens/pass",
         ]
         rows = [row for name, measured in models.items() for row in answer_rows(name, measured)]
-        parts.append(f"### Answers\n\n{_ANSWERS}\n\n{table(head, rows)}\n")
+        parts.append(f"### Answers\n\n{table(head, rows)}\n")
         greedy = {n: m["answers"]["0.0"] for n, m in models.items() if "0.0" in m.get("answers", {})}
         if greedy:
             categories = list(dict.fromkeys(row["category"] for rows in greedy.values() for row in rows))
@@ -261,15 +265,6 @@ def page(machines: dict[str, Measured]) -> str:
             lines = [[c, *(two_decimals(means[name].get(c)) for name in greedy)] for c in categories]
             parts.append(f"### By category, `auto`, greedy\n\n{table(['category', *greedy], lines)}\n")
     return "\n".join(parts)
-
-
-_PASSES = """T(n) is the time of a pass over n rows after 128 tokens, in units of stock's pass over one row,
-whose milliseconds are in the first column; less than 1 is faster. Prompts: ratios of the speeds of processing
-them; more than 1 is faster. Load and memory: ratios of the time to load and of the memory; less than 1 is
-less."""
-_ANSWERS = """Decoding speed relative to stock's on the same questions: means over the categories of
-Spec-Bench's dev half and over code questions (functions to complete); the worst category and the worst
-question; and the speed of prompt and answer together."""
 
 
 # -- commands -------------------------------------------------------------------------------------------
