@@ -262,8 +262,8 @@ def page(machines: dict[str, Measured]) -> str:
         if greedy:
             categories = list(dict.fromkeys(row["category"] for rows in greedy.values() for row in rows))
             means = {name: by_category(rows, "auto") for name, rows in greedy.items()}
-            lines = [[c, *(two_decimals(means[name].get(c)) for name in greedy)] for c in categories]
-            parts.append(f"### By category, `auto`, greedy\n\n{table(['category', *greedy], lines)}\n")
+            lines = [[name, *(two_decimals(of.get(c)) for c in categories)] for name, of in means.items()]
+            parts.append(f"### By category, `auto`, greedy\n\n{table(['model', *categories], lines)}\n")
     return "\n".join(parts)
 
 
