@@ -285,7 +285,7 @@ def _write_attention(writer: GGUFWriter, kind: str, n_layer: int) -> None:
 def _write_rwkv(writer: GGUFWriter) -> None:
     writer.add_head_count(0)
     writer.add_layer_norm_eps(1e-5)
-    writer.add_wkv_head_size(N_EMBD)  # as published models have; llama.cpp's AVX-512 kernel needs multiples of 64
+    writer.add_wkv_head_size(N_EMBD)  # llama.cpp's AVX-512 kernel needs multiples of 64
     writer.add_token_shift_count(2)
     for part in ("decay", "iclr", "value_residual_mix", "gate"):
         getattr(writer, f"add_{part}_lora_rank")(HEAD_SIZE)
