@@ -99,11 +99,9 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
 
 
 def open_ours(model: Path, threads: int, *, lookahead: str | None = "auto", **settings: Any) -> Engine:
-    return Engine(
-        model,
-        lookahead=lookahead,
-        settings=Settings(threads=threads, context_size=CONTEXT, **settings),
-    )
+    """Open a contender; ``settings``: what differs from the defaults."""
+    chosen = Settings(threads=threads, context_size=CONTEXT, **settings)
+    return Engine(model, lookahead=lookahead, settings=chosen)
 
 
 def measure_answers(
