@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pass_edge.native.errors import SettingsError
+from pass_edge.native.errors import ContextError, SettingsError
 
 from .noise import TARGET, Doubles, Int64s, gumbel
 
@@ -140,7 +140,8 @@ class Sampler:
 
     def choose(self, logits: Logits, position: int, history: Sequence[int]) -> int:
         """Return the token at ``position``, chosen from ``logits``, (n_vocab,) float32. ``history``: the
-        tokens before it, at least the last ``history_length``."""
+        tokens before it, at least the last ``history_length``. Raises ContextError if ``logits`` are not
+        numbers."""
         logits = self._adjusted(logits, history)
         if self.sampling.temperature == 0:
             return int(logits.argmax())
@@ -186,6 +187,8 @@ class Sampler:
         return Distribution(tokens[order], weights[order] / weights.sum())
 
     def _adjusted(self, logits: Logits, history: Sequence[int]) -> Logits:
+        if math.isnan(logits[0]):  # one number of the last state that is none spoils the logits of all tokens
+            raise ContextError("the model's logits are not numbers: its file is damaged or a kernel wrong")
         if not self.adjusts_logits:
             return logits
         logits = logits.copy()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from pass_edge import Sampling, SettingsError
+from pass_edge import ContextError, Sampling, SettingsError
 from pass_edge.sampling.noise import TARGET, uniform
 from pass_edge.sampling.sampler import Distribution, Sampler
 
@@ -119,6 +119,16 @@ def test_a_banned_token_is_never_chosen() -> None:
     for temperature in (0.0, 1.0):
         sampler = Sampler(Sampling(temperature=temperature, logit_bias={0: -np.inf}, seed=1))
         assert {sampler.choose(logits, position, []) for position in range(50)} <= {1, 2}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_logits_that_are_not_numbers_are_an_error(temperature: float) -> None:
+    sampler, logits = Sampler(Sampling(temperature=temperature)), np.full(5000, np.nan, np.float32)
+    for choose in (sampler.choose, lambda *args: sampler.ranked(*args, count=2)):
+        with pytest.raises(ContextError, match="not numbers"):
+            choose(logits, 7, [])
+    with pytest.raises(ContextError, match="not numbers"):
+        sampler.distribution(logits, [])
 
 
 def test_difference_of_distributions() -> None:
