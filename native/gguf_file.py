@@ -134,8 +134,8 @@ class GgufFile:
         code = ggml("gguf_get_arr_type")(self.handle, index)
         count = ggml("gguf_get_arr_n")(self.handle, index)
         if code == _STRING:
-            string = ggml("gguf_get_arr_str")
-            return [string(self.handle, index, i) for i in range(count)]
+            string, handle = ggml("gguf_get_arr_str"), self.handle
+            return [string(handle, index, i) for i in range(count)]
         return _numbers(ggml("gguf_get_arr_data")(self.handle, index), code, count)
 
     def chunks(self, tensor: Tensor) -> Iterator[memoryview]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pass_edge.calibration.calibration import Calibration, gpu_verdict, mtp_works, open_calibrated
+from pass_edge.calibration.measurement_cache import load_or_measure, model_key
 from pass_edge.decoding.kv_cache import sequences_needed
 from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import read_base, read_lookahead
@@ -81,7 +82,7 @@ def load_model(
     # reading the file's table needs much memory for a moment, so it comes before the model takes its own
     with GgufFile(path) as file:
         check_generates(file)
-        base = read_base(file)
+        base = _base(file)
         chosen = None if settings.schedule == PLAIN else _lookahead(file, lookahead, base, found, setup)
         embeddings = TokenEmbeddings(file) if chosen is not None else None
         uses_mtp = _uses_mtp(file, base, settings, setup)
@@ -95,6 +96,13 @@ def load_model(
     if model.vocabulary.has_text and not model.chat_template():
         setup.notes.append(warning(model.vocabulary, default_template(model.vocabulary)))
     return LoadedModel(model, base, settings, calibration, chosen, embeddings, uses_mtp)
+
+
+def _base(file: GgufFile) -> Base:
+    """Return the identity of the model in ``file``. It is stored: to hash a vocabulary takes as long as
+    loading half a gigabyte of weights."""
+    stored = load_or_measure("identity", f"1 {model_key(file.path)}", lambda: asdict(read_base(file)))
+    return Base(**stored)
 
 
 def _with_placed_layers(settings: Settings, path: Path, setup: Setup) -> Settings:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from pass_edge import Engine, Settings
 from pass_edge.calibration import measurement_cache
 from pass_edge.calibration.measurement_cache import cache_folder, load, store, take_problem
+from pass_edge.drafting.lookahead_file import read_base
+from pass_edge.engine_setup import loaded_model
 from pass_edge.native.library_probe import WORKS
 
 VALUE = {"width": 32, "difference": 0.1, "repack": True}
@@ -113,6 +117,22 @@ def test_an_engine_runs_without_the_folder_and_says_so(
     with Engine(speaking_path, settings=Settings(threads=1)) as engine:
         assert len(engine.stream("yes", max_tokens=3).run().ids) == 3
         assert len([note for note in engine.notes if "PASS_EDGE_CACHE" in note]) == 1
+
+
+def test_a_vocabulary_is_hashed_once_for_a_file(speaking_path: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(speaking_path, tmp_path / "model.gguf"))
+
+    def vocabularies_hashed() -> int:
+        with (
+            mock.patch.object(loaded_model, "read_base", wraps=read_base) as read,
+            Engine(path, settings=Settings(threads=1)) as engine,
+        ):
+            assert engine.base == read_base(path)
+        return read.call_count
+
+    assert [vocabularies_hashed(), vocabularies_hashed()] == [1, 0]
+    os.utime(path, ns=(0, 0))  # another file
+    assert vocabularies_hashed() == 1
 
 
 def test_a_disk_that_refuses_to_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
