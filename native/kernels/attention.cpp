@@ -25,7 +25,7 @@ attention_t __real_ggml_compute_forward_flash_attn_ext, __wrap_ggml_compute_forw
 
 namespace {
 
-constexpr int64_t SCORES = 48 * 1024;  // that rows have together, if they have not more alone: they stay cached
+constexpr int64_t SCORES = 96 * 1024;  // that rows have together, if they have not more alone: they stay cached
 constexpr int64_t MOST_ROWS = 128;
 constexpr int64_t MOST_BLOCKS = 16;    // of 32 numbers: the width of a head
 constexpr int SLICE = 4;               // vectors of values that are summed at a time
@@ -34,6 +34,9 @@ constexpr int SUMMED = 6;              // rows whose slices are
 #else
 constexpr int SUMMED = 3;
 #endif
+constexpr int KEYS_AHEAD = 2 * LANES;   // cells whose keys, and values, memory is asked for before they are needed
+constexpr int VALUES_AHEAD = 16;
+constexpr int64_t READING = 6;          // the time to read keys and values, in that of the products of one row
 constexpr ggml_fp16_t HIDDEN = 0xFC00;  // minus infinity
 
 inline Floats exponential(Floats a) {
@@ -88,16 +91,20 @@ struct Rows {
 
 // What a thread needs besides its stack; kept, because it is needed at every layer.
 struct Workspace {
-    std::vector<int32_t> cells;
-    std::vector<float> scores;  // (rows, cells, rounded up to LANES)
+    std::vector<int32_t> cells;  // those seen, and some more times the last of them
+    int64_t seen;
+    std::vector<float> scores;  // (rows, cells seen, rounded up to LANES)
     std::vector<float> largest;
     std::vector<Query> queries;
 };
 
 // The cells that any of the tokens sees.
-void find_cells(const Attention & attention, const Rows & rows, std::vector<int32_t> & cells) {
+void find_cells(const Attention & attention, const Rows & rows, Workspace & space) {
+    constexpr int BEHIND = KEYS_AHEAD + LANES;
     const int64_t all = attention.k->ne[1];
-    cells.clear();
+    auto & cells = space.cells;
+    cells.resize(all + 16 + BEHIND);
+    int64_t found = 0;
     for (int64_t first = 0; first < all; first += 16) {
         const int64_t count = std::min<int64_t>(16, all - first);
         uint32_t seen = 0;
@@ -108,10 +115,17 @@ void find_cells(const Attention & attention, const Rows & rows, std::vector<int3
             }
         }
         for (int64_t i = 0; i < count; i++) {
-            if (seen >> i & 1) {
-                cells.push_back(int32_t(first + i));
-            }
+            cells[found] = int32_t(first + i);
+            found += seen >> i & 1;
         }
+    }
+    std::fill_n(cells.begin() + found, BEHIND, found > 0 ? cells[found - 1] : 0);
+    space.seen = found;
+}
+
+void fetch(const void * from, int64_t size) {
+    for (int64_t at = 0; at < size; at += 64) {
+        _mm_prefetch(static_cast<const char *>(from) + at, _MM_HINT_T0);
     }
 }
 
@@ -154,7 +168,7 @@ void pack(const block_q8_0 * const keys[LANES], int64_t blocks, Keys * to) {
 
 // The scores of all rows, and each row's largest.
 void score(const Attention & attention, const Rows & rows, Workspace & space) {
-    const int64_t blocks = attention.blocks(), count = rows.count(), cells = space.cells.size();
+    const int64_t blocks = attention.blocks(), count = rows.count(), cells = space.seen;
     const int64_t stride = (cells + LANES - 1) / LANES * LANES;
     space.queries.resize(count * blocks);
     space.scores.resize(count * stride);
@@ -167,11 +181,10 @@ void score(const Attention & attention, const Rows & rows, Workspace & space) {
     }
     for (int64_t first = 0; first < cells; first += LANES) {
         const block_q8_0 * keys[LANES];
-        int32_t those[LANES];
-        const int64_t now = std::min<int64_t>(LANES, cells - first);
+        const int32_t * those = &space.cells[first];
         for (int64_t i = 0; i < LANES; i++) {
-            those[i] = space.cells[first + std::min(i, now - 1)];
             keys[i] = attention.key(those[i], rows.kv_head);
+            fetch(attention.key(those[i + KEYS_AHEAD], rows.kv_head), blocks * sizeof(block_q8_0));
         }
         Keys packed[MOST_BLOCKS];
         pack(keys, blocks, packed);
@@ -189,7 +202,7 @@ void score(const Attention & attention, const Rows & rows, Workspace & space) {
             const ggml_fp16_t * hidden = attention.hidden(rows.token + t);
             alignas(64) ggml_fp16_t added[LANES];
             for (int64_t i = 0; i < LANES; i++) {
-                added[i] = i < now ? hidden[those[i]] : HIDDEN;
+                added[i] = first + i < cells ? hidden[those[i]] : HIDDEN;
             }
             const Floats bias = of_halves(added);
             for (int64_t row = t * rows.heads; row < (t + 1) * rows.heads; row++) {
@@ -225,9 +238,9 @@ void add_values(const Attention & attention, const Rows & rows, const Workspace 
             sums[r][i] = broadcast(0.0f);
         }
     }
-    const int64_t cells = space.cells.size();
-    for (int64_t j = 0; j < cells; j++) {
+    for (int64_t j = 0; j < space.seen; j++) {
         const ggml_fp16_t * values = attention.value(space.cells[j], rows.kv_head) + from;
+        fetch(attention.value(space.cells[j + VALUES_AHEAD], rows.kv_head) + from, WIDTH * LANES * sizeof *values);
         Floats value[WIDTH];
         for (int i = 0; i < WIDTH; i++) {
             value[i] = of_halves(values + i * LANES);
@@ -264,19 +277,29 @@ void add_values(const Attention & attention, const Rows & rows, const Workspace 
     }
 }
 
+// For `count` rows, at most ROWS of them.
+template <int ROWS = SUMMED>
+void add_some(const Attention & attention, const Rows & rows, const Workspace & space, int64_t row, int64_t count,
+              int64_t stride) {
+    if constexpr (ROWS > 1) {
+        if (count < ROWS) {
+            return add_some<ROWS - 1>(attention, rows, space, row, count, stride);
+        }
+    }
+    add_values<ROWS>(attention, rows, space, row, stride);
+}
+
 void attend(const Attention & attention, const Rows & rows) {
     static thread_local Workspace space;
-    find_cells(attention, rows, space.cells);
+    find_cells(attention, rows, space);
     score(attention, rows, space);
     const int64_t count = rows.count();
-    const int64_t stride = (space.cells.size() + LANES - 1) / LANES * LANES;
+    const int64_t stride = (space.seen + LANES - 1) / LANES * LANES;
     weigh(count, stride, space);
-    int64_t row = 0;
-    for (; row + SUMMED <= count; row += SUMMED) {
-        add_values<SUMMED>(attention, rows, space, row, stride);
-    }
-    for (; row < count; row++) {
-        add_values<1>(attention, rows, space, row, stride);
+    const int64_t groups = (count + SUMMED - 1) / SUMMED;  // of about the same size: all of them read all values
+    for (int64_t i = 0; i < groups; i++) {
+        const int64_t row = count * i / groups;
+        add_some(attention, rows, space, row, count * (i + 1) / groups - row, stride);
     }
 }
 
@@ -291,6 +314,20 @@ bool is_ours(const ggml_tensor * op) {
     return types && masked && plain && k->ne[0] <= MOST_BLOCKS * QK8_0 && v->ne[0] % LANES == 0;
 }
 
+// How many of the `sharing` heads of a token are one piece of work: the fewer, the more often keys and values are read.
+int64_t heads_at_once(int64_t tokens, int64_t kv_heads, int64_t sharing, int64_t threads) {
+    int64_t best = sharing, least = INT64_MAX;
+    for (int64_t heads = sharing; heads > 0; heads--) {
+        const int64_t pieces = tokens * kv_heads * ((sharing + heads - 1) / heads);
+        const int64_t time = (pieces + threads - 1) / threads * (heads + READING);
+        if (time < least) {
+            best = heads;
+            least = time;
+        }
+    }
+    return best;
+}
+
 }  // namespace
 
 void __wrap_ggml_compute_forward_flash_attn_ext(const ggml_compute_params * params, ggml_tensor * op) {
@@ -299,14 +336,10 @@ void __wrap_ggml_compute_forward_flash_attn_ext(const ggml_compute_params * para
     }
     const Attention attention(op);
     const int64_t tokens = attention.q->ne[1], kv_heads = attention.k->ne[2], sharing = attention.sharing();
-    const int64_t wanted = 2 * params->nth;  // pieces of work, so that no thread is without
-    int64_t heads = sharing;
-    while (heads > 1 && tokens * kv_heads * ((sharing + heads - 1) / heads) < wanted) {
-        heads--;
-    }
+    const int64_t heads = heads_at_once(tokens, kv_heads, sharing, params->nth);
     const int64_t parts = (sharing + heads - 1) / heads;
     const int64_t fit = std::min(MOST_ROWS, SCORES / std::max<int64_t>(1, attention.k->ne[1])) / heads;
-    const int64_t fair = std::max<int64_t>(1, tokens * kv_heads * parts / wanted);
+    const int64_t fair = std::max<int64_t>(1, tokens * kv_heads * parts / params->nth);
     const int64_t at_once = std::clamp<int64_t>(fit, 1, std::min(tokens, fair));
     const int64_t groups = (tokens + at_once - 1) / at_once;
     if (params->ith == 0) {
