@@ -37,6 +37,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)
 PROMPTS = (256, 1024, 4096, 7500)
 DEPTH = 128
+DEEP, DEEP_WIDTHS = 4096, (1, 8)
+"""Where prompts as long are measured, passes after so many tokens are too."""
 OURS: dict[str, dict[str, Any]] = {
     "plain": {"schedule": "plain"},
     "auto": {},
@@ -68,6 +70,8 @@ def measure_passes(model: Path, threads: int, prompts: tuple[int, ...], rounds: 
             for n in prompts:
                 answer = stock.answer([0] * n, max_tokens=1, temperature=0)
                 measured[f"prompt {n}"] = n / answer.prompt_seconds
+            if DEEP in prompts:
+                measured["deep pass 1"] = 1e3 * stock.pass_seconds(DEEP)
             rounds_of["stock"].append(measured)
     return {
         contender: {key: statistics.median(each[key] for each in measured) for key in measured[0]}
@@ -83,19 +87,25 @@ def measure_ours(model: Path, threads: int, cells: int, prompts: tuple[int, ...]
     with engine:
         engine.stream([0, 0], max_tokens=1).run()
         measured["memory"] = resident_bytes() / 1e6
-        context = engine.session._context
-        engine.session.forget()
-        engine.session.prefill([0] * (DEPTH + 1))
-        widths = [n for n in WIDTHS if n <= engine.calibration.widest_step]
-        seconds = pass_times(context, DEPTH, widths, in_a_row=2, repeats=8)
-        measured |= {f"pass {n}": 1e3 * float(s) for n, s in zip(widths, seconds, strict=True)}
-        engine.session.forget()
+        measured |= own_passes(engine, DEPTH, WIDTHS, "pass")
+        if DEEP in prompts:
+            measured |= own_passes(engine, DEEP, DEEP_WIDTHS, "deep pass")
         for n in prompts:
             start = time.perf_counter()
             engine.stream([0] * n, sampling=Sampling(temperature=0), max_tokens=1).run()
             measured[f"prompt {n}"] = n / (time.perf_counter() - start)
             engine.session.forget()
     return measured
+
+
+def own_passes(engine: Engine, depth: int, widths: tuple[int, ...], name: str) -> Measured:
+    """Return the milliseconds of passes after ``depth`` tokens, by ``name`` and rows."""
+    engine.session.forget()
+    engine.session.prefill([0] * (depth + 1))
+    possible = [n for n in widths if n <= engine.calibration.widest_step]
+    seconds = pass_times(engine.session._context, depth, possible, in_a_row=2, repeats=8)
+    engine.session.forget()
+    return {f"{name} {n}": 1e3 * float(s) for n, s in zip(possible, seconds, strict=True)}
 
 
 def open_ours(model: Path, threads: int, *, lookahead: str | None = "auto", **settings: Any) -> Engine:
@@ -193,9 +203,9 @@ def two_decimals(value: float | None) -> str:
 def pass_row(name: str, measured: Measured) -> list[str]:
     stock, ours = measured["passes"]["stock"], measured["passes"]["ours"]
     cells = [f"{stock['pass 1']:.1f}"]
-    cells += [
-        two_decimals(ours[f"pass {n}"] / stock["pass 1"] if f"pass {n}" in ours else None) for n in WIDTHS
-    ]
+    for kind, widths in (("pass", WIDTHS), ("deep pass", DEEP_WIDTHS)):
+        keys = [f"{kind} {n}" for n in widths]
+        cells += [two_decimals(ours[key] / stock[f"{kind} 1"] if key in ours else None) for key in keys]
     for n in PROMPTS:
         key = f"prompt {n}"
         cells.append(two_decimals(ours[key] / stock[key] if key in ours else None))
@@ -239,6 +249,7 @@ def page(machines: dict[str, Measured]) -> str:
             "model",
             "stock, ms",
             *(f"T({n})" for n in WIDTHS),
+            *(f"deep T({n})" for n in DEEP_WIDTHS),
             *(f"prompt {n:,}" for n in PROMPTS),
             "load",
             "memory",
