@@ -91,8 +91,8 @@ struct Rows {
 
 // What a thread needs besides its stack; kept, because it is needed at every layer.
 struct Workspace {
-    std::vector<int32_t> cells;  // those seen, and some more times the last of them
-    int64_t seen;
+    std::vector<int32_t> cells;  // those that any token sees, and some more times the last of them
+    int64_t seen, pairs;         // how many these are, and how many each token sees, added up
     std::vector<float> scores;  // (rows, cells seen, rounded up to LANES)
     std::vector<float> largest;
     std::vector<Query> queries;
@@ -104,15 +104,18 @@ void find_cells(const Attention & attention, const Rows & rows, Workspace & spac
     const int64_t all = attention.k->ne[1];
     auto & cells = space.cells;
     cells.resize(all + 16 + BEHIND);
-    int64_t found = 0;
+    int64_t found = 0, pairs = 0;
     for (int64_t first = 0; first < all; first += 16) {
         const int64_t count = std::min<int64_t>(16, all - first);
         uint32_t seen = 0;
         for (int64_t t = 0; t < rows.tokens; t++) {
             const ggml_fp16_t * hidden = attention.hidden(rows.token + t) + first;
+            uint32_t own = 0;
             for (int64_t i = 0; i < count; i++) {
-                seen |= uint32_t(hidden[i] != HIDDEN) << i;
+                own |= uint32_t(hidden[i] != HIDDEN) << i;
             }
+            seen |= own;
+            pairs += __builtin_popcount(own);
         }
         for (int64_t i = 0; i < count; i++) {
             cells[found] = int32_t(first + i);
@@ -121,6 +124,7 @@ void find_cells(const Attention & attention, const Rows & rows, Workspace & spac
     }
     std::fill_n(cells.begin() + found, BEHIND, found > 0 ? cells[found - 1] : 0);
     space.seen = found;
+    space.pairs = pairs;
 }
 
 void fetch(const void * from, int64_t size) {
@@ -292,6 +296,13 @@ void add_some(const Attention & attention, const Rows & rows, const Workspace & 
 void attend(const Attention & attention, const Rows & rows) {
     static thread_local Workspace space;
     find_cells(attention, rows, space);
+    const int64_t apart = space.pairs * (rows.heads + READING);
+    if (rows.tokens > 1 && apart < space.seen * (rows.count() + READING)) {  // tokens of several conversations
+        const int64_t half = rows.tokens / 2;
+        attend(attention, {rows.token, half, rows.head, rows.heads, rows.kv_head});
+        attend(attention, {rows.token + half, rows.tokens - half, rows.head, rows.heads, rows.kv_head});
+        return;
+    }
     score(attention, rows, space);
     const int64_t count = rows.count();
     const int64_t stride = (space.seen + LANES - 1) / LANES * LANES;

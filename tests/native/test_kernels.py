@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +141,17 @@ def test_attention_gives_a_token_the_same_bits_in_any_company(shape: tuple[int, 
         assert (cache.attention(slice(40 - count, 40)) == together[-count:]).all(), count
         assert (cache.attention(slice(count)) == together[:count]).all(), count
     assert (cache.attention(threads=1) == together).all()
+
+
+@pytest.mark.parametrize("shape", HEADS)
+def test_attention_of_conversations_side_by_side_is_that_of_each_alone(shape: tuple[int, int, int]) -> None:
+    apart = np.arange(40)[:, None] // 4 == np.arange(CELLS) // 60
+    cache = replace(KVCache.random(*shape), visible=apart)
+    together = cache.attention()
+    assert np.abs(together - exact_attention(cache)).max() < 2e-3
+    for first in range(0, 40, 4):
+        own = slice(first, first + 4)
+        assert (cache.attention(own) == together[own]).all(), first
 
 
 @pytest.mark.parametrize("shape", HEADS)
