@@ -101,9 +101,10 @@ struct Workspace {
 // The cells that any of the tokens sees.
 void find_cells(const Attention & attention, const Rows & rows, Workspace & space) {
     constexpr int BEHIND = KEYS_AHEAD + LANES;
+    static_assert(VALUES_AHEAD <= BEHIND);
     const int64_t all = attention.k->ne[1];
     auto & cells = space.cells;
-    cells.resize(all + 16 + BEHIND);
+    cells.resize(all + BEHIND);
     int64_t found = 0, pairs = 0;
     for (int64_t first = 0; first < all; first += 16) {
         const int64_t count = std::min<int64_t>(16, all - first);
