@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pass_edge import ContextError
 from pass_edge.decoding.batcher import Batcher, TreeRequest
@@ -26,8 +28,13 @@ from tests.support.reference_decoding import GREEDY, Bench, Recording
 
 MAX_DRAFTS, FEW_STATES = 8, 3
 """Most drafts of a pass; fewer states than drafts, so that a copy rolls back further ones."""
-PATTERNS = 1_000
 PARALLEL = 4
+
+prompts = st.lists(st.integers(0, N_VOCAB - 1), min_size=1, max_size=40)
+n_drafts_and_right = st.integers(0, MAX_DRAFTS).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
+patterns = st.lists(n_drafts_and_right, min_size=1, max_size=6)
+"""Of each pass of a conversation, how many tokens are drafted and how many of these are right."""
+every_check = list(HealthCheck)  # examples share a context, and take as long as the machine makes them
 
 
 @pytest.fixture(
@@ -92,16 +99,17 @@ def random_prompt(rng: np.random.Generator, longest: int = 40) -> list[int]:
     return [int(token) for token in rng.integers(0, N_VOCAB, rng.integers(1, longest))]
 
 
-def check_patterns(bench: Bench, count: int, n_steps: int = 20) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(count // n_steps):
-        conversation = Conversation(bench, bench.session(), random_prompt(rng), n_steps)
-        conversation.begin()
-        conversation.random_steps(rng, n_steps)
+def check_pattern(bench: Bench, prompt: list[int], pattern: list[tuple[int, int]]) -> None:
+    conversation = Conversation(bench, bench.session(), prompt, len(pattern))
+    conversation.begin()
+    for n_drafts, n_right in pattern:
+        conversation.step(n_drafts, n_right)
 
 
-def test_rollback_leaves_no_trace(bench: Bench) -> None:
-    check_patterns(bench, 100)
+@settings(max_examples=20, suppress_health_check=every_check)
+@given(prompt=prompts, pattern=patterns)
+def test_rollback_leaves_no_trace(bench: Bench, prompt: list[int], pattern: list[tuple[int, int]]) -> None:
+    check_pattern(bench, prompt, pattern)
 
 
 def test_any_number_of_rejected_drafts_is_rolled_back(bench: Bench) -> None:
@@ -114,8 +122,12 @@ def test_any_number_of_rejected_drafts_is_rolled_back(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_rollback_leaves_no_trace_in_many_patterns(bench: Bench) -> None:
-    check_patterns(bench, PATTERNS)
+@settings(max_examples=1_000, suppress_health_check=every_check)
+@given(prompt=prompts, pattern=patterns)
+def test_rollback_leaves_no_trace_in_many_patterns(
+    bench: Bench, prompt: list[int], pattern: list[tuple[int, int]]
+) -> None:
+    check_pattern(bench, prompt, pattern)
 
 
 def test_a_wrong_state_is_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +141,12 @@ def test_a_wrong_state_is_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
         restore = Context.restore_state
 
         def damaged(context: Context, sequence: int, state: np.ndarray, length: int) -> None:
-            restore(context, sequence, np.where(np.arange(len(state)) < len(state) - 64, state, 0), length)
+            restore(context, sequence, np.where(np.arange(len(state)) < len(state) // 2, state, 0), length)
 
         monkeypatch.setattr(Context, "restore_state", damaged)
     with pytest.raises((AssertionError, ContextError)):
-        check_patterns(bench, 20)
+        for n_right in range(MAX_DRAFTS):
+            check_pattern(bench, [3, 1, 4], [(MAX_DRAFTS, n_right)] * 3)
 
 
 def test_a_tree_that_the_memory_cannot_verify_is_decoded_as_its_root(bench: Bench) -> None:
