@@ -99,13 +99,15 @@ class Context:
             llama.llama_set_embeddings(self._handle, wanted)
             self._keeps_hidden = wanted
 
-    def keep_mtp_states(self) -> None:
-        """Let decodes keep the hidden states that MTP layers take. Raises ContextError if this build of
-        llama.cpp cannot."""
+    def keep_mtp_states(self, wanted: bool = True) -> None:
+        """Set whether the next decodes keep the hidden states that MTP layers take. Raises ContextError if
+        this build of llama.cpp cannot."""
+        if wanted == self.keeps_mtp_states:
+            return
         if llama_ext is None:
             raise ContextError("this build of llama.cpp does not export what MTP layers need")
-        llama_ext.llama_set_embeddings_nextn(self._handle, True, False)
-        self.keeps_mtp_states = True
+        llama_ext.llama_set_embeddings_nextn(self._handle, wanted, False)
+        self.keeps_mtp_states = wanted
 
     def _decode(self, batch: llama.llama_batch) -> None:
         status = compute(lambda: llama.llama_decode(self._handle, batch))

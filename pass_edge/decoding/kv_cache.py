@@ -250,16 +250,21 @@ class ConversationCache:
         return 0.0
 
     def _replay(self, tokens: Sequence[int]) -> float:
-        """Undo the last pass, and decode ``tokens`` in its place; without outputs, so those of the last pass
-        stay valid. Return the seconds that this takes."""
+        """Undo the last pass, and decode ``tokens`` in its place; without outputs and states, so those of the
+        last pass stay valid. Return the seconds that this takes."""
         assert self._recurrent
         began = time.perf_counter()
         self._reserve_rejected([])
         self._recurrent.undo_pass()
         first = self._kv_cache.take_stamps(len(tokens))
         rows = rows_of_sequence(self.length, len(tokens), sequence=self._base)
+        keeps_mtp_states = self._context.keeps_mtp_states
         self._context.keep_hidden(False)
-        self._context.decode_tokens(rows, np.array(tokens, np.int32))
+        self._context.keep_mtp_states(False)
+        try:
+            self._context.decode_tokens(rows, np.array(tokens, np.int32))
+        finally:
+            self._context.keep_mtp_states(keeps_mtp_states)
         self._stamps += range(first, first + len(tokens))
         return time.perf_counter() - began
 
