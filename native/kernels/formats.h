@@ -313,4 +313,27 @@ struct IQ4_XS : Superblock {
     }
 };
 
+// ---- Floats: small matrices that files do not quantize ----------------------------------------------------------
+
+struct F32 {
+    static constexpr int BLOCK = 16;
+    struct Block {
+        float values[BLOCK];
+    };
+};
+
+template <> struct Packed<F32> {
+    float values[F32::BLOCK][LANES];
+};
+
+template <> void pack(const F32::Block * from, int64_t blocks, int rows, Packed<F32> * to) {
+    for (int64_t b = 0; b < blocks; b++) {
+        for (int i = 0; i < F32::BLOCK; i++) {
+            for (int row = 0; row < LANES; row++) {
+                to[b].values[i][row] = row < rows ? from[row * blocks + b].values[i] : 0;
+            }
+        }
+    }
+}
+
 }  // namespace

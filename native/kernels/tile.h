@@ -9,6 +9,7 @@
 #include "formats.h"
 
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 namespace {
@@ -29,6 +30,11 @@ template <> struct Activations<256> {
     float scale;
     int16_t sums_of_32[8], sums_of_16[16];
     int8_t values[256];
+};
+
+// Floats stay as they are.
+template <> struct Activations<F32::BLOCK> {
+    float values[F32::BLOCK];
 };
 
 // Rounds COUNT values to signed bytes, and returns what one of their steps is. COUNT is a multiple of 8.
@@ -71,6 +77,10 @@ inline void round_block(const float * values, Activations<256> & to) {
     for (int i = 0; i < 8; i++) {
         to.sums_of_32[i] = int16_t(to.sums_of_16[2 * i] + to.sums_of_16[2 * i + 1]);
     }
+}
+
+inline void round_block(const float * values, Activations<F32::BLOCK> & to) {
+    std::memcpy(to.values, values, sizeof to.values);
 }
 
 // ---- Whole-number products ------------------------------------------------------------------------------------------
@@ -281,6 +291,34 @@ ALWAYS_INLINE void add_products_by_twos(const Packed<Format> & block,
     }
 }
 
+template <typename Format, int TOKENS>
+ALWAYS_INLINE void add_block(const Packed<Format> & block, const Activations<Format::BLOCK> * const * tokens, int64_t b,
+                             Floats sums[TOKENS]) {
+    add_minima<Format, TOKENS>(block, tokens, b, sums);
+    Ints whole[TOKENS];
+    begin<Format, TOKENS>(block, tokens, b, whole);
+    if constexpr (Dots<Format::LARGEST>::AT_ONCE == 2 && TOKENS > 1) {
+        add_products_by_twos<Format, TOKENS>(block, tokens, b, whole);
+    } else {
+        add_products_of<Format, TOKENS>(block, tokens, b, whole);
+    }
+    const Floats scale = Format::scales(block.halves[0]);
+    for (int t = 0; t < TOKENS; t++) {
+        sums[t] = fused(multiply(scale, broadcast(tokens[t][b].scale)), to_floats(whole[t]), sums[t]);
+    }
+}
+
+template <int TOKENS>
+ALWAYS_INLINE void add_floats(const Packed<F32> & block, const Activations<F32::BLOCK> * const * tokens, int64_t b,
+                              Floats sums[TOKENS]) {
+    for (int i = 0; i < F32::BLOCK; i++) {
+        const Floats weights = load_floats(block.values[i]);
+        for (int t = 0; t < TOKENS; t++) {
+            sums[t] = fused(weights, broadcast(tokens[t][b].values[i]), sums[t]);
+        }
+    }
+}
+
 // out[t][0 … LANES - 1] = LANES rows of `blocks` blocks each, times token t.
 template <typename Format, int TOKENS>
 void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Format::BLOCK> * const * tokens,
@@ -294,17 +332,10 @@ void tile(int64_t blocks, const Packed<Format> * weights, const Activations<Form
         for (size_t line = 0; line < fetch.size; line += 64) {
             _mm_prefetch(fetch.from + b * fetch.size + line, _MM_HINT_T1);
         }
-        add_minima<Format, TOKENS>(block, tokens, b, sums);
-        Ints whole[TOKENS];
-        begin<Format, TOKENS>(block, tokens, b, whole);
-        if constexpr (Dots<Format::LARGEST>::AT_ONCE == 2 && TOKENS > 1) {
-            add_products_by_twos<Format, TOKENS>(block, tokens, b, whole);
+        if constexpr (std::is_same_v<Format, F32>) {
+            add_floats<TOKENS>(block, tokens, b, sums);
         } else {
-            add_products_of<Format, TOKENS>(block, tokens, b, whole);
-        }
-        const Floats scale = Format::scales(block.halves[0]);
-        for (int t = 0; t < TOKENS; t++) {
-            sums[t] = fused(multiply(scale, broadcast(tokens[t][b].scale)), to_floats(whole[t]), sums[t]);
+            add_block<Format, TOKENS>(block, tokens, b, sums);
         }
     }
     for (int t = 0; t < TOKENS; t++) {

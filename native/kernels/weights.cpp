@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -270,8 +271,17 @@ template <typename Format> Traits * traits_of() {
     return &traits;
 }
 
-Traits * traits_of(ggml_type type) {
-    switch (type) {
+// Whether a matrix of floats is one that files do not quantize and that is only multiplied by: it chooses experts, or is
+// one of RWKV's small ones. Others may also be read by operations that do not know our layout.
+bool is_factor(const ggml_tensor * weights) {
+    const auto named = [&](const char * part) { return std::strstr(weights->name, part) != nullptr; };
+    const bool known = named("ffn_gate_inp") || (named("time_mix_") && (named("1.weight") || named("2.weight")));
+    return known && weights->ne[0] % F32::BLOCK == 0;
+}
+
+Traits * traits_of(const ggml_tensor * weights) {
+    switch (weights->type) {
+        case GGML_TYPE_F32: return is_factor(weights) ? traits_of<F32>() : nullptr;
         case GGML_TYPE_Q4_0: return traits_of<Q4_0>();
         case GGML_TYPE_Q4_1: return traits_of<Q4_1>();
         case GGML_TYPE_Q5_0: return traits_of<Q5_0>();
@@ -304,18 +314,18 @@ class Operations final : public ggml::cpu::extra_buffer_type {
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
         const bool product = op->op == GGML_OP_MUL_MAT || op->op == GGML_OP_MUL_MAT_ID;
-        return product && is_ours(op->src[0]) ? traits_of(op->src[0]->type) : nullptr;
+        return product && is_ours(op->src[0]) ? traits_of(op->src[0]) : nullptr;
     }
 
     static bool is_ours(const ggml_tensor * weights) {
         return weights->buffer != nullptr && weights->buffer->buft == buffer_type() &&
-               traits_of(weights->type) != nullptr;
+               traits_of(weights) != nullptr;
     }
 };
 
 void write(ggml_backend_buffer_t, ggml_tensor * tensor, const void * data, size_t offset, size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));
-    traits_of(tensor->type)->lay_out(tensor, data);
+    traits_of(tensor)->lay_out(tensor, data);
 }
 
 ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
@@ -330,7 +340,7 @@ ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
 }
 
 size_t size_of(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
-    const Traits * traits = traits_of(tensor->type);
+    const Traits * traits = traits_of(tensor);
     return traits != nullptr ? traits->size(tensor) : ggml_nbytes(tensor);
 }
 

@@ -26,7 +26,7 @@ from pass_edge.settings import MAX_RECURRENT_DRAFTS, PROMPT_BATCH, Settings, con
 
 from .measurement_cache import library_key, load, load_or_measure, model_key, run_key, store
 
-_VERSION = 3
+_VERSION = 4
 """Of what is stored."""
 WIDTHS = (2, 3, 4, 7, 8, 16, 32)
 """Batch sizes to compare, ascending. ggml's kernels change at 2, 4, 8, 16, 32 and 64, or never."""
@@ -44,6 +44,10 @@ after it. With llama.cpp's kernels in Q4_K_M, of the tokens decoded in fours the
 or sixth with 135 million weights, one of the first three with 0.5 billion, and the first with 1.5 billion."""
 _COMPARED_BYTES = 4 << 30
 """Weights to read for the tokens that are decoded one by one: so many tokens are compared."""
+_HIDDEN_DIFFERENCE = 0.05
+"""Logits by which other tokens are taken to differ if hidden states do and the compared logits do not. With
+llama.cpp's products of F32 matrices in small models of two kinds, 4 to 78 of 1,200 logits differed, by at most
+0.04."""
 
 
 @dataclass(frozen=True)
@@ -179,42 +183,47 @@ def _measure(model: Model, settings: Settings, *, repack: bool) -> Calibration:
     # the states that a memory keeps for drafts change the graph, so they must not change the bits
     with Context(model, replace(chosen, rollback=MAX_RECURRENT_DRAFTS)) as context:
         comparison = _BatchComparison(context, depth)
+        if comparison.is_damaged:
+            raise ModelError(f"{model.path}: its logits are not numbers, so the file is damaged")
         if not comparison.restores:
             return Calibration(repack, 1, False, 0.0, rolls_back=False, state_bytes=comparison.state_bytes)
         width, difference = comparison.invariant_width()
         embeddings_exact = comparison.embeddings_are_exact()
-        hidden_exact = comparison.hidden_states_are_exact()
         rolls_back = comparison.rolls_back(2 * difference)
         mtp_exact = not model.n_mtp_layers or comparison.mtp_states_are_exact(width)
         return Calibration(
-            repack, width, embeddings_exact, difference, comparison.prompts_exact, hidden_exact,
+            repack, width, embeddings_exact, difference, comparison.prompts_exact, comparison.hidden_exact,
             comparison.state_bytes, context.n_rollback > 0, rolls_back, mtp_exact, comparison.seconds(),
         )  # fmt: skip
 
 
 class _BatchComparison:
     """Decodes the same random tokens after the same random prompt in batches of different widths, and
-    compares their logits.
+    compares their outputs: their logits, and their hidden states if a pass can have both. Hidden states differ
+    more often, because logits are computed from activations that were rounded to int8.
 
-    Attributes: ``state_bytes``: as in Calibration. ``restores``: whether a copy of the recurrent state gives
-    the bits of the context that it was made in; if not, nothing else can be compared.
+    Attributes: ``state_bytes``, ``hidden_exact``: as in Calibration. ``is_damaged``: whether there are outputs
+    that are not numbers. ``restores``: whether a copy of the recurrent state gives the bits of the context
+    that it was made in; if not, nothing else can be compared.
     """
 
     def __init__(self, context: Context, depth: int) -> None:
-        self._context, self._depth = context, depth
+        self._context, self._depth, self._n_vocab = context, depth, context.model.n_vocab
         self._seconds: dict[int, float] = {}  # of the fastest pass over so many rows
         rng = np.random.default_rng(0)
         prompt, self._tokens = (
-            rng.integers(0, context.model.n_vocab, count).astype(np.int32)
-            for count in (depth, _PROMPT_LENGTH)
+            rng.integers(0, self._n_vocab, count).astype(np.int32) for count in (depth, _PROMPT_LENGTH)
         )
         fitting = _COMPARED_BYTES // context.model.size
         self._n_tokens = min(max(_LEAST_TOKENS, fitting), _MOST_TOKENS)
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
         self._state = context.save_state(0)
         self.state_bytes = len(self._state)
+        self._sees_hidden = False
         self._reference = self._continue(self._n_tokens, 1)
+        self.is_damaged = bool(np.isnan(self._reference).any())
         self.restores = not self.state_bytes or not self._difference(1)
+        self.hidden_exact = self.restores and self._see_hidden()
 
     @cached_property
     def prompts_exact(self) -> bool:
@@ -240,33 +249,38 @@ class _BatchComparison:
 
     def _difference(self, width: int) -> float:
         """Return the largest difference of a logit in batches of ``width`` from the reference. Where there is
-        none, and there are more logits than in the reference, they replace it."""
-        logits = self._decode(max(self._n_tokens, width) // width * width, width)
-        count = min(len(logits), len(self._reference))
-        differences = np.abs(logits[:count] - self._reference[:count])
-        difference = float(np.nan_to_num(differences, nan=np.inf).max())  # no number agrees with none
-        if not difference and len(logits) > count:
-            self._reference = logits
-        return difference
+        none, and there are more outputs than in the reference, they replace it."""
+        outputs = self._decode(max(self._n_tokens, width) // width * width, width)
+        count = min(len(outputs), len(self._reference))
+        differences = np.abs(outputs[:count] - self._reference[:count])
+        differences = np.nan_to_num(differences, nan=np.inf)  # no number agrees with none
+        if not differences.any() and len(outputs) > count:
+            self._reference = outputs
+        of_logits, of_hidden = differences[:, : self._n_vocab], differences[:, self._n_vocab :]
+        return max(float(of_logits.max()), _HIDDEN_DIFFERENCE * bool(of_hidden.any()))
 
     def _decode(self, count: int, width: int) -> np.ndarray:
         """Decode the first ``count`` tokens after the prompt in batches of ``width``, which divides it.
-        Return their logits, (count, n_vocab) float32."""
+        Return their outputs: (count, n_vocab) float32, or with hidden states (count, n_vocab + n_embd)."""
         self._rewind()
         return self._continue(count, width)
 
     def _continue(self, count: int, width: int) -> np.ndarray:
         """``_decode`` in a context that is at the end of the prompt."""
-        logits = []
+        outputs = []
         for first in range(0, count, width):
             tokens = self._tokens[first : first + width]
             rows = rows_of_sequence(self._depth + first, width, outputs=width)
             began = time.perf_counter()
             self._context.decode_tokens(rows, tokens)
-            outputs = self._context.logits(width)
+            self._context.logits(width)  # waits for them
             self._seconds[width] = min(time.perf_counter() - began, self._seconds.get(width, np.inf))
-            logits.append(outputs.copy())
-        return np.concatenate(logits)
+            outputs.append(self._outputs(width).copy())
+        return np.concatenate(outputs)
+
+    def _outputs(self, count: int) -> np.ndarray:
+        logits = self._context.logits(count)
+        return np.hstack([logits, self._context.hidden(count)]) if self._sees_hidden else logits
 
     def seconds(self) -> tuple[float, ...]:
         """Return the seconds of passes over 1 … max(WIDTHS) rows, interpolated between those decoded so far.
@@ -285,17 +299,22 @@ class _BatchComparison:
             return False
         self._rewind()
         self._context.decode_embeddings(rows_of_sequence(self._depth, 1, outputs=1), rows)
-        return bool((self._context.logits(1)[0] == self._reference[0]).all())
+        return bool((self._outputs(1)[0] == self._reference[0]).all())
 
-    def hidden_states_are_exact(self) -> bool:
-        """Return whether a pass that keeps hidden states has logits, and the same ones."""
+    def _see_hidden(self) -> bool:
+        """Return whether a pass that keeps hidden states has logits, and the same ones. If so, hidden states
+        are compared too from now on."""
         self._rewind()
         self._context.logits(1)[:] = np.nan  # llama.cpp has no logits at all in some such graphs
         self._context.keep_hidden(True)
-        self._context.decode_tokens(rows_of_sequence(self._depth, 1, outputs=1), self._tokens[:1])
-        logits = self._context.logits(1)[0].copy()
-        self._context.keep_hidden(False)
-        return bool((logits == self._reference[0]).all())
+        self._sees_hidden = True
+        outputs = self._continue(self._n_tokens, 1)
+        if (outputs[:, : self._n_vocab] != self._reference).any():
+            self._context.keep_hidden(False)
+            self._sees_hidden = False
+        else:
+            self._reference = outputs
+        return self._sees_hidden
 
     def mtp_states_are_exact(self, width: int) -> bool:
         """Return whether passes that keep states for MTP layers give the same logits, in batches of up to
@@ -309,14 +328,14 @@ class _BatchComparison:
     def rolls_back(self, tolerance: float) -> bool:
         """Return whether the states that llama.cpp keeps give the same logits but for ``tolerance``, after
         wrong tokens were taken back."""
-        differences = [0.0]
+        differences, reference = [0.0], self._reference[1, : self._n_vocab]
         for n_wrong in range(1, self._context.n_rollback + 1):
             self._rewind()
             rows = rows_of_sequence(self._depth, 1 + n_wrong)
             self._context.decode_tokens(rows, np.append(self._tokens[:1], self._tokens[-n_wrong:]))
             self._context.remove(0, self._depth + 1)
             self._context.decode_tokens(rows_of_sequence(self._depth + 1, 1, outputs=1), self._tokens[1:2])
-            differences.append(float(np.abs(self._context.logits(1)[0] - self._reference[1]).max()))
+            differences.append(float(np.abs(self._context.logits(1)[0] - reference).max()))
         return max(differences) <= tolerance
 
     def _rewind(self) -> None:

@@ -22,20 +22,30 @@ from pass_edge.native.context import Context
 
 
 class FakeContext:
-    """A context whose logits of a token are its number, but for an error in batches of some widths, in their
-    rows from ``first_wrong`` on. Keeps the numbers of rows that were decoded."""
+    """A context whose logits and hidden states of a token are its number, but for an error in batches of some
+    widths, in their rows from ``first_wrong`` on; in hidden states alone if ``hides`` is set. Keeps the numbers
+    of rows that were decoded."""
 
-    def __init__(self, errors: dict[int, float], first_wrong: int = 0, size: int = 1 << 30) -> None:
-        self.model = SimpleNamespace(n_vocab=1 << 20, size=size)
-        self._errors, self._first_wrong, self.decoded = errors, first_wrong, []
+    def __init__(
+        self, errors: dict[int, float], first_wrong: int = 0, size: int = 1 << 30, *, hides: bool = False
+    ) -> None:
+        self.model = SimpleNamespace(n_vocab=1 << 10, size=size)
+        self._errors, self._first_wrong, self._hides, self.decoded = errors, first_wrong, hides, []
 
     def decode_tokens(self, rows: Rows, tokens: np.ndarray) -> None:
         self.decoded.append(len(rows))
-        self._logits = tokens[:, None].astype(np.float32)
-        self._logits[self._first_wrong :] += self._errors.get(len(rows), 0.0)
+        self._logits = np.repeat(tokens[:, None].astype(np.float32), self.model.n_vocab, 1)
+        self._hidden = self._logits[:, :1].copy()
+        wrong = self._hidden if self._hides else self._logits
+        wrong[self._first_wrong :] += self._errors.get(len(rows), 0.0)
 
     def logits(self, count: int) -> np.ndarray:
         return self._logits[:count]
+
+    def hidden(self, count: int) -> np.ndarray:
+        return self._hidden[:count]
+
+    def keep_hidden(self, wanted: bool) -> None: ...
 
     def save_state(self, sequence: int) -> np.ndarray:
         return np.empty(0, np.uint8)
@@ -68,6 +78,12 @@ def test_the_width_is_that_of_all_that_agree_and_the_difference_that_of_those_us
     assert comparison.prompts_exact == prompts_exact
 
 
+def test_hidden_states_tell_more_than_logits() -> None:
+    """Where they differ, the logits of other tokens will."""
+    comparison = _BatchComparison(cast(Context, FakeContext({8: 1e-3, 16: 1e-3}, hides=True)), 8)
+    assert comparison.invariant_width() == (7, calibration._HIDDEN_DIFFERENCE)
+
+
 @pytest.mark.parametrize(("size", "n_tokens"), [(100 << 20, 16), (512 << 20, 8), (1 << 30, 4), (9 << 30, 4)])
 def test_of_a_large_model_few_tokens_are_compared_and_each_width_once(size: int, n_tokens: int) -> None:
     context = FakeContext({}, size=size)
@@ -75,7 +91,8 @@ def test_of_a_large_model_few_tokens_are_compared_and_each_width_once(size: int,
     assert comparison.invariant_width() == (32, 0)
     assert comparison.prompts_exact
     batches = [width for width in (2, 3, 4, 7, 8, 16) for _ in range(max(1, n_tokens // width))]
-    assert context.decoded == [8, *[1] * n_tokens, *batches, 64], "a prompt agrees, so 32 rows do"
+    alone = [1] * n_tokens  # without hidden states, and with them
+    assert context.decoded == [8, *alone, *alone, *batches, 64], "a prompt agrees, so 32 rows do"
 
 
 def test_what_passes_took_is_known_once_and_not_stored(

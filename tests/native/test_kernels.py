@@ -18,7 +18,9 @@ CASES = {name: (type_name, matrix, activations) for name, type_name, matrix, act
 
 def exact(matrix: Floats, type_name: str, activations: Floats) -> npt.NDArray[np.float64]:
     """(tokens, rows): the products of the weights with the activations rounded to eight bits, in blocks of 32
-    or, for K-quants, of 256."""
+    or, for K-quants, of 256; of floats with the activations as they are."""
+    if type_name == "f32":
+        return activations.astype(np.float64) @ matrix.astype(np.float64).T
     width = matrix.shape[1]
     weights = decode_rows(encode_rows(matrix, type_name), type_name, width).astype(np.float64)
     blocks = activations.reshape(len(activations), -1, 256 if type_name in SUPERBLOCKS else 32)

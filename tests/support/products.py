@@ -14,7 +14,7 @@ from pass_edge.native.quantized_matrix import encode_rows
 
 Floats = npt.NDArray[np.float32]
 SUPERBLOCKS = ("q4_k", "q5_k", "q6_k", "iq4_xs")
-TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", *SUPERBLOCKS)
+TYPES = ("f32", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", *SUPERBLOCKS)
 SHAPES = ((8, 256), (40, 512), (24, 2304), (19, 256), (64, 768), (8, 20480))
 """(rows, width). Of 19 rows the last tile is not full."""
 TOKENS = (*range(1, 34), 70)
@@ -56,6 +56,9 @@ class Products:
         """``matrices``: (rows, width), or (experts, rows, width)."""
         self._arena = ggml("ggml_init")(arena_params(1 << 20))
         self._tensor = tensor(self._arena, type_name, *matrices.shape[::-1])
+        ggml("ggml_set_name")(
+            self._tensor, b"blk.0.ffn_gate_inp.weight"
+        )  # floats are laid out for such alone
         self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(
             self._arena, repacking_buffer_types()[0]
         )

@@ -7,6 +7,7 @@ layers with attention too. They are written in a fraction of a second.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -212,8 +213,8 @@ def write_recurrent_model(path: Path, kind: str, *, f32: str | None = None, n_mt
     ("qwen35" alone).
 
     All products are in Q8_0, those too that files usually have in F32 (the choice of experts, RWKV's small
-    matrices): llama.cpp's kernel for F32 is not batch-invariant. ``f32``: part of the names of matrices that
-    are in F32 all the same.
+    matrices): llama.cpp's kernel for F32 is not batch-invariant. ``f32``: a pattern in the names of matrices
+    that are in F32 all the same.
     """
     writer = GGUFWriter(path, kind)
     _write_metadata(writer, kind, N_LAYER + n_mtp)
@@ -221,7 +222,7 @@ def write_recurrent_model(path: Path, kind: str, *, f32: str | None = None, n_mt
         writer.add_nextn_predict_layers(n_mtp)
     for name, tensor in itertools.chain(_tensors(kind), *map(_mtp_tensors, range(n_mtp))):
         is_product = tensor.ndim > 1 and tensor.shape[-1] % 32 == 0 and not _is_elementwise(name)
-        if is_product and not (f32 and f32 in name):
+        if is_product and not (f32 is not None and re.search(f32, name)):
             writer.add_tensor(name, quantize(tensor, Q8_0), raw_dtype=Q8_0)
         else:
             writer.add_tensor(name, tensor)
