@@ -21,7 +21,10 @@ class Kind(Enum):
     RERANKER = "a reranker or classifier, which scores texts", "give a model that writes text"
     ENCODER_DECODER = "an encoder-decoder model", "only decoder-only models are supported"
     DIFFUSION = "a diffusion model, which does not write from left to right", "give an autoregressive model"
-    DRAFT = "a draft model, which only drafts for another one", "give the model that it was made for"
+    DRAFT = (
+        "a draft head (EAGLE-3, DFlash or an assistant of Gemma 4), which cannot be used here",
+        "give the model that it was made for",
+    )
     SPEECH = "a model of speech, not of text", "give a model that writes text"
 
     # no models

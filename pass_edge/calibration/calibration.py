@@ -46,8 +46,8 @@ _COMPARED_BYTES = 4 << 30
 """Weights to read for the tokens that are decoded one by one: so many tokens are compared."""
 _HIDDEN_DIFFERENCE = 0.05
 """Logits by which other tokens are taken to differ if hidden states do and the compared logits do not. With
-llama.cpp's products of F32 matrices in small models of two kinds, 4 to 78 of 1,200 logits differed, by at most
-0.04."""
+llama.cpp's products of F32 matrices in small models of two kinds, 4 to 78 of 1,200 logprobs differed, by at
+most 0.04."""
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,12 @@ def _measure(model: Model, settings: Settings, *, repack: bool) -> Calibration:
 
 class _BatchComparison:
     """Decodes the same random tokens after the same random prompt in batches of different widths, and
-    compares their outputs: their logits, and their hidden states if a pass can have both. Hidden states differ
-    more often, because logits are computed from activations that were rounded to int8.
+    compares their outputs: their logits, and their hidden states if a pass can have both. Hidden states
+    differ more often, because logits are computed from activations that were rounded to int8.
 
-    Attributes: ``state_bytes``, ``hidden_exact``: as in Calibration. ``is_damaged``: whether there are outputs
-    that are not numbers. ``restores``: whether a copy of the recurrent state gives the bits of the context
-    that it was made in; if not, nothing else can be compared.
+    Attributes: ``state_bytes``, ``hidden_exact``: as in Calibration. ``is_damaged``: whether there are
+    outputs that are not numbers. ``restores``: whether a copy of the recurrent state gives the bits of the
+    context that it was made in; if not, nothing else can be compared.
     """
 
     def __init__(self, context: Context, depth: int) -> None:

@@ -111,7 +111,7 @@ def _examine_model(model: str | None, draft_model: str | None, report: dict[str,
             "lookahead": _lookahead(engine),
             "batch_invariance": f"up to {width} tokens a pass get the same bits as single tokens"
             if width > 1
-            else f"none: batch sizes differ by up to {engine.calibration.difference:.2f} logits",
+            else f"none: batch sizes differ by up to {max(0.01, engine.calibration.difference):.2f} logits",
             "gpu_layers": "all" if engine.settings.gpu_layers == ALL_LAYERS else engine.settings.gpu_layers,
             "repacked_weights": engine.calibration.repack,
         }
@@ -143,7 +143,8 @@ def _draft_model(draft_model: DraftModel, costs: StepCosts) -> str:
     times = f"{1e3 * seconds:.1f} ms a pass, where the model takes {1e3 * costs.at(0)[0]:.1f} ms"
     paying = next((percent for percent in range(1, 101) if speed_at([percent / 100]) > 1), None)
     gain = (
-        f"pays if {paying} % of its drafts are right; {speed_at([0.8]):.2f} times plain decoding if 80 % are"
+        f"alone, it pays if {paying} % of its drafts are right; "
+        f"{speed_at([0.8]):.2f} times plain decoding if 80 % are"
         if paying
         else "cannot pay"
     )
@@ -159,4 +160,5 @@ def _recurrent_memory(engine: Engine) -> str:
     drafts = n_states - 1  # the doctor's engine has one conversation
     if not drafts:
         return f"{mib:.1f} MiB: states are copied, and accepted tokens decoded again after a rejected one"
-    return f"{mib:.1f} MiB: {n_states} states of {one / 2**20:.1f} MiB, to roll back up to {drafts} drafts"
+    states = f"{n_states} states of {one / 2**20:.1f} MiB"
+    return f"{mib:.1f} MiB: {states}, to take back up to {drafts} drafts, and a copy for more"

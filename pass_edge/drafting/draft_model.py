@@ -38,19 +38,24 @@ _OUTLIER = 4.0
 """A time counts at most so many times the mean."""
 
 
+def check_draft(path: Path) -> Path:
+    """Return ``path`` if its metadata are those of a whole model that may draft. Raises SettingsError,
+    ModelError."""
+    with GgufFile(check_is_gguf(path)) as file:
+        if kind_of(file) == Kind.DRAFT:
+            raise SettingsError(
+                f"{path} is a draft head of the kind {file.text('general.architecture')}, which llama.cpp "
+                "lets its own programs use alone; give a whole model, smaller and with the same tokenizer"
+            )
+        check_generates(file)
+    return path
+
+
 def load_draft(
-    path: str | Path, model: Model, n_vocab: int, settings: Settings, note: Callable[[str], None]
+    path: Path, model: Model, n_vocab: int, settings: Settings, note: Callable[[str], None]
 ) -> Model:
     """Load the draft model in ``path``, and check that it can draft for ``model``, of which the first
     ``n_vocab`` tokens may be sampled. Raises SettingsError, ModelError, LibraryError."""
-    path = check_is_gguf(Path(path))
-    with GgufFile(path) as file:
-        if kind_of(file) == Kind.DRAFT:
-            raise SettingsError(
-                f"{path} drafts from the hidden states of the model that it was made for; give a whole "
-                "model, smaller and with the same tokenizer"
-            )
-        check_generates(file)
     gpu_layers = with_fitting_layers(_own_settings(settings), path).gpu_layers or 0
     draft = Model(path, gpu_layers=gpu_layers, repack=check_model(path, note))
     try:

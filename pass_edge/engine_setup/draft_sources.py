@@ -13,14 +13,13 @@ from pass_edge.drafting.drafter import Drafter
 from pass_edge.drafting.heads import Heads, fastest_heads
 from pass_edge.drafting.mtp import MtpLayers
 from pass_edge.drafting.schedules import FORMS, FixedSchedule, Schedule
-from pass_edge.models import find_model
 from pass_edge.native.devices import default_threads
 from pass_edge.native.model import Model
 from pass_edge.planning.cost_model import StepCosts, step_costs
 from pass_edge.planning.draft_statistics import DraftStatistics
 from pass_edge.planning.expected_speed import expected_speed
 from pass_edge.planning.planner import GPU_TREE_SIZES, Planner, may_look_ahead
-from pass_edge.settings import AUTO, FUSED, HEAD, PLAIN, on_gpu
+from pass_edge.settings import AUTO, FUSED, HEAD, on_gpu
 
 from .loaded_model import LoadedModel, Setup
 from .schedule_choice import ScheduleChoice, why_no_lookahead_tokens
@@ -53,7 +52,7 @@ def open_draft_sources(
     """Open what the chosen schedule drafts with."""
     if choice.schedule == AUTO:
         return _planned_sources(loaded, choice, batcher, setup)
-    if loaded.settings.draft_model and choice.schedule != PLAIN:
+    if loaded.settings.draft_model:
         setup.notes.append(f"the schedule {choice.schedule} asks no draft model; auto does")
     heads = None
     if choice.schedule in (HEAD, FUSED):  # two-pass is the paper's: lookahead tokens alone
@@ -103,18 +102,16 @@ def _planned_sources(
 
 def _lookahead_group(loaded: LoadedModel) -> int:
     """Return how many lookahead tokens a node may have; 0 if this model takes none."""
-    lookahead = loaded.lookahead
-    if lookahead is None or why_no_lookahead_tokens(loaded, lookahead):
+    if loaded.lookahead is None or why_no_lookahead_tokens(loaded):
         return 0
-    return min(_MAX_LOOKAHEAD_GROUP, len(lookahead))
+    return min(_MAX_LOOKAHEAD_GROUP, len(loaded.lookahead))
 
 
 def _load_draft(loaded: LoadedModel, setup: Setup) -> Model | None:
-    if loaded.settings.draft_model is None:
+    if loaded.draft_path is None:
         return None
-    path = find_model(loaded.settings.draft_model, note=setup.note).path
     return setup.opened.enter_context(
-        load_draft(path, loaded.model, loaded.base.n_vocab, loaded.settings, setup.note)
+        load_draft(loaded.draft_path, loaded.model, loaded.base.n_vocab, loaded.settings, setup.note)
     )
 
 

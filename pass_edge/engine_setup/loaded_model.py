@@ -10,9 +10,10 @@ from pathlib import Path
 from pass_edge.calibration.calibration import Calibration, gpu_verdict, mtp_works, open_calibrated
 from pass_edge.calibration.measurement_cache import load_or_measure, model_key
 from pass_edge.decoding.kv_cache import sequences_needed
+from pass_edge.drafting.draft_model import check_draft
 from pass_edge.drafting.lookahead import Base, Lookahead
 from pass_edge.drafting.lookahead_file import read_base, read_lookahead
-from pass_edge.models import ModelFile
+from pass_edge.models import ModelFile, find_model
 from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.chat_template import template_source
 from pass_edge.native.default_templates import default_template, warning
@@ -22,7 +23,15 @@ from pass_edge.native.errors import LibraryError
 from pass_edge.native.file_kind import check_generates
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.model import Model, check_is_gguf
-from pass_edge.settings import AUTO, DEFAULT_CONTEXT, PLAIN, SPARE_CELLS, Settings, with_fitting_layers
+from pass_edge.settings import (
+    AUTO,
+    DEFAULT_CONTEXT,
+    HEAD,
+    PLAIN,
+    SPARE_CELLS,
+    Settings,
+    with_fitting_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class LoadedModel:
 
     ``settings``: with the GPU layers that fit. ``base``: the identity that the model's file states.
     ``embeddings``: those of its tokens, None without a ``lookahead``. ``uses_mtp``: whether its MTP layers
-    are loaded.
+    are loaded. ``draft_path``: the file of the draft model, if one is to draft.
     """
 
     model: Model
@@ -51,6 +60,7 @@ class LoadedModel:
     lookahead: Lookahead | None
     embeddings: TokenEmbeddings | None
     uses_mtp: bool
+    draft_path: Path | None
 
     @property
     def context_size(self) -> int:
@@ -78,6 +88,7 @@ def load_model(
     subclasses of PassEdgeError."""
     template = None if settings.chat_template is None else template_source(settings.chat_template)
     path = check_is_gguf(found.path)
+    draft_path = _draft_path(settings, setup)
     settings = _with_placed_layers(settings, path, setup)
     # reading the file's table needs much memory for a moment, so it comes before the model takes its own
     with GgufFile(path) as file:
@@ -95,7 +106,26 @@ def load_model(
     setup.opened.enter_context(model)
     if model.vocabulary.has_text and not model.chat_template():
         setup.notes.append(warning(model.vocabulary, default_template(model.vocabulary)))
-    return LoadedModel(model, base, settings, calibration, chosen, embeddings, uses_mtp)
+    if chosen is None and lookahead == AUTO and _can_use_lookahead(model, calibration, settings.schedule):
+        setup.notes.append(
+            "no lookahead file fits this model; give one with --lookahead, or make one: pass-edge train"
+        )
+    return LoadedModel(model, base, settings, calibration, chosen, embeddings, uses_mtp, draft_path)
+
+
+def _draft_path(settings: Settings, setup: Setup) -> Path | None:
+    """Return the file of the draft model if one is to draft. It is checked here, before the model is loaded,
+    which takes longer."""
+    if settings.draft_model is None or settings.schedule != AUTO:
+        return None
+    return check_draft(find_model(settings.draft_model, note=setup.note).path)
+
+
+def _can_use_lookahead(model: Model, calibration: Calibration, schedule: str) -> bool:
+    """Return whether there is a lookahead file that ``schedule`` would use with this model."""
+    if not model.is_recurrent:
+        return schedule != PLAIN
+    return schedule in (AUTO, HEAD) and calibration.hidden_exact
 
 
 def _base(file: GgufFile) -> Base:
@@ -122,11 +152,6 @@ def _lookahead(
 ) -> Lookahead | None:
     if wanted == AUTO:
         wanted = find_lookahead(file, base, found.repository)
-        if wanted is None:
-            setup.notes.append(
-                "no lookahead file fits this model, so drafts come from the conversation alone; "
-                "give one with --lookahead, or make one: pass-edge train"
-            )
     if wanted is None:
         return None
     lookahead = wanted if isinstance(wanted, Lookahead) else read_lookahead(wanted)
@@ -136,13 +161,14 @@ def _lookahead(
 
 def _uses_mtp(file: GgufFile, base: Base, settings: Settings, setup: Setup) -> bool:
     """Return whether the MTP layers of ``file`` are to draft, and llama.cpp can run them."""
-    if not settings.mtp or settings.schedule != AUTO or settings.draft_model:
-        return False
     n_layers = file.number(f"{base.architecture}.nextn_predict_layers")
-    if not n_layers:
+    if not n_layers or not settings.mtp or settings.schedule != AUTO:
+        return False
+    layers = "layer" if n_layers == 1 else "layers"
+    if settings.draft_model:
+        setup.notes.append(f"the draft model takes the place of the MTP {layers} of this file")
         return False
     if mtp_works(file.path):
         return True
-    layers = "layer" if n_layers == 1 else "layers"
     setup.notes.append(f"llama.cpp cannot run the MTP {layers} of this file, so no drafts come from it")
     return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pass_edge.drafting.lookahead import Lookahead
 from pass_edge.drafting.schedules import FORMS, rows_needed
 from pass_edge.native.library import has_kernels, kernels
 from pass_edge.native.llama_build.kernels import can_run_kernels
@@ -15,6 +14,7 @@ from .loaded_model import LoadedModel, Setup
 
 _STATES_PART = 0.5
 """The most memory that the states of a recurrent memory may take, as a part of the model's size."""
+_NO_FILE = "there is no lookahead file for this model"
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,22 @@ def _why_plain(loaded: LoadedModel, schedule: str, max_drafts: int) -> str:
 
 def _missing_for(loaded: LoadedModel, schedule: str) -> str:
     """Return what the fixed ``schedule`` lacks, "" if nothing."""
+    if schedule != HEAD:
+        return why_no_lookahead_tokens(loaded)
+    if not loaded.calibration.hidden_exact:
+        return f"llama.cpp's {loaded.model.architecture} graph has no logits beside hidden states"
     if loaded.lookahead is None:
-        return f"{schedule} needs a lookahead file"
-    if schedule == HEAD:
-        if not loaded.calibration.hidden_exact:
-            return f"llama.cpp's {loaded.model.architecture} graph has no logits beside hidden states"
-        return "" if loaded.lookahead.hidden_head else "this lookahead has no head for hidden states"
-    return why_no_lookahead_tokens(loaded, loaded.lookahead)
+        return _NO_FILE
+    return "" if loaded.lookahead.hidden_head else "this lookahead has no head for hidden states"
 
 
-def why_no_lookahead_tokens(loaded: LoadedModel, lookahead: Lookahead) -> str:
+def why_no_lookahead_tokens(loaded: LoadedModel) -> str:
     """Return why lookahead tokens cannot be decoded with this model, "" if they can."""
     if loaded.model.is_recurrent:
         return f"lookahead tokens cannot share the state of a {loaded.model.architecture} model"
-    if not len(lookahead):
+    if loaded.lookahead is None:
+        return _NO_FILE
+    if not len(loaded.lookahead):
         return "this lookahead has no lookahead embeddings"
     if not loaded.calibration.embeddings_exact:
         return f"llama.cpp's {loaded.model.architecture} graph does not take lookahead embeddings"

@@ -19,12 +19,13 @@ from pass_edge.calibration.calibration import _BatchComparison, library_verdict
 from pass_edge.native import library_probe
 from pass_edge.native.batch import Rows
 from pass_edge.native.context import Context
+from pass_edge.native.tiny_model import write_tiny_model
 
 
 class FakeContext:
     """A context whose logits and hidden states of a token are its number, but for an error in batches of some
-    widths, in their rows from ``first_wrong`` on; in hidden states alone if ``hides`` is set. Keeps the numbers
-    of rows that were decoded."""
+    widths, in their rows from ``first_wrong`` on; in hidden states alone if ``hides`` is set. Keeps the
+    numbers of rows that were decoded."""
 
     def __init__(
         self, errors: dict[int, float], first_wrong: int = 0, size: int = 1 << 30, *, hides: bool = False
@@ -93,6 +94,15 @@ def test_of_a_large_model_few_tokens_are_compared_and_each_width_once(size: int,
     batches = [width for width in (2, 3, 4, 7, 8, 16) for _ in range(max(1, n_tokens // width))]
     alone = [1] * n_tokens  # without hidden states, and with them
     assert context.decoded == [8, *alone, *alone, *batches, 64], "a prompt agrees, so 32 rows do"
+
+
+def test_a_model_whose_logits_are_not_numbers_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "damaged.gguf")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes([0xFF]) * 4096)
+    with pytest.raises(ModelError, match="not numbers"):
+        Engine(path)
 
 
 def test_what_passes_took_is_known_once_and_not_stored(

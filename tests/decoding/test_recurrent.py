@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -118,14 +119,25 @@ def test_heads_draft_for_a_recurrent_memory(path: Path) -> None:
         assert ids(engine) == expected
 
 
+@pytest.mark.parametrize("has_file", [True, False])
 @pytest.mark.parametrize("schedule", ["two-pass", "fused"])
 def test_lookahead_tokens_are_refused_in_a_sentence(
-    recurrent_path: Callable[[str], Path], schedule: str
+    recurrent_path: Callable[[str], Path], schedule: str, has_file: bool
 ) -> None:
     path = recurrent_path("granitehybrid")
-    with engine_of(path, lookahead_for(path), schedule=schedule) as engine:
+    settings = Settings(threads=1, schedule=schedule)
+    with Engine(path, lookahead=lookahead_for(path) if has_file else "auto", settings=settings) as engine:
         assert engine.schedule == "plain"
-        assert any("lookahead tokens cannot share the state" in note for note in engine.notes)
+        (note,) = engine.notes
+        assert "lookahead tokens cannot share the state" in note
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("lfm2", False), ("qwen35", True)])
+def test_training_is_suggested_where_a_file_would_be_used(
+    kind: str, is_told: bool, recurrent_path: Callable[[str], Path]
+) -> None:
+    with Engine(recurrent_path(kind), settings=Settings(threads=1)) as engine:
+        assert any("pass-edge train" in note for note in engine.notes) == is_told
 
 
 def test_conversations_side_by_side_get_the_text_that_each_gets_alone(path: Path) -> None:
@@ -215,10 +227,11 @@ def test_matrices_that_files_do_not_quantize_are_batch_invariant(
 
     def logprobs(**options: Any) -> list[float]:
         with engine_of(path, **options) as engine:
-            streams = (
-                engine.stream(p, sampling=s, max_tokens=99, logprobs=0) for p in PROMPTS for s in SAMPLINGS
-            )
-            return [each.logprob for stream in streams for each in stream.run().logprobs]
+            return [
+                each.logprob
+                for prompt, sampling in itertools.product(PROMPTS, SAMPLINGS)
+                for each in engine.stream(prompt, sampling=sampling, max_tokens=99, logprobs=0).run().logprobs
+            ]
 
     assert logprobs(draft_max=8) == logprobs(schedule="plain")
 
@@ -267,7 +280,7 @@ def test_the_recurrent_memory_has_the_size_that_is_told(
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("qwen35", "to roll back up to"), ("mamba2", "states are copied")],
+    [("qwen35", "to take back up to"), ("mamba2", "states are copied")],
 )
 def test_doctor_tells_the_recurrent_memory(
     kind: str, expected: str, recurrent_path: Callable[[str], Path]

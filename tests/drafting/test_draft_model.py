@@ -12,7 +12,14 @@ import pytest
 from gguf import GGUFWriter
 
 from pass_edge import Engine, Llama, ModelError, Sampling, Settings, SettingsError
-from pass_edge.drafting.draft_model import FEW_TOKENS, READ_AT_ONCE, DraftConversation, DraftModel, load_draft
+from pass_edge.drafting.draft_model import (
+    FEW_TOKENS,
+    READ_AT_ONCE,
+    DraftConversation,
+    DraftModel,
+    check_draft,
+    load_draft,
+)
 from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.tree import NO_DRAFT
 from pass_edge.native.model import Model
@@ -266,7 +273,7 @@ def test_after_a_skip_it_drafts_from_the_tokens_that_follow(n_same: int, draft_m
 
 def refused(path: Path, model_path: Path) -> str:
     with Model(model_path) as model, pytest.raises((SettingsError, ModelError)) as error:
-        load_draft(path, model, model.n_vocab, Settings(), lambda _: None)
+        load_draft(check_draft(path), model, model.n_vocab, Settings(), lambda _: None)
     return str(error.value)
 
 
@@ -300,7 +307,23 @@ def test_what_is_no_draft_model_is_refused(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    assert "give a whole model" in refused(tmp_path / "eagle.gguf", tiny_path)
+    told = refused(tmp_path / "eagle.gguf", tiny_path)
+    assert "eagle3" in told
+    assert "give a whole model" in told
+
+
+def test_a_wrong_file_is_refused_before_the_model_is_loaded(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        "pass_edge.engine_setup.loaded_model.open_calibrated", lambda *args: loaded.append(args[0])
+    )
+    (tmp_path / "text.gguf").write_text("no model")
+    for name, told in (("text.gguf", "not a GGUF file"), ("nowhere.gguf", "nowhere")):
+        with pytest.raises(ModelError, match=told):
+            Engine(tiny_path, settings=Settings(draft_model=tmp_path / name))
+    assert not loaded
 
 
 def test_llama_takes_the_name_of_a_file_or_an_object(tiny_path: Path, drafts: Callable[[str], Path]) -> None:
@@ -311,8 +334,11 @@ def test_llama_takes_the_name_of_a_file_or_an_object(tiny_path: Path, drafts: Ca
         assert llama.engine.draft_model is None
 
 
-def test_a_schedule_that_asks_no_draft_model_says_so(tiny_path: Path, drafts: Callable[[str], Path]) -> None:
-    settings = Settings(schedule="head", draft_model=drafts("good"))
+@pytest.mark.parametrize("schedule", ["head", "plain"])
+def test_a_schedule_that_asks_no_draft_model_says_so(
+    schedule: str, tiny_path: Path, drafts: Callable[[str], Path]
+) -> None:
+    settings = Settings(schedule=schedule, draft_model=drafts("good"))
     with Engine(
         tiny_path, lookahead=lookahead_for(tiny_path, hidden_head=random_head(4)), settings=settings
     ) as engine:

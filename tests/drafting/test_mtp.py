@@ -21,6 +21,7 @@ from pass_edge.drafting.tree import NO_DRAFT
 from pass_edge.native.batch import rows_of_sequence
 from pass_edge.native.context import Context, ContextSettings
 from pass_edge.native.model import Model, mtp_error
+from pass_edge.native.tiny_model import write_tiny_model
 from pass_edge.planning.cost_model import StepCosts
 from pass_edge.planning.draft_statistics import TrialBackoff
 from pass_edge.planning.planner import Planner
@@ -183,6 +184,14 @@ def test_they_draft_again_after_a_rest(
 def test_they_can_be_left_out(mtp_path: Path) -> None:
     with engine_of(mtp_path, mtp=False) as engine:
         assert engine.draft_model is None
+
+
+def test_a_draft_model_takes_their_place_and_a_note_says_so(mtp_path: Path, tmp_path: Path) -> None:
+    draft = write_tiny_model(tmp_path / "draft.gguf", n_vocab=N_VOCAB)
+    with engine_of(mtp_path, draft_model=draft) as engine:
+        assert engine.draft_model
+        assert engine.draft_model.model.path == draft
+        assert any("takes the place of the MTP layer" in note for note in engine.notes)
 
 
 def test_layers_that_llama_cpp_cannot_run_are_told(mtp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ FILES: dict[str, tuple[str, Mapping[str, Any], tuple[str, ...], Kind, tuple[str,
     "a classifier": ("llama", {}, (*WEIGHTS, "cls.output.weight"), Kind.RERANKER, SCORES),
     "T5": ("t5", {}, WEIGHTS, Kind.ENCODER_DECODER, ("encoder-decoder", "decoder-only")),
     "Dream": ("dream", {}, WEIGHTS, Kind.DIFFUSION, ("diffusion",)),
-    "EAGLE": ("eagle3", {}, WEIGHTS, Kind.DRAFT, ("draft model",)),
+    "EAGLE": ("eagle3", {}, WEIGHTS, Kind.DRAFT, ("EAGLE-3",)),
     "WavTokenizer": ("wavtokenizer-dec", {}, WEIGHTS, Kind.SPEECH, ("speech",)),
     "LoRA": (
         "llama",

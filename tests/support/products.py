@@ -56,9 +56,8 @@ class Products:
         """``matrices``: (rows, width), or (experts, rows, width)."""
         self._arena = ggml("ggml_init")(arena_params(1 << 20))
         self._tensor = tensor(self._arena, type_name, *matrices.shape[::-1])
-        ggml("ggml_set_name")(
-            self._tensor, b"blk.0.ffn_gate_inp.weight"
-        )  # floats are laid out for such alone
+        # of floats, matrices that choose experts are laid out, others are not
+        ggml("ggml_set_name")(self._tensor, b"blk.0.ffn_gate_inp.weight")
         self._buffer = ggml("ggml_backend_alloc_ctx_tensors_from_buft")(
             self._arena, repacking_buffer_types()[0]
         )
