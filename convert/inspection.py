@@ -49,6 +49,7 @@ def _model(file: GgufFile, base: Base) -> Report:
         "bytes": sum(piece.stat().st_size for piece in file.pieces),
         "parameters": sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         "context_length": file.get(f"{base.architecture}.context_length"),
+        "mtp_layers": file.number(f"{base.architecture}.nextn_predict_layers") or 0,
         "token_embeddings": TokenEmbeddings(file).type_name,
         "chat_template": file.get("tokenizer.chat_template") is not None,
         "base": asdict(base),

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pass_edge import Engine, Generation, Sampling, Settings
+from pass_edge.convert.inspection import inspect
 from pass_edge.drafting.draft_model import FEW_TOKENS, READ_AT_ONCE
 from pass_edge.drafting.drafter import PassOutput, StepResult
 from pass_edge.drafting.mtp import MtpConversation, MtpLayers
@@ -184,6 +185,11 @@ def test_they_draft_again_after_a_rest(
 def test_they_can_be_left_out(mtp_path: Path) -> None:
     with engine_of(mtp_path, mtp=False) as engine:
         assert engine.draft_model is None
+
+
+def test_inspect_counts_them(mtp_path: Path, tiny_path: Path) -> None:
+    counts = [file["mtp_layers"] for file in inspect([mtp_path, tiny_path])["files"]]
+    assert counts == [1, 0]
 
 
 def test_a_draft_model_takes_their_place_and_a_note_says_so(mtp_path: Path, tmp_path: Path) -> None:
