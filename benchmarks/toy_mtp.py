@@ -5,7 +5,9 @@ million weights, and a token for each byte. Its text is the source of Python's s
 
     python benchmarks/toy_mtp.py train toy.gguf --minutes 10
     python benchmarks/toy_mtp.py measure toy.gguf
+    python benchmarks/toy_mtp.py random random-0.8B-hybrid.Q8_0.gguf
 
+``random`` writes random weights in about the shape of Qwen3.5 0.8B, whose passes stock.py can measure.
 ``measure`` lets it continue files that it has not seen, and compares our schedules, and llama.cpp's server
 (package `xllamacpp`) with its own drafts from these layers and from the text.
 """
@@ -83,7 +85,7 @@ def texts(*, held_out: bool) -> list[bytes]:
 
 
 def main() -> None:
-    """Train or measure."""
+    """Train, measure or write at random."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,6 +94,8 @@ def main() -> None:
     training.add_argument("path", type=Path)
     training.add_argument("--minutes", type=float, default=10)
     training.add_argument("--seed", type=int, default=0)
+    untrained = actions.add_parser("random", help="write random weights in the shape of a real model")
+    untrained.add_argument("path", type=Path)
     measuring = actions.add_parser("measure", help="compare schedules on it")
     measuring.add_argument("path", type=Path)
     measuring.add_argument("--texts", type=int, default=8)
@@ -102,6 +106,10 @@ def main() -> None:
         from toy_mtp_model import train, write  # torch, which the processes that measure need not load
 
         write(train(b"\n".join(texts(held_out=False)), options.minutes, options.seed), options.path)
+    elif options.action == "random":
+        from toy_mtp_model import LARGE, ToyModel, write
+
+        write(ToyModel(LARGE), options.path)
     else:
         measure(options.path, options.texts, options.tokens, options.threads)
 

@@ -1,10 +1,11 @@
-"""The toy model that toy_mtp.py trains: Qwen3.5's shape with one MTP layer, and a token for each byte."""
+"""The models that toy_mtp.py makes: Qwen3.5's kind of layers, with one MTP layer."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +22,46 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import (
 )
 
 N_BYTES, CONTEXT = 256, 1024
-WIDTH, N_LAYER, N_HEAD, HEAD_SIZE = 256, 8, 4, 64
 WINDOW, BATCH, LEARNING_RATE, MTP_LOSS = 130, 8, 3e-3, 0.5
 EVERY = 4  # a layer of so many has attention
 ROTATED = 0.25  # the part of a head that positions rotate
 
 
-def config() -> Qwen3_5TextConfig:
-    """The configuration of the model, without its MTP layer."""
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model. ``n_head``: heads of ``head_size`` in each layer, with attention or without.
+    ``tied``: the output matrix is the token embedding matrix."""
+
+    width: int
+    n_layer: int
+    n_head: int
+    head_size: int
+    n_vocab: int
+    tied: bool
+
+
+TOY = Shape(256, 8, 4, 64, N_BYTES, tied=False)
+LARGE = Shape(1024, 24, 16, 128, 248320, tied=True)
+"""About that of Qwen3.5 0.8B."""
+
+
+def config(shape: Shape) -> Qwen3_5TextConfig:
+    """The configuration of a model, without its MTP layer."""
     return Qwen3_5TextConfig(
-        vocab_size=N_BYTES,
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=N_LAYER,
-        num_attention_heads=N_HEAD,
-        num_key_value_heads=N_HEAD // 2,
-        head_dim=HEAD_SIZE,
-        linear_key_head_dim=HEAD_SIZE,
-        linear_value_head_dim=HEAD_SIZE,
-        linear_num_key_heads=N_HEAD,
-        linear_num_value_heads=N_HEAD,
+        vocab_size=shape.n_vocab,
+        hidden_size=shape.width,
+        intermediate_size=3 * shape.width,
+        num_hidden_layers=shape.n_layer,
+        num_attention_heads=shape.n_head,
+        num_key_value_heads=shape.n_head // 2,
+        head_dim=shape.head_size,
+        linear_key_head_dim=shape.head_size,
+        linear_value_head_dim=shape.head_size,
+        linear_num_key_heads=shape.n_head,
+        linear_num_value_heads=shape.n_head,
+        tie_word_embeddings=shape.tied,
         layer_types=[
-            "full_attention" if (i + 1) % EVERY == 0 else "linear_attention" for i in range(N_LAYER)
+            "full_attention" if (i + 1) % EVERY == 0 else "linear_attention" for i in range(shape.n_layer)
         ],
         max_position_embeddings=CONTEXT,
         rope_parameters={
@@ -58,14 +77,14 @@ def config() -> Qwen3_5TextConfig:
 class ToyModel(nn.Module):  # type: ignore[misc]
     """The model and its MTP layer (DeepSeek-V3, arXiv 2412.19437, section 2.2), as Qwen3.5 has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        chosen = config()
+        self.shape, chosen = shape, config(shape)
         self.trunk = Qwen3_5ForCausalLM(chosen)
         # a layer with attention: its number picks the type
         self.mtp = Qwen3_5DecoderLayer(chosen, EVERY - 1)
-        self.fc = nn.Linear(2 * WIDTH, WIDTH, bias=False)
-        self.norm_embedding, self.norm_hidden, self.norm = (Qwen3_5RMSNorm(WIDTH) for _ in range(3))
+        self.fc = nn.Linear(2 * shape.width, shape.width, bias=False)
+        self.norm_embedding, self.norm_hidden, self.norm = (Qwen3_5RMSNorm(shape.width) for _ in range(3))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits for the tokens after ``tokens`` (b, n), and those of the MTP layer for the tokens
@@ -88,10 +107,10 @@ def _causal(n: int) -> Tensor:
 
 
 def train(text: bytes, minutes: float, seed: int) -> ToyModel:
-    """Train a model on ``text`` for so long."""
+    """Train a toy on ``text`` for so long."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    model = ToyModel()
+    model = ToyModel(TOY)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95))
     n_weights = sum(weight.numel() for weight in model.parameters())
     print(f"{n_weights / 1e6:.1f} million weights, {len(text) / 1e6:.1f} MB of text")
@@ -156,20 +175,22 @@ def _tensors(model: ToyModel) -> Iterable[tuple[str, Tensor]]:
     trunk = model.trunk.model
     yield "token_embd.weight", trunk.embed_tokens.weight
     yield "output_norm.weight", trunk.norm.weight + 1
-    yield "output.weight", model.trunk.lm_head.weight
+    if not model.shape.tied:
+        yield "output.weight", model.trunk.lm_head.weight
     for number, layer in enumerate([*trunk.layers, model.mtp]):
         for name, tensor in _layer_tensors(layer):
             yield f"blk.{number}.{name}", tensor
-    yield f"blk.{N_LAYER}.nextn.eh_proj.weight", model.fc.weight
+    mtp = f"blk.{model.shape.n_layer}.nextn"
+    yield f"{mtp}.eh_proj.weight", model.fc.weight
     norms = {"enorm": model.norm_embedding, "hnorm": model.norm_hidden, "shared_head_norm": model.norm}
     for name, norm in norms.items():
-        yield f"blk.{N_LAYER}.nextn.{name}.weight", norm.weight + 1
+        yield f"{mtp}.{name}.weight", norm.weight + 1
 
 
 def write(model: ToyModel, path: Path) -> None:
     """Write ``model`` to ``path`` in Q8_0."""
     writer, q8_0 = GGUFWriter(path, "qwen35"), GGMLQuantizationType.Q8_0
-    _write_metadata(writer)
+    _write_metadata(writer, model.shape)
     for name, tensor in _tensors(model):
         data = tensor.detach().float().numpy()
         if data.ndim == 2 and "conv1d" not in name:
@@ -182,32 +203,35 @@ def write(model: ToyModel, path: Path) -> None:
     writer.close()
 
 
-def _write_metadata(writer: GGUFWriter) -> None:
+def _write_metadata(writer: GGUFWriter, shape: Shape) -> None:
+    n_others = shape.n_vocab - N_BYTES
     writer.add_name("toy with an MTP layer")
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([f"<0x{byte:02X}>" for byte in range(N_BYTES)])
-    writer.add_token_scores([0.0] * N_BYTES)
-    writer.add_token_types([TokenType.BYTE] * N_BYTES)
+    writer.add_token_list(
+        [f"<0x{byte:02X}>" for byte in range(N_BYTES)] + [f"<{i}>" for i in range(n_others)]
+    )
+    writer.add_token_scores([0.0] * shape.n_vocab)
+    writer.add_token_types([TokenType.BYTE] * N_BYTES + [TokenType.UNUSED] * n_others)
     for add_token in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id):
         add_token(0)  # no text has it
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(N_LAYER + 1)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.n_layer + 1)
     writer.add_nextn_predict_layers(1)
-    writer.add_feed_forward_length(3 * WIDTH)
+    writer.add_feed_forward_length(3 * shape.width)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv(N_HEAD // 2)
-    writer.add_key_length(HEAD_SIZE)
-    writer.add_value_length(HEAD_SIZE)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(shape.n_head // 2)
+    writer.add_key_length(shape.head_size)
+    writer.add_value_length(shape.head_size)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(int(HEAD_SIZE * ROTATED))
+    writer.add_rope_dimension_count(int(shape.head_size * ROTATED))
     writer.add_rope_dimension_sections([4, 2, 2, 0])
     writer.add_full_attention_interval(EVERY)
     writer.add_ssm_conv_kernel(4)
-    writer.add_ssm_state_size(HEAD_SIZE)
-    writer.add_ssm_group_count(N_HEAD)
-    writer.add_ssm_time_step_rank(N_HEAD)
-    writer.add_ssm_inner_size(N_HEAD * HEAD_SIZE)
+    writer.add_ssm_state_size(shape.head_size)
+    writer.add_ssm_group_count(shape.n_head)
+    writer.add_ssm_time_step_rank(shape.n_head)
+    writer.add_ssm_inner_size(shape.n_head * shape.head_size)
