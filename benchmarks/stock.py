@@ -267,12 +267,6 @@ def page(machines: dict[str, Measured]) -> str:
         ]
         rows = [row for name, measured in models.items() for row in answer_rows(name, measured)]
         parts.append(f"### Answers\n\n{table(head, rows)}\n")
-        greedy = {n: m["answers"]["0.0"] for n, m in models.items() if "0.0" in m.get("answers", {})}
-        if greedy:
-            categories = list(dict.fromkeys(row["category"] for rows in greedy.values() for row in rows))
-            means = {name: by_category(rows, "auto") for name, rows in greedy.items()}
-            lines = [[name, *(two_decimals(of.get(c)) for c in categories)] for name, of in means.items()]
-            parts.append(f"### By category, `auto`, greedy\n\n{table(['model', *categories], lines)}\n")
     return "\n".join(parts)
 
 
