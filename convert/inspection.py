@@ -14,7 +14,7 @@ from pass_edge.drafting.lookahead_file import read_base, read_lookahead
 from pass_edge.models.sidecars import find_lookahead
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LookaheadError
-from pass_edge.native.file_kind import Kind, kind_of
+from pass_edge.native.file_kind import Kind, kind_of, n_mtp_layers
 from pass_edge.native.gguf_file import GgufFile
 
 Report = dict[str, Any]
@@ -49,7 +49,7 @@ def _model(file: GgufFile, base: Base) -> Report:
         "bytes": sum(piece.stat().st_size for piece in file.pieces),
         "parameters": sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
         "context_length": file.get(f"{base.architecture}.context_length"),
-        "mtp_layers": file.number(f"{base.architecture}.nextn_predict_layers") or 0,
+        "mtp_layers": n_mtp_layers(file),
         "token_embeddings": TokenEmbeddings(file).type_name,
         "chat_template": file.get("tokenizer.chat_template") is not None,
         "base": asdict(base),

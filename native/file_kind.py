@@ -94,6 +94,11 @@ def _kind_of_head(file: GgufFile, architecture: str) -> Kind | None:
     return None
 
 
+def n_mtp_layers(file: GgufFile) -> int:
+    """Return how many MTP layers ``file`` has."""
+    return file.number(f"{file.text('general.architecture')}.nextn_predict_layers") or 0
+
+
 def check_is_model(file: GgufFile) -> None:
     """Raise ModelError if ``file`` is no model of any kind."""
     if not (kind := kind_of(file)).is_model:

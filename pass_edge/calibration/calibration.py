@@ -219,11 +219,12 @@ class _BatchComparison:
         context.decode_tokens(rows_of_sequence(0, depth), prompt)
         self._state = context.save_state(0)
         self.state_bytes = len(self._state)
-        self._sees_hidden = False
+        self.hidden_exact = False  # until it is seen
         self._reference = self._continue(self._n_tokens, 1)
         self.is_damaged = bool(np.isnan(self._reference).any())
         self.restores = not self.state_bytes or not self._difference(1)
-        self.hidden_exact = self.restores and self._see_hidden()
+        if self.restores:
+            self._see_hidden()
 
     @cached_property
     def prompts_exact(self) -> bool:
@@ -275,12 +276,12 @@ class _BatchComparison:
             self._context.decode_tokens(rows, tokens)
             self._context.logits(width)  # waits for them
             self._seconds[width] = min(time.perf_counter() - began, self._seconds.get(width, np.inf))
-            outputs.append(self._outputs(width).copy())
+            outputs.append(self._outputs(width))
         return np.concatenate(outputs)
 
     def _outputs(self, count: int) -> np.ndarray:
         logits = self._context.logits(count)
-        return np.hstack([logits, self._context.hidden(count)]) if self._sees_hidden else logits
+        return np.hstack([logits, self._context.hidden(count)]) if self.hidden_exact else logits.copy()
 
     def seconds(self) -> tuple[float, ...]:
         """Return the seconds of passes over 1 … max(WIDTHS) rows, interpolated between those decoded so far.
@@ -301,20 +302,19 @@ class _BatchComparison:
         self._context.decode_embeddings(rows_of_sequence(self._depth, 1, outputs=1), rows)
         return bool((self._outputs(1)[0] == self._reference[0]).all())
 
-    def _see_hidden(self) -> bool:
-        """Return whether a pass that keeps hidden states has logits, and the same ones. If so, hidden states
+    def _see_hidden(self) -> None:
+        """Find whether a pass that keeps hidden states has logits, and the same ones. If so, hidden states
         are compared too from now on."""
         self._rewind()
         self._context.logits(1)[:] = np.nan  # llama.cpp has no logits at all in some such graphs
         self._context.keep_hidden(True)
-        self._sees_hidden = True
+        self.hidden_exact = True
         outputs = self._continue(self._n_tokens, 1)
-        if (outputs[:, : self._n_vocab] != self._reference).any():
-            self._context.keep_hidden(False)
-            self._sees_hidden = False
-        else:
+        self.hidden_exact = np.array_equal(outputs[:, : self._n_vocab], self._reference)
+        if self.hidden_exact:
             self._reference = outputs
-        return self._sees_hidden
+        else:
+            self._context.keep_hidden(False)
 
     def mtp_states_are_exact(self, width: int) -> bool:
         """Return whether passes that keep states for MTP layers give the same logits, in batches of up to

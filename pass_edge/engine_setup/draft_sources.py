@@ -52,8 +52,8 @@ def open_draft_sources(
     """Open what the chosen schedule drafts with."""
     if choice.schedule == AUTO:
         return _planned_sources(loaded, choice, batcher, setup)
-    if loaded.settings.draft_model:
-        setup.notes.append(f"the schedule {choice.schedule} asks no draft model; auto does")
+    if loaded.settings.draft_model and loaded.settings.schedule != AUTO:
+        setup.notes.append(f"the schedule {loaded.settings.schedule} asks no draft model; auto does")
     heads = None
     if choice.schedule in (HEAD, FUSED):  # two-pass is the paper's: lookahead tokens alone
         heads = _open_heads(loaded, None, setup, correct_lookahead=choice.schedule == FUSED)

@@ -20,7 +20,7 @@ from pass_edge.native.default_templates import default_template, warning
 from pass_edge.native.devices import can_offload
 from pass_edge.native.embeddings import TokenEmbeddings
 from pass_edge.native.errors import LibraryError
-from pass_edge.native.file_kind import check_generates
+from pass_edge.native.file_kind import check_generates, n_mtp_layers
 from pass_edge.native.gguf_file import GgufFile
 from pass_edge.native.model import Model, check_is_gguf
 from pass_edge.settings import (
@@ -96,7 +96,7 @@ def load_model(
         base = _base(file)
         chosen = None if settings.schedule == PLAIN else _lookahead(file, lookahead, base, found, setup)
         embeddings = TokenEmbeddings(file) if chosen is not None else None
-        uses_mtp = _uses_mtp(file, base, settings, setup)
+        uses_mtp = _uses_mtp(file, settings, setup)
     n_layers = settings.gpu_layers or 0
 
     def make(repack: bool) -> Model:
@@ -159,9 +159,9 @@ def _lookahead(
     return lookahead
 
 
-def _uses_mtp(file: GgufFile, base: Base, settings: Settings, setup: Setup) -> bool:
+def _uses_mtp(file: GgufFile, settings: Settings, setup: Setup) -> bool:
     """Return whether the MTP layers of ``file`` are to draft, and llama.cpp can run them."""
-    n_layers = file.number(f"{base.architecture}.nextn_predict_layers")
+    n_layers = n_mtp_layers(file)
     if not n_layers or not settings.mtp or settings.schedule != AUTO:
         return False
     layers = "layer" if n_layers == 1 else "layers"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pass_edge import Engine, Generation, Sampling, Settings
+from pass_edge import Engine, Sampling, Settings
 from pass_edge.convert.inspection import inspect
 from pass_edge.drafting.draft_model import FEW_TOKENS, READ_AT_ONCE
 from pass_edge.drafting.drafter import PassOutput, StepResult
@@ -56,12 +56,8 @@ def engine_of(path: Path, **options: Any) -> Engine:
     return Engine(path, lookahead=None, settings=Settings(threads=1, context_size=512, **options))
 
 
-def answer(engine: Engine, prompt: list[int], sampling: Sampling) -> Generation:
-    return engine.stream(prompt, sampling=sampling, max_tokens=60, logprobs=0).run()
-
-
 def ids(engine: Engine, prompt: list[int], sampling: Sampling) -> list[int]:
-    return answer(engine, prompt, sampling).ids
+    return engine.stream(prompt, sampling=sampling, max_tokens=60).run().ids
 
 
 # -- the text ---------------------------------------------------------------------------------------------
@@ -97,10 +93,15 @@ def test_logprobs_are_those_of_plain_decoding(
     monkeypatch.setattr("pass_edge.engine_setup.schedule_choice.cheap_states", lambda *_: 0)
     few_tokens = dict.fromkeys(range(4, N_VOCAB), -100.0)  # so that some of several drafts are right
     sampling = Sampling(temperature=0.8, seed=1, logit_bias=few_tokens)
+
+    def logprobs(engine: Engine) -> list[float]:
+        answers = [engine.stream(p, sampling=sampling, max_tokens=60, logprobs=0).run() for p in PROMPTS]
+        return [each.logprob for answer in answers for each in answer.logprobs]
+
     with engine_of(mtp_path, schedule="plain") as plain:
-        expected = [each.logprob for prompt in PROMPTS for each in answer(plain, prompt, sampling).logprobs]
+        expected = logprobs(plain)
     with engine_of(mtp_path, parallel=parallel) as engine:
-        drafted = [each.logprob for prompt in PROMPTS for each in answer(engine, prompt, sampling).logprobs]
+        drafted = logprobs(engine)
         assert engine.draft_model
         assert engine.draft_model.n_asked > 50
     assert drafted == pytest.approx(expected)
